@@ -1,0 +1,43 @@
+# make repro   sets everything up and runs the pipeline
+# make test    sets everything up and runs lint, types, import rules, unit tests and a small pipeline
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: setup repro test lint ui lock bench-digits clean
+
+setup: .venv/.ready
+
+# Filled from the lock with hashes checked; done again only when the lock or the project's own metadata changes.
+.venv/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup
+	@$(BIN)/scan check
+	$(BIN)/dvc repro
+	@$(BIN)/scan show
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+ui: setup
+	@$(BIN)/scan ui
+
+# Exact versions and hashes of every dependency on every platform, without an index address.
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --extra dev --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv .scan

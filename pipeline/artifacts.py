@@ -1,0 +1,114 @@
+"""Artifact paths and formats. Every file is byte-stable: no time, host or id in it."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_core.errors import ScanError
+
+IMAGES = Path("data/images")  # pixels.npy, stats.json, and rows: pretext.npy, train.npy, val.npy
+ITEMS = Path("data/items")  # items.parquet, rejected.csv; for evaluate alone
+LABELS = Path("data/labels")  # labels.npy, classes.json; for evaluate alone
+EMBEDDINGS = Path("data/embeddings")  # train.npy, val.npy
+NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
+ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val) int32
+MODELS = Path("models")
+PLOTS = Path("reports/plots")
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/predictions.parquet")
+REPORT = Path("reports/report.html")
+SAMPLES = Path("reports/clusters.png")
+
+MADE_BY = {IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors"}
+
+
+def require(path: Path) -> Path:
+    """``path``, if it exists. Raises ``ScanError`` naming the stage that makes it."""
+    if not path.exists():
+        stage = MADE_BY.get(path.parent) or path.stem
+        raise ScanError(f"{path} is missing; make it with: dvc repro {stage}")
+    return path
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """A .npy file, C order, no pickle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def load_array(path: Path, dtype: str, shape: tuple[int | None, ...], mmap: bool = False) -> np.ndarray:
+    """A .npy file of that ``dtype`` and ``shape`` (None: any length). Raises ``ScanError`` where it is another."""
+    try:
+        array = np.load(require(path), mmap_mode="c" if mmap else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ScanError(f"{path} cannot be read as a .npy array: {error}; delete it and run dvc repro") from None
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if array.dtype != np.dtype(dtype) or not fits:
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        raise ScanError(
+            f"{path} is {array.dtype} {array.shape}; {dtype} {wanted} is needed: delete it and run dvc repro"
+        )
+    return array
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Sorted, indented JSON; a value that is not finite is an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Raises ``ScanError`` where the file is missing or no JSON."""
+    try:
+        return json.loads(require(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ScanError(f"{path} is not valid JSON: {error}; delete it and run dvc repro") from None
+
+
+def save_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
+    """A CSV file with a header; floats keep 9 digits, enough for a float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            values = [row.get(column, "") for column in columns]
+            writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+
+
+def load_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, as text."""
+    with require(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def save_history(path: Path, history: list[dict[str, float]]) -> None:
+    """A loop's records, one row an epoch."""
+    columns = list(dict.fromkeys(key for record in history for key in record))
+    save_csv(path, history, columns or ["epoch"])
+
+
+def load_images() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Pixels (N,height,width,channels) uint8, memory-mapped; rows by split; statistics."""
+    stats = load_json(IMAGES / "stats.json")
+    shape = (stats["count"], stats["height"], stats["width"], stats["channels"])
+    pixels = load_array(IMAGES / "pixels.npy", "uint8", shape, mmap=True)
+    rows = {split: load_array(IMAGES / f"{split}.npy", "int64", (None,)) for split in ("pretext", "train", "val")}
+    for split, index in rows.items():
+        if len(index) and not 0 <= index.min() <= index.max() < len(pixels):
+            raise ScanError(
+                f"{IMAGES / split}.npy points at row {index.max()}; there are {len(pixels)} images: run dvc repro"
+            )
+    return pixels, rows, stats
+
+
+def load_neighbors(split: str, count: int) -> np.ndarray:
+    """(N,k) int64 positions in ``split``, nearest first."""
+    neighbors = load_array(NEIGHBORS / f"{split}.npy", "int64", (count, None))
+    if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < count:
+        raise ScanError(f"{NEIGHBORS / split}.npy points outside its {count} images; run dvc repro neighbors")
+    return neighbors

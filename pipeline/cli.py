@@ -1,0 +1,53 @@
+"""``scan``: what is not a stage."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from pipeline.params import read_params
+from pipeline.progress import say
+from pipeline.tracking import tracking_address
+from scan_core.errors import ScanError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.command()
+def check() -> None:
+    """Validate params.yaml without running anything."""
+    try:
+        read_params()
+    except ScanError as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
+
+
+@app.command()
+def send() -> None:
+    """Send MLflow the records that it could not take when they were made."""
+    from pipeline.delivery import send_waiting
+
+    try:
+        sent = send_waiting(Path.cwd())
+    except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
+        say(f"scan: error: {tracking_address(Path.cwd())} does not take them: {' '.join(str(error).split())[:300]}")
+        sys.exit(1)
+    say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
+
+
+@app.command()
+def ui(port: int = typer.Option(5000, help="Where the page is served, on this machine alone.")) -> None:
+    """Open the MLflow UI on the database that the stages write."""
+    import os
+
+    address = tracking_address(Path.cwd())
+    say(f"MLflow on http://127.0.0.1:{port}, reading {address}; Ctrl-C ends it")
+    os.execv(sys.executable, [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address,
+        "--host", "127.0.0.1", "--port", str(port),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    app()

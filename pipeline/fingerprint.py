@@ -1,0 +1,50 @@
+"""What a stage's result depends on, as one hash: its entry in ``dvc.yaml`` says which parameters and files."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Params, read_yaml
+from scan_core.errors import ScanError
+
+DVC_FILE = Path("dvc.yaml")
+
+
+def stage_entries() -> dict[str, dict[str, Any]]:
+    """The stages of ``dvc.yaml``, in the order they run."""
+    entries = read_yaml(DVC_FILE)["stages"]
+    assert isinstance(entries, dict)
+    return entries
+
+
+def fingerprint(stage: str, params: Params) -> str:
+    """SHA-256 over the parameters and the bytes of the dependencies that ``dvc.yaml`` names for ``stage``."""
+    entry = stage_entries()[stage]
+    values = params.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps({key: values[key] for key in entry["params"]}, sort_keys=True).encode())
+    for dependency in sorted(entry["deps"]):
+        hash_path(digest, Path(dependency))
+    return digest.hexdigest()
+
+
+def run_key(params: Params) -> str:
+    """SHA-256 over all parameters and all code that any stage names: one pipeline run, one row in MLflow."""
+    digest = hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode())
+    code = {path for entry in stage_entries().values() for path in entry["deps"] if path.endswith(".py")}
+    for path in sorted(code):
+        hash_path(digest, Path(path))
+    return digest.hexdigest()
+
+
+def hash_path(digest: Any, path: Path) -> None:
+    """Feeds a file, or the files under a folder with their relative names, to ``digest``."""
+    if not path.exists():
+        raise ScanError(f"{path} is missing; make it with: dvc repro")
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        digest.update(f"\0{file.as_posix()}\0".encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+
+

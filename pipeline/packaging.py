@@ -1,0 +1,32 @@
+"""What a logged run and model were made with."""
+
+import os
+import platform
+from importlib.metadata import distributions, version
+
+MODEL_REQUIREMENTS = ("torch", "lightning-fabric", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
+
+
+def requirements() -> list[str]:
+    """Pinned requirements of the packaged model; a local version part such as ``+cu130`` is left out."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in MODEL_REQUIREMENTS]
+
+
+def environment() -> dict[str, object]:
+    """Python, machine and every installed package."""
+    packages = {found.metadata["Name"].lower(): found.version for found in distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,93 @@
+"""``params.yaml``: read once, validated before anything is computed."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from scan_core.errors import ScanError
+from scan_core.settings import Backbone, Cluster, Data, Embed, Evaluate, Neighbors, Pretext, Selflabel, Settings
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Params(Settings):
+    """All settings of a run, as they stand in ``params.yaml``."""
+
+    seed: Annotated[int, Field(ge=0)]
+    precision: Literal["auto", "bf16", "fp32"]
+    data: Data
+    backbone: Backbone
+    pretext: Pretext
+    embed: Embed
+    neighbors: Neighbors
+    cluster: Cluster
+    selflabel: Selflabel
+    evaluate: Evaluate
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML 1.2 file, as DVC reads it: ``1e-4`` is a number."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScanError(f"{path} is missing from {Path.cwd()}; run from the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ScanError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_params(path: Path = PARAMS_FILE) -> Params:
+    """The validated settings. Raises ``ScanError`` naming the first wrong key, its value and what is allowed."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ScanError(f"{path} holds {type(values).__name__}; it must hold a mapping of settings")
+    try:
+        # By way of JSON: strict validation then takes a YAML list where the model has a tuple.
+        return Params.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ScanError(f"{path}: {_explain(error, values)}") from None
+
+
+def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+    first, *others = error.errors(include_url=False)
+    name, model = _locate(first["loc"], values)
+    given = json.dumps(first["input"], default=str)
+    given = given if len(given) <= 60 else given[:57] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        allowed = sorted(model.model_fields) if model else []
+        close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        text = f"{name} is not a setting; {hint}allowed here: {', '.join(allowed)}"
+    elif first["type"] == "missing":
+        text = f"{name} is missing; add it (presets/ has complete files)"
+    elif first["type"] == "value_error":
+        text = f"{name}.{message}"
+    else:
+        text = f"{name} is {given}; {message[0].lower()}{message[1:]}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _locate(loc: tuple[int | str, ...], values: Any) -> tuple[str, type[BaseModel] | None]:
+    """The dotted name of an error's place, and the settings class it lies in; union tags in ``loc`` are left out."""
+    parts: list[str] = []
+    model: Any = Params
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        if isinstance(values, dict) and part not in values and not last:
+            model = next((m for m in _models(model) if m.model_fields["kind"].annotation == Literal[part]), None)
+            continue  # the tag of a union
+        parts.append(str(part))
+        values = values.get(part) if isinstance(values, dict) else None
+        if not last and isinstance(model, type) and str(part) in model.model_fields:
+            field = model.model_fields[str(part)]
+            model = field.annotation
+    return ".".join(parts), model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _models(annotation: Any) -> tuple[type[BaseModel], ...]:
+    return tuple(getattr(annotation, "__args__", (annotation,)))

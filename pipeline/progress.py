@@ -1,0 +1,81 @@
+"""What a person sees while a stage runs: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """One line on standard error, where progress goes too."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """3725 to ``1:02:05``, 65 to ``1:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class TrainingProgress:
+    """Epochs, loss, images/s and time left of one loop. A context manager."""
+
+    def __init__(self, stage: str, epochs: int, done: int, steps: int) -> None:
+        self.stage, self.epochs, self.epoch, self.steps = stage, epochs, done, steps
+        self.started, self.first, self.images, self.step = time.monotonic(), done, 0, 0
+        self.loss: float | None = None
+        self._line = self.started
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("[bold]{task.description:<9}"),
+                BarColumn(bar_width=28),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(stage, total=epochs * steps, completed=done * steps, text="")
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step_done(self, images: int) -> None:
+        """One optimiser step has used ``images`` views."""
+        self.images += images
+        self.step += 1
+        if self._bar:
+            self._bar.update(self._task, completed=self.epoch * self.steps + self.step, text=self._text())
+
+    def epoch_done(self, number: int, loss: float) -> None:
+        """Epoch ``number``, counted from 1, has ended with that mean loss."""
+        self.epoch, self.step, self.loss = number, 0, loss
+        if self._bar:
+            self._bar.update(self._task, completed=number * self.steps, text=self._text())
+        elif time.monotonic() - self._line >= SECONDS_BETWEEN_LINES or number == self.epochs:
+            self._line = time.monotonic()
+            say(f"{self.stage:<9} {self._text()}")
+
+    def stopped_early(self) -> None:
+        """The loop has ended before its last epoch, as it may."""
+        if self._bar:
+            self._bar.update(self._task, total=self.epoch * self.steps, text=self._text())
+        elif self.epoch < self.epochs:
+            say(f"{self.stage:<9} {self._text(ended=True)}")
+
+    def _text(self, ended: bool = False) -> str:
+        passed = max(time.monotonic() - self.started, 1e-9)
+        done = self.epoch - self.first + self.step / max(self.steps, 1)
+        left = passed / done * (self.epochs - self.first - done) if done and not ended else 0.0
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}  "
+        rate = f"{self.images / passed:,.0f} images/s"
+        end = f"ended after {clock(passed)}" if ended else f"{clock(left)} left"
+        return f"epoch {self.epoch}/{self.epochs}  {loss}{rate}  {end}"

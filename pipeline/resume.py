@@ -1,0 +1,93 @@
+"""Unfinished training, so that a killed stage goes on where it was.
+
+Order: the stage takes the lock of its fingerprint; a saved state of the same fingerprint and the same environment is
+loaded; training goes on and saves at epoch boundaries, each time whole or not at all; when the outputs are in place
+the state is deleted. Any other fingerprint has a folder of its own, so a changed setting starts afresh.
+"""
+
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.progress import say
+from scan_core.errors import ScanError
+
+SECONDS_BETWEEN_SAVES = 10.0
+
+
+class Scratch:
+    """The folder of one stage and fingerprint, locked until ``close``."""
+
+    def __init__(self, root: Path, stage: str, fingerprint: str) -> None:
+        self.folder = root / ".scan" / "resume" / f"{stage}-{fingerprint[:16]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "state.pt"
+        self._saved = time.monotonic()
+        self._every = float(os.environ.get("SCAN_SAVE_SECONDS", SECONDS_BETWEEN_SAVES))
+        self._lock = FileLock(self.folder.with_suffix(".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{stage}: another run is training the same thing; waiting for it")
+            self._lock.acquire()
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, environment: dict[str, Any]) -> dict[str, Any] | None:
+        """The saved state if there is one that this environment continues to the bit, or ``SCAN_RESUME=any`` is set."""
+        import torch
+
+        if not self.file.exists():
+            return None
+        try:
+            saved = torch.load(self.file, map_location="cpu", weights_only=True)
+            state, made_in = saved["state"], saved["environment"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ScanError(f"{self.file} cannot be read ({type(error).__name__}); delete it to start afresh") from error
+        changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
+        if changed and os.environ.get("SCAN_RESUME") != "any":
+            say(f"not resuming, for other bytes would come out ({', '.join(changed)}); SCAN_RESUME=any does it anyway")
+            return None
+        if changed:
+            say(f"resuming although the bytes will differ ({', '.join(changed)})")
+        say(f"resuming after epoch {state['epoch']}")
+        return dict(state)
+
+    def due(self) -> bool:
+        """Whether it is time to save again (``SCAN_SAVE_SECONDS``, 10 by default)."""
+        return time.monotonic() - self._saved >= self._every
+
+    def save(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Writes the state beside the old one and then takes its place."""
+        import torch
+
+        partial = self.file.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save({"state": state, "environment": environment}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.file)
+        self._saved = time.monotonic()
+
+    def close(self, finished: bool) -> None:
+        """Gives the lock back; deletes the state if the stage has finished."""
+        if finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+
+def training_environment(precision: str, device: str) -> dict[str, Any]:
+    """What else the bytes of a training depend on, apart from the fingerprint."""
+    import torch
+
+    return {
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": 1,
+    }

@@ -1,0 +1,200 @@
+"""The context every stage runs in, and the command that starts it."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipeline.artifacts import load_images
+from pipeline.fingerprint import fingerprint, run_key, stage_entries
+from pipeline.params import Params, read_params
+from pipeline.progress import TrainingProgress, clock, say
+from pipeline.resume import Scratch, training_environment
+from pipeline.tracking import Tracker
+from scan_core.errors import ScanError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import Tensor
+
+    from scan_core.data import Images
+    from scan_core.training import Progress, TrainingState
+
+
+class Stage:
+    """One execution of a stage: settings, outputs that appear all together at the end, resuming, tracking."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.params: Params = read_params()
+        # DVC runs some experiments in a copy of the project and names the project itself here.
+        self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+        self.fingerprint = fingerprint(name, self.params)
+        self.tracker = Tracker(self.root, name)
+        self._staging = Path(".scan") / "outputs" / name
+        self._outputs: list[tuple[Path, Path]] = []
+        self._scratch: Scratch | None = None
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._announce()
+
+    def _announce(self) -> None:
+        """The rows in MLflow that this execution fills."""
+        everything = flatten(self.params.model_dump(mode="json"))
+        group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
+        self.tracker.event(
+            "start",
+            stage=self.name,
+            key=run_key(self.params),
+            name=f"{self.params.data.name} seed {self.params.seed}",
+            params=everything,
+            own={key: value for key, value in everything.items() if key.split(".")[0] in group},
+            tags={"scan.fingerprint": self.fingerprint},
+        )
+
+    def out(self, path: Path) -> Path:
+        """Where to write the output ``path``: beside its place, moved there when the stage has finished."""
+        staged = self._staging / path
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        self._outputs.append((staged, path))
+        return staged
+
+    def staged(self, path: Path) -> Path:
+        """Where an output, or a folder that holds outputs, lies before the stage has finished."""
+        return self._staging / path
+
+    def log_completion(self) -> None:
+        """Tells MLflow which executions made this run: for each stage its fingerprint, and the hash of dvc.lock."""
+        stages = {name: fingerprint(name, self.params) for name in stage_entries()}
+        lock = Path("dvc.lock")
+        tags = {"scan.commit": git_commit()}
+        if lock.exists():
+            tags["scan.dvc_lock_sha256"] = hashlib.sha256(lock.read_bytes()).hexdigest()
+            self.tracker.artifact(lock, parent=True)
+        self.tracker.event("tags", values=tags, parent=True)
+        self.tracker.event("complete", stages=stages)
+
+    @property
+    def device(self) -> str:
+        """``SCAN_DEVICE``: auto, cpu or cuda."""
+        return os.environ.get("SCAN_DEVICE", "auto")
+
+    def use(self, fabric: "Fabric") -> "Fabric":
+        """Sets ``SCAN_THREADS`` (torch's own choice where unset) and records what the bytes depend on."""
+        import torch
+
+        if os.environ.get("SCAN_THREADS"):
+            torch.set_num_threads(int(os.environ["SCAN_THREADS"]))
+        self.environment = training_environment(str(fabric._precision.precision), fabric.device.type)
+        self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
+        return fabric
+
+    def images(self, fabric: "Fabric") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
+        """Images on the device, rows by split (on the host), statistics."""
+        import torch
+
+        from scan_core.data import images_on
+
+        pixels, rows, stats = load_images()
+        index = {split: torch.from_numpy(row) for split, row in rows.items()}
+        return images_on(fabric.device, pixels, stats["mean"], stats["std"]), index, stats
+
+    def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
+        """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch."""
+        from scan_core.training import Epoch
+
+        self._scratch = Scratch(self.root, self.name, self.fingerprint)
+        saved = self._scratch.load(self.environment)
+        if saved is not None:
+            state.load_state_dict(saved)
+        with TrainingProgress(self.name, epochs, state.epoch, steps) as progress:
+            for record in loop:
+                if isinstance(record, Epoch):
+                    progress.epoch_done(record.number, record.values["loss"])
+                    self.tracker.metrics(record.values, record.number)
+                    if self._scratch.due() and record.number < epochs:
+                        self._scratch.save(state.state_dict(), self.environment)
+                else:
+                    progress.step_done(record.images)
+            progress.stopped_early()
+
+    def finish(self) -> None:
+        """Moves the outputs into place, one rename each, and then forgets the unfinished state."""
+        for staged, path in self._outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(staged, path)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._scratch:
+            self._scratch.close(finished=True)
+            self._scratch = None
+
+    def abandon(self) -> None:
+        """After an error: outputs that are not whole go, the saved state stays."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._scratch:
+            self._scratch.close(finished=False)
+
+
+def git_commit() -> str:
+    """The commit the code came from, marked where the working tree differs from it."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run.stdout.strip()
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"a": {"b": 1}}`` to ``{"a.b": "1"}``."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
+    """The command line of a stage, whose help is the docstring of ``run``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=run.__doc__)
+    def main(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+        started = time.monotonic()
+        stage: Stage | None = None
+        try:
+            stage = Stage(name)
+            run(stage)
+            stage.finish()
+            stage.tracker.metrics({"seconds": time.monotonic() - started})
+            stage.tracker.close("FINISHED")
+            say(f"{name:<9} done in {clock(time.monotonic() - started)}")
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
+            if stage:
+                stage.abandon()
+                stage.tracker.close("FAILED")
+            if debug:
+                traceback.print_exc()
+            say(f"{name}: error: {one_line(error, debug)}")
+            sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+    return app
+
+
+def one_line(error: BaseException, debug: bool = False) -> str:
+    """What happened, in one line; for what is not a mistake of the user's, how to see more."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the next run goes on from the last saved epoch"
+    text = " ".join(str(error).split())
+    if isinstance(error, ScanError):
+        return text
+    return f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")

@@ -1,0 +1,97 @@
+"""Tracking that cannot stop training: a stage writes events to a spool, a process of its own takes them to MLflow.
+
+The spool is a folder ``.scan/tracking/<time>-<stage>-<pid>/`` with ``events.jsonl`` and copies of the artifacts. It is
+deleted when all of it has been delivered; a server that is away leaves it there, for ``scan send``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.progress import say
+
+SECONDS_TO_WAIT = 60.0  # after a stage has ended, for what MLflow has not taken yet
+
+
+def tracking_address(root: Path) -> str:
+    """``MLFLOW_TRACKING_URI`` where it is set, otherwise the SQLite file of the project, by its absolute path."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
+
+
+def spools(root: Path) -> list[Path]:
+    """Spools that are waiting, oldest first."""
+    return sorted(path.parent for path in (root / ".scan" / "tracking").glob("*/events.jsonl"))
+
+
+class Tracker:
+    """Writes the events of one stage and starts the process that delivers them as they come."""
+
+    def __init__(self, root: Path, stage: str) -> None:
+        self.stage = stage
+        self.folder = root / ".scan" / "tracking" / f"{time.time_ns()}-{stage}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
+        self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
+        self._copies = 0
+        self._delivery: subprocess.Popen[bytes] | None = None
+        if os.environ.get("SCAN_TRACKING") != "spool":
+            self._delivery = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.delivery", str(root), str(self.folder)],
+                stdin=subprocess.PIPE,  # its end tells the process that this one has ended, however it ended
+                stdout=subprocess.DEVNULL,
+                stderr=(self.folder / "delivery.log").open("wb"),
+                start_new_session=True,  # Ctrl-C ends the stage, not the delivery of what it has logged
+            )
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Appends one event, with its time, and flushes it."""
+        record = {"event": kind, "time": time.time_ns() // 1_000_000, **values}
+        self._events.write(json.dumps(record, sort_keys=True) + "\n")
+        self._events.flush()
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Numbers of one epoch."""
+        self.event("metrics", values=values, step=step)
+
+    def copy(self, path: Path) -> str:
+        """Copies a file or folder into the spool, where no later run changes it; returns the copy's name there."""
+        self._copies += 1
+        target = self.folder / "files" / str(self._copies) / path.name
+        target.parent.mkdir(parents=True)
+        if path.is_dir():
+            shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, target)
+        return target.relative_to(self.folder).as_posix()
+
+    def artifact(self, path: Path, parent: bool = False) -> None:
+        """A file for the stage's own row or, with ``parent``, for that of the whole run."""
+        if path.exists():
+            self.event("artifact", file=self.copy(path), parent=parent)
+
+    def text(self, name: str, text: str, parent: bool = False) -> None:
+        """A small text file that stands nowhere else."""
+        (self.folder / name).write_text(text, encoding="utf-8")
+        self.event("artifact", file=name, parent=parent)
+
+    def close(self, status: str) -> None:
+        """Ends the row with ``FINISHED`` or ``FAILED`` and waits a while for the delivery."""
+        self.event("end", status=status)
+        self._events.close()
+        if self._delivery is None:
+            return
+        assert self._delivery.stdin is not None
+        self._delivery.stdin.close()
+        try:
+            self._delivery.wait(timeout=SECONDS_TO_WAIT)
+        except subprocess.TimeoutExpired:
+            self._delivery.kill()
+            self._delivery.wait()
+        if self.folder.exists():
+            log = self.folder / "delivery.log"
+            reason = (log.read_text(errors="replace").strip().splitlines() or ["it did not answer in time"])[-1]
+            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); kept, send with: scan send")

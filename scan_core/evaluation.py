@@ -1,0 +1,82 @@
+"""Baselines and scores of one split, as plain numbers. What needs labels is absent where there are none."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from scan_core.metrics import accuracy, clustering_metrics, match_clusters, neighbor_purity, top_accuracy
+
+PURITY_AT = (1, 5, 10, 20, 50)
+
+
+def model_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
+    """Scores of a network's clusters: ``labels`` (N,) with -1 where unknown, ``probabilities`` (N,C)."""
+    clusters = probabilities.argmax(axis=1)
+    count = probabilities.shape[1]
+    scores = {
+        "clusters_alive": len(np.unique(clusters)),
+        "confident_share": float((probabilities.max(axis=1) > threshold).mean()),
+    }
+    known = labels >= 0
+    if known.any():
+        scores |= clustering_metrics(labels[known], clusters[known], count)
+        if count >= 5:
+            scores["top5"] = top_accuracy(labels[known], probabilities[known], 5)
+    return scores
+
+
+def kmeans_scores(
+    train: np.ndarray, splits: dict[str, tuple[np.ndarray, np.ndarray]], clusters: int, runs: int
+) -> dict[str, dict[str, float]]:
+    """k-means fitted on ``train`` (N,D) with ``runs`` initialisations: mean and standard deviation by split.
+
+    ``splits`` are name → (features (M,D), labels (M,) with -1 where unknown). One k-means++ start a run, so that the
+    spread is that of a single run.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    collected: dict[str, list[dict[str, float]]] = {name: [] for name in splits}
+    for run in range(runs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters: seen in alive
+            kmeans = KMeans(min(clusters, len(train)), n_init=1, random_state=run).fit(train)
+        for name, (features, labels) in splits.items():
+            assigned = kmeans.predict(features)
+            scores: dict[str, float] = {"clusters_alive": len(np.unique(assigned))}
+            known = labels >= 0
+            if known.any():
+                scores |= clustering_metrics(labels[known], assigned[known], clusters)
+            collected[name].append(scores)
+    return {name: _mean_and_std(each) for name, each in collected.items()}
+
+
+def _mean_and_std(runs: list[dict[str, float]]) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        summary[key] = float(np.mean(values))
+        summary[f"{key}_std"] = float(np.std(values, ddof=1))
+    return summary
+
+
+def purity_scores(labels: np.ndarray, neighbors: np.ndarray) -> dict[str, float]:
+    """``purity_K`` for K in 1, 5, 10, 20, 50 as far as K were mined; empty without labels. ``neighbors`` is (N,k)."""
+    if not (labels >= 0).any():
+        return {}
+    return {f"purity_{k}": neighbor_purity(labels, neighbors, k) for k in PURITY_AT if k <= neighbors.shape[1]}
+
+
+def accuracy_by_epoch(labels: np.ndarray, assignments: np.ndarray, clusters: int) -> Iterator[tuple[int, float]]:
+    """(epoch, ACC) of stored ``assignments`` (epochs,N); nothing without labels."""
+    known = labels >= 0
+    if known.any():
+        for epoch, assigned in enumerate(assignments):
+            yield epoch, accuracy(labels[known], assigned[known], clusters)
+
+
+def predicted_classes(labels: np.ndarray, clusters: np.ndarray, count: int) -> dict[int, int]:
+    """Cluster → class by one-to-one matching on the items whose label is known; empty without labels."""
+    known = labels >= 0
+    return match_clusters(labels[known], clusters[known], count) if known.any() else {}

@@ -1,0 +1,113 @@
+"""Clustering with the SCAN loss (paper, section 2.2): neighbours agree, and all clusters stay in use."""
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+
+from scan_core.augment import random_view
+from scan_core.data import Images
+from scan_core.device import seeded
+from scan_core.errors import ScanError
+from scan_core.inference import log_probabilities
+from scan_core.losses import mean_entropy, scan_loss
+from scan_core.networks import ClusterHeads, Model
+from scan_core.settings import Cluster
+from scan_core.training import Progress, Step, Stepper, TrainingState, build_optimizer, check_batch
+
+
+def start_scan(settings: Cluster, backbone: torch.nn.Module, seed: int, fabric: Fabric) -> TrainingState:
+    """``settings.heads`` new heads on a trained backbone, their optimiser and the generator, on the device."""
+    generator = seeded(seed)
+    heads = ClusterHeads(backbone.features, settings.num_clusters, settings.heads)
+    module = Model(backbone, heads, frozen=settings.train == "head").to(fabric.device)
+    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+
+
+def train_scan(
+    state: TrainingState,
+    images: Images,
+    rows: Tensor,
+    neighbors: Tensor,
+    val_rows: Tensor,
+    val_neighbors: Tensor,
+    settings: Cluster,
+    fabric: Fabric,
+) -> Progress:
+    """Trains ``state`` in place from its epoch on. Yields steps and epochs.
+
+    ``rows`` (N,) and ``val_rows`` (N_val,) index images; ``neighbors`` (N,K) and ``val_neighbors`` (N_val,K') index
+    positions in them, nearest first. Each step pairs an anchor with one neighbour drawn uniformly from its first
+    ``settings.neighbors``. Keeps the head and epoch of the lowest validation loss in ``state.extra["best"]`` and each
+    epoch's assignments of the validation images, by its best head, in ``state.extra["assignments"]``.
+    """
+    for name, wanted, mined in (
+        ("neighbors", settings.neighbors, neighbors),
+        ("val_neighbors", settings.val_neighbors, val_neighbors),
+    ):
+        if wanted > mined.shape[1]:
+            raise ScanError(
+                f"cluster.{name} is {wanted}, but {mined.shape[1]} neighbours were mined; lower it or raise neighbors.k"
+            )
+    steps = check_batch("cluster", settings.batch_size, len(rows))
+    module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
+    model, optimizer = fabric.setup(module, state.optimizer)
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model.train()
+    for epoch in range(state.epoch, settings.epochs):
+        order = torch.randperm(len(rows), generator=state.generator)
+        for anchors in order[: steps * settings.batch_size].split(settings.batch_size):
+            partners = anchors
+            if settings.neighbors:
+                column = torch.randint(settings.neighbors, (len(anchors),), generator=state.generator)
+                partners = neighbors[anchors, column]
+            first = random_view(images, rows[anchors], settings.augmentation, state.generator)
+            second = random_view(images, rows[partners], settings.augmentation, state.generator)
+            _, logits = model(torch.cat([first, second]))  # (H,2B,C)
+            pair = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
+            total, consistency, entropy = scan_loss(*pair, settings.entropy_weight)  # (H,)
+            step(epoch, total.sum(), {
+                "loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean(),
+            })  # fmt: skip
+            yield Step(2 * len(anchors))
+        log_p = log_probabilities(state.module, images, val_rows, fabric)  # (H,N_val,C)
+        losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight)
+        _keep_best(state, losses, log_p)
+        lowest = {"val_loss": float(losses.min()), "val_loss_worst_head": float(losses.max())}
+        yield state.end_epoch({**step.means(), **lowest})
+
+
+def validation_loss(log_p: Tensor, neighbors: Tensor, entropy_weight: float) -> Tensor:
+    """The SCAN loss of every image with all its neighbours, without augmentation: (H,).
+
+    ``log_p`` is (H,N,C), ``neighbors`` (N,K) positions in N; the entropy is that of the whole set.
+    """
+    pairs = log_p[:, neighbors.to(log_p.device)]  # (H,N,K,C)
+    consistency = -torch.logsumexp(log_p[:, :, None] + pairs, dim=-1).mean(dim=(1, 2))
+    return consistency - entropy_weight * mean_entropy(log_p)
+
+
+def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
+    """Copies the weights if this epoch has the lowest validation loss so far; records losses and assignments."""
+    extra, head = state.extra, int(losses.argmin())
+    extra.setdefault("head_losses", []).append(losses.tolist())
+    extra.setdefault("assignments", []).append(log_p[head].argmax(dim=1).to(torch.int32).cpu())
+    if "best" not in extra or float(losses[head]) < extra["best"]["loss"]:
+        assert isinstance(state.module, Model) and isinstance(state.module.head, ClusterHeads)
+        extra["best"] = {
+            "loss": float(losses[head]),
+            "epoch": state.epoch + 1,
+            "head": head,
+            "backbone": {key: value.clone() for key, value in state.module.backbone.state_dict().items()},
+            "weights": state.module.head.only(head).state_dict(),
+        }
+
+
+def best_model(state: TrainingState) -> Model:
+    """The backbone and the one head of the lowest validation loss."""
+    assert isinstance(state.module, Model) and isinstance(state.module.head, ClusterHeads)
+    best = state.extra["best"]
+    model = Model(state.module.backbone, state.module.head.only(best["head"]))
+    model.backbone.load_state_dict(best["backbone"])
+    model.head.load_state_dict(best["weights"])
+    return model

@@ -1,0 +1,105 @@
+"""Self-labelling (paper, section 2.3): the network learns from its own confident predictions."""
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+
+from scan_core.augment import plain_view, random_view
+from scan_core.data import Images
+from scan_core.device import seeded
+from scan_core.inference import log_probabilities
+from scan_core.losses import confident_cross_entropy
+from scan_core.networks import Model
+from scan_core.settings import Selflabel
+from scan_core.training import Progress, Step, Stepper, TrainingState, build_optimizer, check_batch
+
+PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
+GUARD_DROP = 0.01  # share of validation images that may part from their nearest neighbour
+
+
+def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> TrainingState:
+    """A clustering network with one head, a new optimiser and the generator, on the device."""
+    generator = seeded(seed)
+    module = model.to(fabric.device)
+    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+
+
+def train_selflabel(
+    state: TrainingState,
+    images: Images,
+    rows: Tensor,
+    val_rows: Tensor,
+    settings: Selflabel,
+    fabric: Fabric,
+) -> Progress:
+    """Trains ``state`` in place from its epoch on, until the confident count plateaus. Yields steps and epochs.
+
+    ``rows`` (N,) and ``val_rows`` (N_val,) index images. Each epoch's assignments of the validation images are in
+    ``state.extra["assignments"]``, those before the first epoch ahead of them.
+    """
+    steps = check_batch("selflabel", settings.batch_size, len(rows))
+    module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
+    model, optimizer = fabric.setup(module, state.optimizer)
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    if not state.extra:
+        before = log_probabilities(state.module, images, val_rows, fabric)[0].argmax(dim=1)
+        share = confident_share(state.module, images, rows, settings.threshold, fabric)
+        state.extra.update(assignments=[before.to(torch.int32).cpu()], confident=[share])
+    while state.epoch < settings.epochs and not has_plateaued(state.extra["confident"]):
+        epoch, skipped = state.epoch, 0
+        order = rows[torch.randperm(len(rows), generator=state.generator)]
+        for batch in order[: steps * settings.batch_size].split(settings.batch_size):
+            # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
+            model.train()
+            with torch.no_grad():
+                weak = F.log_softmax(model(plain_view(images, batch))[1][0], dim=-1)  # (B,C)
+            confident = weak.amax(dim=1).exp() > settings.threshold
+            if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights
+                skipped += 1
+                yield Step(len(batch))
+                continue
+            strong = model(random_view(images, batch, settings.augmentation, state.generator))[1][0]  # (B,C)
+            loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
+            step(epoch, loss, {"loss": loss})
+            yield Step(2 * len(batch))
+        share = confident_share(state.module, images, rows, settings.threshold, fabric)
+        assigned = log_probabilities(state.module, images, val_rows, fabric)[0].argmax(dim=1).to(torch.int32).cpu()
+        state.extra["confident"].append(share)
+        changed = float((assigned != state.extra["assignments"][-1]).float().mean())
+        state.extra["assignments"].append(assigned)
+        yield state.end_epoch({
+            "loss": 0.0, **step.means(), "confident": round(share * len(rows)), "confident_share": share,
+            "skipped_steps": skipped, "clusters_alive": len(assigned.unique()), "changed_share": changed,
+        })  # fmt: skip
+
+
+def confident_share(module: torch.nn.Module, images: Images, rows: Tensor, threshold: float, fabric: Fabric) -> float:
+    """Share of ``rows`` whose plain view, in eval mode, has a probability above ``threshold``."""
+    log_p = log_probabilities(module, images, rows, fabric)[0]
+    return float((log_p.amax(dim=1).exp() > threshold).double().mean())
+
+
+def has_plateaued(confident: list[float]) -> bool:
+    """Whether the mean of the last 5 epochs' confident share has grown by less than 0.1 point in 10 epochs."""
+    if len(confident) < PLATEAU_MEAN + PLATEAU_EPOCHS:
+        return False
+    now = sum(confident[-PLATEAU_MEAN:]) / PLATEAU_MEAN
+    earlier = confident[-PLATEAU_MEAN - PLATEAU_EPOCHS : -PLATEAU_EPOCHS]
+    return now - sum(earlier) / PLATEAU_MEAN < PLATEAU_GROWTH
+
+
+def choose_model(before: Tensor, after: Tensor, nearest: Tensor) -> tuple[str, str]:
+    """``before`` or ``after``, and why, without labels.
+
+    ``before`` and ``after`` are the (N,) clusters of the validation images, ``nearest`` (N,) the position of each
+    one's nearest neighbour. The model from before is kept if clusters have died, or if the share of images in one
+    cluster with their nearest neighbour has dropped by more than 1 point.
+    """
+    alive = [len(assigned.unique()) for assigned in (before, after)]
+    if alive[1] < alive[0]:
+        return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"
+    together = [float((assigned == assigned[nearest]).double().mean()) for assigned in (before, after)]
+    if together[0] - together[1] > GUARD_DROP:
+        return "before", f"nearest neighbours in one cluster fell from {together[0]:.3f} to {together[1]:.3f}"
+    return "after", f"{alive[1]} clusters in use, nearest neighbours in one cluster: {together[1]:.3f}"

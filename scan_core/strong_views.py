@@ -1,0 +1,191 @@
+"""The paper's strong views: flip, a few operations drawn of 14 one after the other, one cutout square.
+
+The order of the operations matters, so each of them is a round; within a round the images are grouped by operation.
+Pixels keep to whole values of 0..255 between rounds, as the 8-bit images of the published recipe do.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scan_core.settings import StrongAugmentation
+from scan_core.simclr_views import luma
+
+# Name and range of magnitudes, drawn uniformly. Shear is a slope; translation a share of the side.
+OPERATIONS: dict[str, tuple[float, float]] = {
+    "identity": (0, 0),
+    "autocontrast": (0, 0),
+    "equalize": (0, 0),
+    "rotate": (-30, 30),
+    "solarize": (0, 256),
+    "posterize": (4, 8),
+    "color": (0.05, 0.95),
+    "contrast": (0.05, 0.95),
+    "brightness": (0.05, 0.95),
+    "sharpness": (0.05, 0.95),
+    "shear_x": (-0.1, 0.1),
+    "shear_y": (-0.1, 0.1),
+    "translate_x": (-0.1, 0.1),
+    "translate_y": (-0.1, 0.1),
+}
+NAMES = list(OPERATIONS)
+AFFINE = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+
+@dataclass(frozen=True)
+class StrongDraw:
+    """The parameters of B views, on the host."""
+
+    flip: Tensor  # (B,) bool
+    operation: Tensor  # (B,rounds) int64, an index into NAMES
+    magnitude: Tensor  # (B,rounds) float32
+    cutout_centre: Tensor  # (B,2) int64: row, column
+    cutout: int  # side in pixels
+
+
+def draw(settings: StrongAugmentation, batch: int, height: int, width: int, generator: torch.Generator) -> StrongDraw:
+    """Parameters for ``batch`` images of ``height`` x ``width`` pixels."""
+    shape = (batch, settings.operations)
+    operation = torch.randint(len(NAMES), shape, generator=generator)
+    low, high = torch.tensor(list(OPERATIONS.values())).unbind(dim=1)
+    unit = torch.rand(shape, generator=generator)
+    centre = torch.rand(batch, 2, generator=generator) * torch.tensor([height, width])
+    return StrongDraw(
+        flip=torch.rand(batch, generator=generator) < settings.flip,
+        operation=operation,
+        magnitude=low[operation] + unit * (high - low)[operation],
+        cutout_centre=centre.long(),
+        cutout=settings.cutout,
+    )
+
+
+def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
+    """(B,channels,height,width) uint8 to the same shape, float32 in [0,1], and the (B,1,height,width) bool mask of the cut-out squares.
+
+    The squares are filled by the caller after normalisation, where the mean is 0.
+    """
+    device = images.device
+    images = torch.where(drawn.flip.to(device)[:, None, None, None], images.flip(3), images).float()
+    for position in range(drawn.operation.shape[1]):
+        operation, magnitude = drawn.operation[:, position], drawn.magnitude[:, position]
+        for names, function in _GROUPS:
+            chosen = torch.isin(operation, torch.tensor([NAMES.index(name) for name in names])).nonzero()[:, 0]
+            if len(chosen):
+                arguments = operation[chosen], magnitude[chosen]
+                chosen = chosen.to(device, non_blocking=True)
+                images[chosen] = function(images[chosen], *arguments)
+    return images / 255, _cutout_mask(drawn, images.shape[2], images.shape[3]).to(device, non_blocking=True)
+
+
+def _cutout_mask(drawn: StrongDraw, height: int, width: int) -> Tensor:
+    """(B,1,height,width) bool: a square around each centre, cut at the border."""
+
+    def inside(centre: Tensor, size: int) -> Tensor:
+        start = centre[:, None] - drawn.cutout // 2
+        position = torch.arange(size)
+        return (position >= start) & (position < start + drawn.cutout)  # (B,size)
+
+    rows = inside(drawn.cutout_centre[:, 0], height)
+    columns = inside(drawn.cutout_centre[:, 1], width)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
+    """``magnitude`` of the image and the rest of ``other``, cut to whole values."""
+    factor = magnitude.to(images.device).view(-1, 1, 1, 1)
+    return (factor * images + (1 - factor) * other).clamp_(0, 255).floor_()
+
+
+def _brightness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    return _blend(images, torch.zeros_like(images), magnitude)
+
+
+def _contrast(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    return _blend(images, luma(images).floor().mean(dim=(1, 2, 3), keepdim=True), magnitude)
+
+
+def _color(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    return images if images.shape[1] == 1 else _blend(images, luma(images).floor(), magnitude)
+
+
+def _sharpness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    if min(images.shape[2:]) <= 2:
+        return images
+    channels = images.shape[1]
+    kernel = torch.ones(3, 3, device=images.device)
+    kernel[1, 1] = 5
+    blurred = images.clone()  # the border stays as it is
+    inner = F.conv2d(images, (kernel / kernel.sum()).expand(channels, 1, 3, 3), groups=channels)
+    blurred[:, :, 1:-1, 1:-1] = inner.round_()
+    return _blend(images, blurred, magnitude)
+
+
+def _autocontrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    flat = low == high
+    scale = 255 / torch.where(flat, 255.0, high - low)
+    return ((images - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255).floor_()
+
+
+def _equalize(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+    """Each channel's histogram made as even as its values allow (PIL's rule)."""
+    batch, channels, height, width = images.shape
+    values = images.reshape(batch * channels, height * width).long()
+    ones = torch.ones_like(values)
+    histogram = torch.zeros(len(values), 256, dtype=torch.long, device=images.device).scatter_add_(1, values, ones)
+    last = values.amax(dim=1, keepdim=True)
+    step = (height * width - histogram.gather(1, last)) // 255  # (B*channels,1)
+    before = histogram.cumsum(dim=1) - histogram
+    table = ((before + step // 2) // step.clamp(min=1)).clamp_(0, 255)
+    equalized = torch.where(step == 0, values, table.gather(1, values))
+    return equalized.view(batch, channels, height, width).to(images.dtype)
+
+
+def _solarize(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    return torch.where(images >= magnitude.to(images.device).view(-1, 1, 1, 1), 255 - images, images)
+
+
+def _posterize(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    dropped = 2.0 ** (8 - magnitude.round()).to(images.device).view(-1, 1, 1, 1)
+    return (images / dropped).floor_() * dropped
+
+
+def _affine(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
+    """Rotation about the centre, shear from the top left corner, translation by whole pixels; nearest, fill 0."""
+    height, width = images.shape[2:]
+    sizes = {"rotate": 0, "shear_x": height, "shear_y": width, "translate_x": width, "translate_y": height}
+    theta = torch.eye(2, 3).repeat(len(operation), 1, 1)  # (B,2,3), output to input in [-1,1]
+    for name in AFFINE:
+        here = operation == NAMES.index(name)
+        value = magnitude[here]
+        if name == "rotate":
+            angle = value * (math.pi / 180)  # counter-clockwise; a pixel is not square in [-1,1]
+            theta[here, 0, 0] = theta[here, 1, 1] = angle.cos()
+            theta[here, 0, 1] = -angle.sin() * height / width
+            theta[here, 1, 0] = angle.sin() * width / height
+        elif name == "shear_x":  # x + slope * y, both from the corner
+            theta[here, 0, 1] = theta[here, 0, 2] = -value * height / width
+        elif name == "shear_y":
+            theta[here, 1, 0] = theta[here, 1, 2] = -value * width / height
+        else:
+            axis = 0 if name == "translate_x" else 1
+            theta[here, axis, 2] = -2 * (value * sizes[name]).trunc() / sizes[name]
+    grid = F.affine_grid(theta.to(images.device, non_blocking=True), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+_GROUPS: list[tuple[tuple[str, ...], Callable[[Tensor, Tensor, Tensor], Tensor]]] = [
+    (("autocontrast",), _autocontrast),
+    (("equalize",), _equalize),
+    (AFFINE, _affine),
+    (("solarize",), _solarize),
+    (("posterize",), _posterize),
+    (("color",), _color),
+    (("contrast",), _contrast),
+    (("brightness",), _brightness),
+    (("sharpness",), _sharpness),
+]  # identity needs no function

@@ -1,0 +1,129 @@
+"""What the three training loops share: the state that a resume needs, one optimiser step, and what loops yield."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from scan_core.errors import ScanError
+from scan_core.schedule import learning_rate
+from scan_core.settings import Optimizer
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step is done; it has used this many views."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch is done, counted from 1; its numbers."""
+
+    number: int
+    values: dict[str, float]
+
+
+Progress = Iterator[Step | Epoch]
+
+
+@dataclass
+class TrainingState:
+    """Everything a loop changes. Saved at an epoch's end and restored, it continues to the bit."""
+
+    module: nn.Module  # unwrapped: what is saved has the same keys on every launcher
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int = 0  # epochs done
+    history: list[dict[str, float]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)  # tensors, numbers and lists that one loop adds
+
+    def end_epoch(self, values: dict[str, float]) -> Epoch:
+        """Counts and records the epoch. Raises ``ScanError`` where a value is not finite."""
+        self.epoch += 1
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ScanError(
+                    f"{name} is {value} in epoch {self.epoch}: training has diverged; lower optimizer.lr "
+                    "or set precision: fp32"
+                )
+        self.history.append({"epoch": self.epoch, **values})
+        return Epoch(self.epoch, values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, lists and dicts only: loads without unpickling code."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "history": self.history,
+            "extra": self.extra,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.module.load_state_dict(saved["module"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"].cpu())
+        torch.set_rng_state(saved["torch_rng"].cpu())
+        self.epoch, self.history, self.extra = saved["epoch"], saved["history"], saved["extra"]
+
+
+def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam with L2 decay as the paper's, over the parameters that train."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
+    return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), **common)
+
+
+class Stepper:
+    """Backward, optimiser step and learning rate of one step, and the epoch's mean of what is measured.
+
+    Sums stay on the device until the epoch ends: no synchronisation inside it.
+    """
+
+    def __init__(self, fabric: Fabric, optimizer: Any, settings: Optimizer, steps_per_epoch: int, epochs: int) -> None:
+        self.fabric, self.optimizer, self.settings = fabric, optimizer, settings
+        self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+        self.lr = 0.0
+
+    def __call__(self, epoch: int, loss: Tensor, measured: dict[str, Tensor]) -> None:
+        """One step of epoch ``epoch`` (from 0) down ``loss``; ``measured`` are scalars to be averaged."""
+        step = epoch * self.steps_per_epoch + self.steps
+        self.lr = learning_rate(self.settings, step, self.steps_per_epoch, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        for name, value in measured.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call, and the last learning rate."""
+        values = {name: float(total) / max(self.steps, 1) for name, total in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return {**values, "lr": self.lr}
+
+
+def check_batch(stage: str, batch_size: int, count: int) -> int:
+    """Whole batches in ``count`` images. Raises ``ScanError`` if there is none."""
+    if batch_size > count:
+        raise ScanError(
+            f"{stage}.batch_size is {batch_size}, but there are {count} images to train on; "
+            f"at most {count} is allowed"
+        )
+    return count // batch_size

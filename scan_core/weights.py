@@ -1,0 +1,73 @@
+"""Networks on disk: one safetensors file that says what it is. Loading is strict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from scan_core.errors import ScanError
+from scan_core.networks import ClusterHeads, Model, Projector, build_backbone
+from scan_core.settings import Backbone
+
+
+def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, Any]) -> None:
+    """Weights, architecture and normalisation. One metadata key: with more their order is not stable."""
+    head = model.head
+    description = {
+        "backbone": backbone.model_dump(),
+        "channels": stats["channels"],
+        "size": [stats["height"], stats["width"]],
+        "mean": stats["mean"],
+        "std": stats["std"],
+    }
+    if isinstance(head, ClusterHeads):
+        description["head"] = {"kind": "cluster", "clusters": head.clusters, "heads": head.heads}
+    elif isinstance(head, Projector):
+        description["head"] = {"kind": "projector", "projection": head.layers[2].out_features}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"scan": json.dumps(description, sort_keys=True)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The description and the tensors of a file that ``save_model`` wrote. Raises ``ScanError`` where it is none."""
+    if not path.exists():
+        raise ScanError(f"{path} is missing; make it with: dvc repro {path.stem}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})["scan"])
+            return description, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ScanError(f"{path} is not a model of this pipeline ({error}); delete it and run dvc repro") from None
+
+
+def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
+    """The network, on the host, and its description. Raises ``ScanError`` naming keys that are missing or too many."""
+    description, tensors = read_weights(path)
+    backbone = build_backbone(Backbone(**description["backbone"]), description["channels"])
+    sizes = dict(description["head"])
+    head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector}[sizes.pop("kind")]
+    head = head_type(backbone.features, **sizes)
+    model = Model(backbone, head)
+    load_strictly(model, tensors, path)
+    return model, description
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Loads exactly the module's keys at exactly their shapes, or raises ``ScanError`` and says which differ."""
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    differ = [f"{key} is missing" for key in sorted(wanted.keys() - found.keys())]
+    differ += [f"{key} is unexpected" for key in sorted(found.keys() - wanted.keys())]
+    differ += [
+        f"{key} is {found[key]}, not {wanted[key]}" for key in sorted(wanted.keys() & found.keys())
+        if found[key] != wanted[key]
+    ]  # fmt: skip
+    if differ:
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise ScanError(f"{path} does not fit the network: {'; '.join(differ[:3])}{more}; delete it and run dvc repro")
+    module.load_state_dict(tensors)

@@ -1,0 +1,46 @@
+"""cluster: neighbours agree, and all clusters stay in use."""
+
+from pipeline import artifacts
+from pipeline.stage import Stage, command
+
+
+def cluster(stage: Stage) -> None:
+    """Train heads with the SCAN loss; write models/cluster.safetensors, the head and epoch of the lowest val loss."""
+    import torch
+
+    from scan_core.device import make_fabric
+    from scan_core.scan import best_model, start_scan, train_scan
+    from scan_core.training import check_batch
+    from scan_core.weights import load_model, save_model
+
+    params, settings = stage.params, stage.params.cluster
+    fabric = stage.use(make_fabric(params.precision, stage.device))
+    images, rows, stats = stage.images(fabric)
+    train, val = (
+        torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val")
+    )
+    steps = check_batch("cluster", settings.batch_size, len(rows["train"]))
+    pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
+    state = start_scan(settings, pretext.backbone, params.seed, fabric)
+    loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
+    stage.train(state, loop, settings.epochs, steps)
+
+    best = state.extra["best"]
+    save_model(stage.out(artifacts.MODELS / "cluster.safetensors"), best_model(state), params.backbone, stats)
+    artifacts.save_array(
+        stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), torch.stack(state.extra["assignments"]).numpy()
+    )
+    artifacts.save_history(stage.out(artifacts.PLOTS / "cluster.csv"), state.history)
+    heads = [
+        {"epoch": epoch, "head": head, "val_loss": loss}
+        for epoch, losses in enumerate(state.extra["head_losses"], 1)
+        for head, loss in enumerate(losses)
+    ]
+    artifacts.save_csv(stage.out(artifacts.PLOTS / "cluster_heads.csv"), heads, ["epoch", "head", "val_loss"])
+    stage.tracker.metrics({"best_epoch": best["epoch"], "best_head": best["head"], "best_val_loss": best["loss"]})
+
+
+app = command("cluster", cluster)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,159 @@
+"""evaluate: what came out. The one stage besides prepare that reads labels."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pipeline import artifacts
+from pipeline.packaging import environment, requirements
+from pipeline.report import draw_samples, write_report
+from pipeline.stage import Stage, command, flatten
+from scan_core.evaluation import (
+    PURITY_AT,
+    accuracy_by_epoch,
+    kmeans_scores,
+    model_scores,
+    predicted_classes,
+    purity_scores,
+)
+
+SPLITS = ("train", "val")
+
+
+def evaluate(stage: Stage) -> None:
+    """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from scan_core.device import make_fabric
+    from scan_core.inference import log_probabilities
+    from scan_core.weights import load_model
+
+    params = stage.params
+    fabric = stage.use(make_fabric(params.precision, stage.device))
+    images, rows, stats = stage.images(fabric)
+    labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (stats["count"],))
+    classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
+    kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
+    pixels = images.pixels.cpu().numpy()
+    split_rows = {split: rows[split].numpy() for split in SPLITS}
+    split_labels = {split: labels[split_rows[split]] for split in SPLITS}
+    clusters = params.cluster.num_clusters
+
+    metrics: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
+    probabilities: dict[str, np.ndarray] = {}
+    for name in ("cluster", "selflabel"):
+        model, _ = load_model(artifacts.MODELS / f"{name}.safetensors")
+        for split in SPLITS:
+            log_p = log_probabilities(model.to(fabric.device), images, rows[split], fabric)[0]
+            probabilities[split] = log_p.exp().cpu().numpy()
+            metrics[split][name] = model_scores(split_labels[split], probabilities[split], params.selflabel.threshold)
+    embeddings = {
+        split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
+        for split in SPLITS
+    }
+    flat = {split: pixels[split_rows[split]].reshape(len(rows[split]), -1) / np.float32(255) for split in SPLITS}
+    for name, features in {"kmeans_pixels": flat, "kmeans_embeddings": embeddings}.items():
+        splits = {split: (features[split], split_labels[split]) for split in SPLITS}
+        for split, scores in kmeans_scores(features["train"], splits, clusters, params.evaluate.kmeans_runs).items():
+            metrics[split][name] = scores
+    for split in SPLITS:
+        nearest = artifacts.load_neighbors(split, len(rows[split]))
+        metrics[split]["neighbors"] = purity_scores(split_labels[split], nearest)
+    artifacts.save_json(stage.out(artifacts.METRICS), metrics)
+
+    items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
+    order = np.concatenate([split_rows[split] for split in SPLITS])
+    combined = np.concatenate([probabilities[split] for split in SPLITS])  # (N,C) of the final model
+    ranked = np.argsort(-combined, axis=1, kind="stable")
+    picked = np.arange(len(combined))
+    predictions = items.take(pa.array(order)).append_column("cluster", pa.array(ranked[:, 0]))
+    predictions = predictions.append_column("probability", pa.array(combined[picked, ranked[:, 0]]))
+    predictions = predictions.append_column("runner_up", pa.array(ranked[:, 1]))
+    predictions = predictions.append_column("runner_up_probability", pa.array(combined[picked, ranked[:, 1]]))
+    pq.write_table(predictions.sort_by("id"), stage.out(artifacts.PREDICTIONS))
+
+    val_clusters = probabilities["val"].argmax(axis=1)
+    matched = predicted_classes(split_labels["val"], val_clusters, clusters)
+    names = {cluster: classes[label] for cluster, label in matched.items()}
+    plots = write_plots(stage, metrics, split_labels["val"], probabilities, names, classes)
+    draw_samples(stage.out(artifacts.SAMPLES), pixels[split_rows["val"]], probabilities["val"], names)
+    write_report(stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, stage.staged(artifacts.SAMPLES))
+
+    log_run(stage, metrics, pixels[split_rows["val"]][:4])
+
+
+def write_plots(
+    stage: Stage,
+    metrics: dict[str, dict[str, Any]],
+    val_labels: np.ndarray,
+    probabilities: dict[str, np.ndarray],
+    names: dict[int, str],
+    classes: list[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """The plots as data, for ``dvc plots`` and for the report: file name → rows."""
+    clusters = probabilities["val"].shape[1]
+    assigned = {split: values.argmax(axis=1) for split, values in probabilities.items()}
+    plots: dict[str, list[dict[str, Any]]] = {}
+    for name in ("cluster", "selflabel"):
+        epochs = artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, len(val_labels)))
+        first = 1 if name == "cluster" else 0  # self-labelling also stores what it started from
+        plots[f"accuracy_{name}"] = [
+            {"epoch": epoch + first, "acc": acc} for epoch, acc in accuracy_by_epoch(val_labels, epochs, clusters)
+        ]
+    plots["confusion"] = [
+        {"actual": classes[label], "predicted": names.get(cluster, f"cluster {cluster}")}
+        for label, cluster in zip(val_labels.tolist(), assigned["val"].tolist(), strict=True)
+        if label >= 0
+    ]
+    plots["purity"] = [
+        {"k": k, "split": split, "purity": metrics[split]["neighbors"][f"purity_{k}"]}
+        for split in SPLITS
+        for k in PURITY_AT
+        if f"purity_{k}" in metrics[split]["neighbors"]
+    ]
+    plots["sizes"] = [
+        {"cluster": cluster, "split": split, "images": int((assigned[split] == cluster).sum())}
+        for split in SPLITS
+        for cluster in range(clusters)
+    ]
+    columns = {
+        "accuracy_cluster": ["epoch", "acc"],
+        "accuracy_selflabel": ["epoch", "acc"],
+        "confusion": ["actual", "predicted"],
+        "purity": ["k", "split", "purity"],
+        "sizes": ["cluster", "split", "images"],
+    }
+    for name, table in plots.items():
+        artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), table, columns[name])
+    for name in ("pretext", "cluster", "selflabel"):
+        plots[name] = list(artifacts.load_csv(artifacts.PLOTS / f"{name}.csv"))
+    return plots
+
+
+def log_run(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
+    """Completes the run's row in MLflow: numbers, plots, environment, and the packaged model."""
+    tracker = stage.tracker
+    scores = {key: float(value) for key, value in flatten(metrics).items()}
+    tracker.event("metrics", values=scores, step=0, parent=True)
+    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, artifacts.SAMPLES):
+        tracker.artifact(stage.staged(path), parent=True)
+    tracker.artifact(stage.staged(artifacts.PLOTS), parent=True)
+    tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
+    stage.log_completion()
+    np.save(tracker.folder / "example.npy", example)
+    tracker.event(
+        "model",
+        weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
+        code=[tracker.copy(artifacts.Path("scan_core"))],
+        example="example.npy",
+        requirements=requirements(),
+        name=f"scan-{stage.params.data.name}",
+    )
+
+
+app = command("evaluate", evaluate)
+
+if __name__ == "__main__":
+    app()

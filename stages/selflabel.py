@@ -1,0 +1,42 @@
+"""selflabel: the network learns from its own confident predictions."""
+
+from pipeline import artifacts
+from pipeline.progress import say
+from pipeline.stage import Stage, command
+
+
+def selflabel(stage: Stage) -> None:
+    """Refine models/cluster.safetensors on confident samples; write models/selflabel.safetensors, or the same model."""
+    import torch
+
+    from scan_core.device import make_fabric
+    from scan_core.selflabel import choose_model, start_selflabel, train_selflabel
+    from scan_core.training import check_batch
+    from scan_core.weights import load_model, save_model
+
+    params, settings = stage.params, stage.params.selflabel
+    fabric = stage.use(make_fabric(params.precision, stage.device))
+    images, rows, stats = stage.images(fabric)
+    nearest = torch.from_numpy(artifacts.load_neighbors("val", len(rows["val"])))[:, 0]
+    steps = check_batch("selflabel", settings.batch_size, len(rows["train"]))
+    before, _ = load_model(artifacts.MODELS / "cluster.safetensors")
+    after, _ = load_model(artifacts.MODELS / "cluster.safetensors")
+    state = start_selflabel(settings, after, params.seed, fabric)
+    loop = train_selflabel(state, images, rows["train"], rows["val"], settings, fabric)
+    stage.train(state, loop, settings.epochs, steps)
+
+    assignments = state.extra["assignments"]
+    kept, why = choose_model(assignments[0], assignments[-1], nearest)
+    say(f"selflabel kept the model from {kept} it: {why}" if kept == "before" else f"selflabel: {why}")
+    model = before if kept == "before" else state.module
+    save_model(stage.out(artifacts.MODELS / "selflabel.safetensors"), model, params.backbone, stats)
+    artifacts.save_json(stage.out(artifacts.MODELS / "selflabel.json"), {"kept": kept, "reason": why})
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "selflabel.npy"), torch.stack(assignments).numpy())
+    artifacts.save_history(stage.out(artifacts.PLOTS / "selflabel.csv"), state.history)
+    stage.tracker.event("tags", values={"scan.kept": kept, "scan.kept_because": why})
+
+
+app = command("selflabel", selflabel)
+
+if __name__ == "__main__":
+    app()
