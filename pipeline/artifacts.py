@@ -43,7 +43,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def load_array(path: Path, dtype: str, shape: tuple[int | None, ...], mmap: bool = False) -> np.ndarray:
     """A .npy file of that ``dtype`` and ``shape`` (None: any length). Raises ``ScanError`` where it is another."""
     try:
-        array = np.load(require(path), mmap_mode="c" if mmap else None, allow_pickle=False)
+        array: np.ndarray = np.load(require(path), mmap_mode="c" if mmap else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ScanError(f"{path} cannot be read as a .npy array: {error}; delete it and run dvc repro") from None
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))

@@ -33,9 +33,9 @@ class Delivery:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
         self._note = folder / "delivered.json"
-        noted = json.loads(self._note.read_text()) if self._note.exists() else {"done": 0, "runs": {}}
-        self.done: int = noted["done"]
-        self.runs: dict[str, str] = noted["runs"]
+        noted: dict[str, Any] = json.loads(self._note.read_text()) if self._note.exists() else {}
+        self.done: int = noted.get("done", 0)
+        self.runs: dict[str, str] = noted.get("runs", {})
         self._client: Any = None
 
     @property
@@ -82,7 +82,9 @@ class Delivery:
 
     def _find(self, condition: str) -> str | None:
         """The newest run under ``condition``."""
-        found = self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"], max_results=1)
+        found = self.client.search_runs(
+            [self.experiment], condition, order_by=["attributes.start_time DESC"], max_results=1
+        )
         return found[0].info.run_id if found else None
 
     def _metrics(self, time: int, values: dict[str, float], step: int, parent: bool = False) -> None:

@@ -46,5 +46,3 @@ def hash_path(digest: Any, path: Path) -> None:
         digest.update(f"\0{file.as_posix()}\0".encode())
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
-
-

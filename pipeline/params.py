@@ -3,7 +3,7 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -76,18 +76,14 @@ def _locate(loc: tuple[int | str, ...], values: Any) -> tuple[str, type[BaseMode
     """The dotted name of an error's place, and the settings class it lies in; union tags in ``loc`` are left out."""
     parts: list[str] = []
     model: Any = Params
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(values, dict) and part not in values and not last:
-            model = next((m for m in _models(model) if m.model_fields["kind"].annotation == Literal[part]), None)
-            continue  # the tag of a union
+    for part in loc[:-1]:
+        if isinstance(values, dict) and part not in values:  # the tag of a union: which of its classes it is
+            model = next(
+                choice for choice in get_args(model) if part in get_args(choice.model_fields["kind"].annotation)
+            )
+            continue
         parts.append(str(part))
-        values = values.get(part) if isinstance(values, dict) else None
-        if not last and isinstance(model, type) and str(part) in model.model_fields:
-            field = model.model_fields[str(part)]
-            model = field.annotation
-    return ".".join(parts), model if isinstance(model, type) and issubclass(model, BaseModel) else None
-
-
-def _models(annotation: Any) -> tuple[type[BaseModel], ...]:
-    return tuple(getattr(annotation, "__args__", (annotation,)))
+        values = values[part]
+        fields = getattr(model, "model_fields", {})
+        model = fields[part].annotation if part in fields else None
+    return ".".join([*parts, *map(str, loc[-1:])]), model if hasattr(model, "model_fields") else None

@@ -13,6 +13,7 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.params import Params
 
@@ -70,7 +71,9 @@ def draw_samples(path: Path, pixels: np.ndarray, probabilities: np.ndarray, name
         title = f"cluster {cluster}" + (f", class {names[cluster]}" if cluster in names else "")
         text = f"{title}\n{sizes[cluster]:,} images"
         axes[row, 0].text(-0.35, 0.5, text, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(left=1.75 / figure.get_figwidth(), right=0.99, top=0.99, bottom=0.01, wspace=0.06, hspace=0.1)
+    figure.subplots_adjust(
+        left=1.75 / figure.get_figwidth(), right=0.99, top=0.99, bottom=0.01, wspace=0.06, hspace=0.1
+    )
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
@@ -87,7 +90,9 @@ def write_report(
 ) -> None:
     """One HTML page that needs no other file."""
     template = jinja2.Template(
-        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"), autoescape=True, undefined=jinja2.StrictUndefined
+        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     tables = {
         split: [(label, [_cell(metrics[split][step], measure) for measure in _measures(metrics[split])])
@@ -135,7 +140,7 @@ def _charts(plots: dict[str, list[dict[str, Any]]], names: dict[int, str], clust
         ),
         _lines(
             "Confident training images",
-            "Images whose likeliest cluster is above the threshold; self-labelling ends when their number stops growing.",
+            "Those whose likeliest cluster is above the threshold; self-labelling ends when they stop growing in number.",
             plots["selflabel"], {"confident": ""},
         ),
         _lines("Accuracy after each epoch of the SCAN loss", "On validation images, from the assignments stored by "
@@ -158,7 +163,7 @@ def _lines(title: str, text: str, rows: list[dict[str, Any]], series: dict[str, 
         axis.plot(epochs, [float(row[column]) for row in rows], color=colour, label=label, linewidth=1.5,
                   marker="o" if len(rows) == 1 else None)  # fmt: skip
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(series) > 1:
         axis.legend()
     return {"title": title, "text": text, "svg": _svg(figure)}
@@ -208,7 +213,7 @@ def _sizes(rows: list[dict[str, Any]]) -> dict[str, str]:
         shares = [100 * row["images"] / total for row in mine]
         axis.bar([row["cluster"] + offset for row in mine], shares, width=0.4, color=colour, label=split)
     axis.set(xlabel="cluster", ylabel="% of the images")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     return {"title": "Cluster sizes", "text": "Share of each split's images in each cluster.", "svg": _svg(figure)}
 

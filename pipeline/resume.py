@@ -47,7 +47,9 @@ class Scratch:
             saved = torch.load(self.file, map_location="cpu", weights_only=True)
             state, made_in = saved["state"], saved["environment"]
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise ScanError(f"{self.file} cannot be read ({type(error).__name__}); delete it to start afresh") from error
+            raise ScanError(
+                f"{self.file} cannot be read ({type(error).__name__}); delete it to start afresh"
+            ) from error
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
         if changed and os.environ.get("SCAN_RESUME") != "any":
             say(f"not resuming, for other bytes would come out ({', '.join(changed)}); SCAN_RESUME=any does it anyway")

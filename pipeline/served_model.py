@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 
-class ClusterModel(mlflow.pyfunc.PythonModel):
+class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
     """Input (B,height,width,channels) uint8 at the size the network was trained on; see its signature."""
 
     def load_context(self, context: Any) -> None:
@@ -23,8 +23,8 @@ class ClusterModel(mlflow.pyfunc.PythonModel):
         import torch
 
         from scan_core.data import images_on
-        from scan_core.inference import log_probabilities
         from scan_core.device import make_fabric
+        from scan_core.inference import log_probabilities
 
         fabric = make_fabric("fp32", "auto")
         pixels = np.ascontiguousarray(model_input, dtype=np.uint8)

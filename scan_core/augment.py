@@ -9,7 +9,7 @@ from scan_core.settings import Augmentation, StrongAugmentation
 
 
 def plain_view(images: Images, rows: Tensor) -> Tensor:
-    """(B,) rows to (B,channels,height,width) float32, normalised and nothing else: for embedding, validation, pseudo-labels."""
+    """(B,) rows to (B,channels,height,width) float32, normalised and nothing else."""
     return images.normalize(images.batch(rows).float() / 255)
 
 
@@ -20,6 +20,4 @@ def random_view(images: Images, rows: Tensor, settings: Augmentation, generator:
     if isinstance(settings, StrongAugmentation):
         views, cut = strong_views.apply(pixels, strong_views.draw(settings, batch, height, width, generator))
         return images.normalize(views).masked_fill_(cut, 0)
-    return images.normalize(
-        simclr_views.apply(pixels, simclr_views.draw(settings, batch, height, width, generator))
-    )
+    return images.normalize(simclr_views.apply(pixels, simclr_views.draw(settings, batch, height, width, generator)))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # prepare needs no torch
 def content_order(pixels: np.ndarray) -> np.ndarray:
     """Rows sorted by the SHA-256 of their bytes: an order that no name, folder or label can influence.
 
-    ``pixels`` is (N,height,width,channels) uint8; returns (N,) int64. Equal images keep the source's order, which cannot be
-    seen in the sorted array.
+    ``pixels`` is (N,height,width,channels) uint8; returns (N,) int64. Equal images keep the source's order, which
+    cannot be seen in the sorted array.
     """
     digests = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)

@@ -20,9 +20,9 @@ def forward_all(module: nn.Module, images: Images, rows: Tensor, fabric: Fabric)
     was_training = module.training
     module.eval()
     features, outputs = [], []
-    for batch in rows.split(BATCH):
+    for start in range(0, len(rows), BATCH):
         with fabric.autocast():
-            feature, output = module(plain_view(images, batch))
+            feature, output = module(plain_view(images, rows[start : start + BATCH]))
         features.append(feature)
         outputs.append(output)
     module.train(was_training)

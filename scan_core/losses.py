@@ -48,7 +48,9 @@ def confident_cross_entropy(strong: Tensor, weak: Tensor, threshold: float, clas
     confident = confidence > threshold
     weight = confident.to(strong.dtype)
     if class_weights:
-        frequency = torch.zeros(strong.shape[1], dtype=strong.dtype, device=strong.device).scatter_add_(0, label, weight)
+        frequency = torch.zeros(strong.shape[1], dtype=strong.dtype, device=strong.device).scatter_add_(
+            0, label, weight
+        )
         weight = weight / frequency.clamp(min=1)[label]
     each = F.cross_entropy(strong, label, reduction="none")
     return (weight * each).sum() / weight.sum().clamp(min=torch.finfo(strong.dtype).tiny)

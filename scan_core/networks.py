@@ -1,5 +1,8 @@
 """Backbones without their classifier, and the heads on top. Heads compute in float32 whatever the backbone does."""
 
+import itertools
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,14 +18,11 @@ class ConvNet(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.features = 4 * width
         widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1, bias=False)
-            for before, after in zip(widths, widths[1:], strict=False)
-        )
+        convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
+        self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:])
-        for conv in self.convs:
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -41,13 +41,17 @@ def _resnet18(channels: int, width: int) -> nn.Module:
     resnet = resnet18()
     resnet.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
-    resnet.features = resnet.fc.in_features
     resnet.maxpool, resnet.fc = nn.Identity(), nn.Identity()
-    return resnet
+    return cast(nn.Module, resnet)
+
+
+def feature_size(settings: Backbone) -> int:
+    """D of the network ``settings`` names."""
+    return {"convnet": 4, "resnet18": 8}[settings.name] * settings.width
 
 
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
-    """The network ``settings`` names, for images of ``channels`` channels; its attribute ``features`` is D."""
+    """The network ``settings`` names, for images of ``channels`` channels: (B,channels,height,width) to (B,D)."""
     backbone = {"convnet": ConvNet, "resnet18": _resnet18}[settings.name](channels, settings.width)
     return backbone.to(memory_format=torch.channels_last)
 
@@ -63,7 +67,7 @@ class Projector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B,D) to (B,projection)."""
-        return self.layers(features)
+        return cast(Tensor, self.layers(features))
 
 
 class ClusterHeads(nn.Module):
@@ -76,7 +80,8 @@ class ClusterHeads(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B,D) to logits (H,B,C)."""
-        return self.linear(features).unflatten(1, (self.heads, self.clusters)).transpose(0, 1)
+        logits = cast(Tensor, self.linear(features))  # (B,H*C)
+        return logits.view(-1, self.heads, self.clusters).transpose(0, 1)
 
     def only(self, head: int) -> "ClusterHeads":
         """A copy with that one head."""

@@ -11,16 +11,16 @@ from scan_core.device import seeded
 from scan_core.errors import ScanError
 from scan_core.inference import log_probabilities
 from scan_core.losses import mean_entropy, scan_loss
-from scan_core.networks import ClusterHeads, Model
-from scan_core.settings import Cluster
-from scan_core.training import Progress, Step, Stepper, TrainingState, build_optimizer, check_batch
+from scan_core.networks import ClusterHeads, Model, feature_size
+from scan_core.settings import Backbone, Cluster
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
 
 
-def start_scan(settings: Cluster, backbone: torch.nn.Module, seed: int, fabric: Fabric) -> TrainingState:
-    """``settings.heads`` new heads on a trained backbone, their optimiser and the generator, on the device."""
+def start_scan(settings: Cluster, pretext: Model, backbone: Backbone, seed: int, fabric: Fabric) -> TrainingState:
+    """``settings.heads`` new heads on the trained backbone, their optimiser and the generator, on the device."""
     generator = seeded(seed)
-    heads = ClusterHeads(backbone.features, settings.num_clusters, settings.heads)
-    module = Model(backbone, heads, frozen=settings.train == "head").to(fabric.device)
+    heads = ClusterHeads(feature_size(backbone), settings.num_clusters, settings.heads)
+    module = Model(pretext.backbone, heads, frozen=settings.train == "head").to(fabric.device)
     return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
 
 
@@ -56,7 +56,7 @@ def train_scan(
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = torch.randperm(len(rows), generator=state.generator)
-        for anchors in order[: steps * settings.batch_size].split(settings.batch_size):
+        for anchors in batches(order, settings.batch_size):
             partners = anchors
             if settings.neighbors:
                 column = torch.randint(settings.neighbors, (len(anchors),), generator=state.generator)
@@ -64,8 +64,8 @@ def train_scan(
             first = random_view(images, rows[anchors], settings.augmentation, state.generator)
             second = random_view(images, rows[partners], settings.augmentation, state.generator)
             _, logits = model(torch.cat([first, second]))  # (H,2B,C)
-            pair = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
-            total, consistency, entropy = scan_loss(*pair, settings.entropy_weight)  # (H,)
+            anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)  # (H,B,C) each
+            total, consistency, entropy = scan_loss(anchor_p, partner_p, settings.entropy_weight)  # (H,)
             step(epoch, total.sum(), {
                 "loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean(),
             })  # fmt: skip
@@ -93,7 +93,7 @@ def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
     extra.setdefault("head_losses", []).append(losses.tolist())
     extra.setdefault("assignments", []).append(log_p[head].argmax(dim=1).to(torch.int32).cpu())
     if "best" not in extra or float(losses[head]) < extra["best"]["loss"]:
-        assert isinstance(state.module, Model) and isinstance(state.module.head, ClusterHeads)
+        assert isinstance(state.module.head, ClusterHeads)
         extra["best"] = {
             "loss": float(losses[head]),
             "epoch": state.epoch + 1,
@@ -105,7 +105,7 @@ def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
 
 def best_model(state: TrainingState) -> Model:
     """The backbone and the one head of the lowest validation loss."""
-    assert isinstance(state.module, Model) and isinstance(state.module.head, ClusterHeads)
+    assert isinstance(state.module.head, ClusterHeads)
     best = state.extra["best"]
     model = Model(state.module.backbone, state.module.head.only(best["head"]))
     model.backbone.load_state_dict(best["backbone"])

@@ -12,7 +12,7 @@ from scan_core.inference import log_probabilities
 from scan_core.losses import confident_cross_entropy
 from scan_core.networks import Model
 from scan_core.settings import Selflabel
-from scan_core.training import Progress, Step, Stepper, TrainingState, build_optimizer, check_batch
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
 GUARD_DROP = 0.01  # share of validation images that may part from their nearest neighbour
@@ -49,7 +49,7 @@ def train_selflabel(
     while state.epoch < settings.epochs and not has_plateaued(state.extra["confident"]):
         epoch, skipped = state.epoch, 0
         order = rows[torch.randperm(len(rows), generator=state.generator)]
-        for batch in order[: steps * settings.batch_size].split(settings.batch_size):
+        for batch in batches(order, settings.batch_size):
             # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
             model.train()
             with torch.no_grad():
@@ -70,7 +70,7 @@ def train_selflabel(
         state.extra["assignments"].append(assigned)
         yield state.end_epoch({
             "loss": 0.0, **step.means(), "confident": round(share * len(rows)), "confident_share": share,
-            "skipped_steps": skipped, "clusters_alive": len(assigned.unique()), "changed_share": changed,
+            "skipped_steps": skipped, "clusters_alive": len(torch.unique(assigned)), "changed_share": changed,
         })  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def choose_model(before: Tensor, after: Tensor, nearest: Tensor) -> tuple[str, s
     one's nearest neighbour. The model from before is kept if clusters have died, or if the share of images in one
     cluster with their nearest neighbour has dropped by more than 1 point.
     """
-    alive = [len(assigned.unique()) for assigned in (before, after)]
+    alive = [len(torch.unique(assigned)) for assigned in (before, after)]
     if alive[1] < alive[0]:
         return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"
     together = [float((assigned == assigned[nearest]).double().mean()) for assigned in (before, after)]

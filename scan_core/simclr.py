@@ -8,22 +8,21 @@ from scan_core.augment import random_view
 from scan_core.data import Images
 from scan_core.device import seeded
 from scan_core.losses import nt_xent
-from scan_core.networks import Model, Projector, build_backbone
+from scan_core.networks import Model, Projector, build_backbone, feature_size
 from scan_core.settings import Backbone, Pretext
-from scan_core.training import Progress, Step, Stepper, TrainingState, build_optimizer, check_batch
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
 
 
 def start_simclr(settings: Pretext, backbone: Backbone, channels: int, seed: int, fabric: Fabric) -> TrainingState:
     """A new network, its optimiser and the generator, on the device."""
     generator = seeded(seed)
-    network = build_backbone(backbone, channels)
-    module = Model(network, Projector(network.features, settings.projection)).to(fabric.device)
+    module = Model(build_backbone(backbone, channels), Projector(feature_size(backbone), settings.projection)).to(
+        fabric.device
+    )
     return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
 
 
-def train_simclr(
-    state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric
-) -> Progress:
+def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs."""
     steps = check_batch("pretext", settings.batch_size, len(rows))
     module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
@@ -32,11 +31,12 @@ def train_simclr(
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
-        for batch in order[: steps * settings.batch_size].split(settings.batch_size):
+        for batch in batches(order, settings.batch_size):
             first = random_view(images, batch, settings.augmentation, state.generator)
             second = random_view(images, batch, settings.augmentation, state.generator)
             _, projected = model(torch.cat([first, second]))  # (2B,projection)
-            loss = nt_xent(*projected.chunk(2), settings.temperature)
+            first_z, second_z = projected.chunk(2)
+            loss = nt_xent(first_z, second_z, settings.temperature)
             step(epoch, loss, {"loss": loss})
             yield Step(2 * len(batch))
         yield state.end_epoch(step.means())

@@ -64,9 +64,9 @@ def draw(settings: StrongAugmentation, batch: int, height: int, width: int, gene
 
 
 def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
-    """(B,channels,height,width) uint8 to the same shape, float32 in [0,1], and the (B,1,height,width) bool mask of the cut-out squares.
+    """(B,channels,height,width) uint8 to the same shape, float32 in [0,1], and the mask of the cut-out squares.
 
-    The squares are filled by the caller after normalisation, where the mean is 0.
+    The mask is (B,1,height,width) bool; its squares are filled by the caller after normalisation, where the mean is 0.
     """
     device = images.device
     images = torch.where(drawn.flip.to(device)[:, None, None, None], images.flip(3), images).float()

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scan_core.errors import ScanError
+from scan_core.networks import Model
 from scan_core.schedule import learning_rate
 from scan_core.settings import Optimizer
 
@@ -32,11 +33,17 @@ class Epoch:
 Progress = Iterator[Step | Epoch]
 
 
+def batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Whole batches of ``rows`` in their order; a last one that is not whole is left out."""
+    for start in range(0, len(rows) - batch_size + 1, batch_size):
+        yield rows[start : start + batch_size]
+
+
 @dataclass
 class TrainingState:
     """Everything a loop changes. Saved at an epoch's end and restored, it continues to the bit."""
 
-    module: nn.Module  # unwrapped: what is saved has the same keys on every launcher
+    module: Model  # unwrapped: what is saved has the same keys on every launcher
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     epoch: int = 0  # epochs done
@@ -123,7 +130,6 @@ def check_batch(stage: str, batch_size: int, count: int) -> int:
     """Whole batches in ``count`` images. Raises ``ScanError`` if there is none."""
     if batch_size > count:
         raise ScanError(
-            f"{stage}.batch_size is {batch_size}, but there are {count} images to train on; "
-            f"at most {count} is allowed"
+            f"{stage}.batch_size is {batch_size}, but there are {count} images to train on; at most {count} is allowed"
         )
     return count // batch_size

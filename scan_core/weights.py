@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scan_core.errors import ScanError
-from scan_core.networks import ClusterHeads, Model, Projector, build_backbone
+from scan_core.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
 from scan_core.settings import Backbone
 
 
@@ -48,10 +48,11 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """The network, on the host, and its description. Raises ``ScanError`` naming keys that are missing or too many."""
     description, tensors = read_weights(path)
-    backbone = build_backbone(Backbone(**description["backbone"]), description["channels"])
+    settings = Backbone(**description["backbone"])
+    backbone = build_backbone(settings, description["channels"])
     sizes = dict(description["head"])
     head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector}[sizes.pop("kind")]
-    head = head_type(backbone.features, **sizes)
+    head = head_type(feature_size(settings), **sizes)
     model = Model(backbone, head)
     load_strictly(model, tensors, path)
     return model, description

@@ -16,12 +16,10 @@ def cluster(stage: Stage) -> None:
     params, settings = stage.params, stage.params.cluster
     fabric = stage.use(make_fabric(params.precision, stage.device))
     images, rows, stats = stage.images(fabric)
-    train, val = (
-        torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val")
-    )
+    train, val = (torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val"))
     steps = check_batch("cluster", settings.batch_size, len(rows["train"]))
     pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
-    state = start_scan(settings, pretext.backbone, params.seed, fabric)
+    state = start_scan(settings, pretext, params.backbone, params.seed, fabric)
     loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
     stage.train(state, loop, settings.epochs, steps)
 

@@ -1,6 +1,7 @@
 """evaluate: what came out. The one stage besides prepare that reads labels."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,9 @@ def evaluate(stage: Stage) -> None:
     names = {cluster: classes[label] for cluster, label in matched.items()}
     plots = write_plots(stage, metrics, split_labels["val"], probabilities, names, classes)
     draw_samples(stage.out(artifacts.SAMPLES), pixels[split_rows["val"]], probabilities["val"], names)
-    write_report(stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, stage.staged(artifacts.SAMPLES))
+    write_report(
+        stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, stage.staged(artifacts.SAMPLES)
+    )
 
     log_run(stage, metrics, pixels[split_rows["val"]][:4])
 
@@ -146,7 +149,7 @@ def log_run(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarra
     tracker.event(
         "model",
         weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
-        code=[tracker.copy(artifacts.Path("scan_core"))],
+        code=[tracker.copy(Path("scan_core"))],
         example="example.npy",
         requirements=requirements(),
         name=f"scan-{stage.params.data.name}",
