@@ -23,6 +23,14 @@ PREDICTIONS = Path("reports/predictions.parquet")
 REPORT = Path("reports/report.html")
 SAMPLES = Path("reports/clusters.png")
 
+# What metrics.json reports on, in the order it is read, with its name for people.
+STEPS = {
+    "kmeans_pixels": "k-means on pixels",
+    "kmeans_embeddings": "k-means on embeddings",
+    "cluster": "SCAN loss",
+    "selflabel": "SCAN loss + self-label",
+}
+
 MADE_BY = {IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors"}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json
 from pipeline.params import read_params
 from pipeline.progress import say
 from pipeline.tracking import tracking_address
@@ -21,6 +22,31 @@ def check() -> None:
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)
+
+
+@app.command()
+def show() -> None:
+    """Print the results of the last run and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        metrics = load_json(METRICS)
+    except ScanError as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
+    table = Table(title="Validation images, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
+    measures = [name for name in ("acc", "nmi", "ari") if name in metrics["val"]["selflabel"]]
+    for name in [measure.upper() for measure in measures] + ["clusters in use", "confident"]:
+        table.add_column(name, justify="right")
+    for step, label in STEPS.items():
+        scores = metrics["val"][step]
+        cells = [f"{100 * scores[name]:.1f}" for name in measures] + [f"{scores['clusters_alive']:g}"]
+        share = scores.get("confident_share")
+        table.add_row(label, *cells, "" if share is None else f"{100 * share:.0f}")
+    Console().print(table)
+    print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
 
 
 @app.command()

@@ -4,7 +4,7 @@ import os
 import platform
 from importlib.metadata import distributions, version
 
-MODEL_REQUIREMENTS = ("torch", "lightning-fabric", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
+MODEL_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
 
 
 def requirements() -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.artifacts import STEPS
 from pipeline.params import Params
 
 plt.rcParams.update({
@@ -32,12 +33,6 @@ plt.rcParams.update({
 BLUE, ORANGE = "#2563ab", "#d9822b"
 SAMPLES_EACH = 12
 MAX_CLUSTERS_DRAWN = 50
-STEPS = {
-    "kmeans_pixels": "k-means on pixels",
-    "kmeans_embeddings": "k-means on embeddings",
-    "cluster": "SCAN loss",
-    "selflabel": "SCAN loss + self-label",
-}
 MEASURES = {
     "acc": "ACC",
     "acc_many_to_one": "ACC, many to one",
@@ -140,7 +135,7 @@ def _charts(plots: dict[str, list[dict[str, Any]]], names: dict[int, str], clust
         ),
         _lines(
             "Confident training images",
-            "Those whose likeliest cluster is above the threshold; self-labelling ends when they stop growing in number.",
+            "Those whose likeliest cluster is above the threshold; self-labelling ends when they grow no more.",
             plots["selflabel"], {"confident": ""},
         ),
         _lines("Accuracy after each epoch of the SCAN loss", "On validation images, from the assignments stored by "

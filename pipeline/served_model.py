@@ -23,13 +23,13 @@ class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
         import torch
 
         from scan_core.data import images_on
-        from scan_core.device import make_fabric
+        from scan_core.device import choose_compute
         from scan_core.inference import log_probabilities
 
-        fabric = make_fabric("fp32", "auto")
+        compute = choose_compute("fp32", "auto")
         pixels = np.ascontiguousarray(model_input, dtype=np.uint8)
-        images = images_on(fabric.device, pixels, self.description["mean"], self.description["std"])
-        log_p = log_probabilities(self.model.to(fabric.device), images, torch.arange(len(pixels)), fabric)[0]
+        images = images_on(compute.device, pixels, self.description["mean"], self.description["std"])
+        log_p = log_probabilities(self.model.to(compute.device), images, torch.arange(len(pixels)), compute)[0]
         best = log_p.exp().max(dim=1)
         return pd.DataFrame({"cluster": best.indices.cpu().numpy(), "probability": best.values.double().cpu().numpy()})
 

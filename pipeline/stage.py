@@ -22,10 +22,10 @@ from pipeline.tracking import Tracker
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
     from torch import Tensor
 
     from scan_core.data import Images
+    from scan_core.device import Compute
     from scan_core.training import Progress, TrainingState
 
 
@@ -86,17 +86,17 @@ class Stage:
         """``SCAN_DEVICE``: auto, cpu or cuda."""
         return os.environ.get("SCAN_DEVICE", "auto")
 
-    def use(self, fabric: "Fabric") -> "Fabric":
+    def use(self, compute: "Compute") -> "Compute":
         """Sets ``SCAN_THREADS`` (torch's own choice where unset) and records what the bytes depend on."""
         import torch
 
         if os.environ.get("SCAN_THREADS"):
             torch.set_num_threads(int(os.environ["SCAN_THREADS"]))
-        self.environment = training_environment(str(fabric._precision.precision), fabric.device.type)
+        self.environment = training_environment(compute.precision, compute.device.type)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
-        return fabric
+        return compute
 
-    def images(self, fabric: "Fabric") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
+    def images(self, compute: "Compute") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
         """Images on the device, rows by split (on the host), statistics."""
         import torch
 
@@ -104,7 +104,7 @@ class Stage:
 
         pixels, rows, stats = load_images()
         index = {split: torch.from_numpy(row) for split, row in rows.items()}
-        return images_on(fabric.device, pixels, stats["mean"], stats["std"]), index, stats
+        return images_on(compute.device, pixels, stats["mean"], stats["std"]), index, stats
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
         """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch."""

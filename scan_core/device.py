@@ -1,11 +1,28 @@
 """Device, precision and seeds."""
 
 import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 
 from scan_core.errors import ScanError
+
+if TYPE_CHECKING:  # seconds to import, and only training needs it
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where to compute, and in which precision the backbone does."""
+
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which the network runs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -15,16 +32,29 @@ def has_fast_bf16(device: str) -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def make_fabric(precision: str, device: str) -> Fabric:
-    """One process on ``device`` (``auto``, ``cpu``, ``cuda``) with ``precision`` (``auto``, ``bf16``, ``fp32``)."""
+def choose_compute(precision: str, device: str) -> Compute:
+    """Resolves ``precision`` (``auto``, ``bf16``, ``fp32``) and ``device`` (``auto``, ``cpu``, ``cuda``)."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ScanError(f"SCAN_DEVICE is {device}; auto, cpu and cuda are allowed")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ScanError("SCAN_DEVICE is cuda, but torch finds no CUDA GPU; set SCAN_DEVICE=cpu or leave it unset")
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    fast = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return Compute(torch.device(device), "bf16" if fast else "fp32")
+
+
+def make_fabric(precision: str, device: str) -> "Fabric":
+    """Fabric on one process with the same precision and device: what the training loops run on."""
+    from lightning_fabric import Fabric
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision once a process
-    return Fabric(accelerator=device, devices=1, precision={"bf16": "bf16-mixed", "fp32": "32-true"}[precision])
+    compute = choose_compute(precision, device)
+    return Fabric(
+        accelerator=compute.device.type,
+        devices=1,
+        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
+    )
 
 
 def seeded(seed: int) -> torch.Generator:

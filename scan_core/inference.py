@@ -1,18 +1,28 @@
 """Features and cluster probabilities of plain views, in eval mode, batch by batch."""
 
+from contextlib import AbstractContextManager
+from typing import Protocol
+
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_core.augment import plain_view
 from scan_core.data import Images
 
+
+class Autocast(Protocol):
+    """``Compute`` or Fabric: what sets the precision."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which the network runs."""
+
+
 BATCH = 512  # in eval mode no result depends on it
 
 
 @torch.no_grad()
-def forward_all(module: nn.Module, images: Images, rows: Tensor, fabric: Fabric) -> tuple[Tensor, Tensor]:
+def forward_all(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> tuple[Tensor, Tensor]:
     """Features (N,D) and head outputs, (N,P) or (H,N,C), float32 on the device, of ``rows`` (N,) int64.
 
     Leaves ``module`` in the mode it was in.
@@ -21,7 +31,7 @@ def forward_all(module: nn.Module, images: Images, rows: Tensor, fabric: Fabric)
     module.eval()
     features, outputs = [], []
     for start in range(0, len(rows), BATCH):
-        with fabric.autocast():
+        with compute.autocast():
             feature, output = module(plain_view(images, rows[start : start + BATCH]))
         features.append(feature)
         outputs.append(output)
@@ -29,12 +39,12 @@ def forward_all(module: nn.Module, images: Images, rows: Tensor, fabric: Fabric)
     return torch.cat(features), torch.cat(outputs, dim=-2)
 
 
-def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, fabric: Fabric) -> Tensor:
+def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, compute: Autocast) -> Tensor:
     """(N,D) float32, each row of length 1: the backbone's features or, if ``projected``, the projector's output."""
-    features, outputs = forward_all(module, images, rows, fabric)
+    features, outputs = forward_all(module, images, rows, compute)
     return F.normalize(outputs if projected else features, dim=1)
 
 
-def log_probabilities(module: nn.Module, images: Images, rows: Tensor, fabric: Fabric) -> Tensor:
+def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
     """(H,N,C) float32 log-probabilities of the cluster heads."""
-    return F.log_softmax(forward_all(module, images, rows, fabric)[1], dim=-1)
+    return F.log_softmax(forward_all(module, images, rows, compute)[1], dim=-1)

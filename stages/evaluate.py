@@ -8,16 +8,7 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.packaging import environment, requirements
-from pipeline.report import draw_samples, write_report
 from pipeline.stage import Stage, command, flatten
-from scan_core.evaluation import (
-    PURITY_AT,
-    accuracy_by_epoch,
-    kmeans_scores,
-    model_scores,
-    predicted_classes,
-    purity_scores,
-)
 
 SPLITS = ("train", "val")
 
@@ -27,13 +18,15 @@ def evaluate(stage: Stage) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from scan_core.device import make_fabric
+    from pipeline.report import draw_samples, write_report
+    from scan_core.device import choose_compute
+    from scan_core.evaluation import kmeans_scores, model_scores, predicted_classes, purity_scores
     from scan_core.inference import log_probabilities
     from scan_core.weights import load_model
 
     params = stage.params
-    fabric = stage.use(make_fabric(params.precision, stage.device))
-    images, rows, stats = stage.images(fabric)
+    compute = stage.use(choose_compute(params.precision, stage.device))
+    images, rows, stats = stage.images(compute)
     labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (stats["count"],))
     classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
     kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
@@ -47,7 +40,7 @@ def evaluate(stage: Stage) -> None:
     for name in ("cluster", "selflabel"):
         model, _ = load_model(artifacts.MODELS / f"{name}.safetensors")
         for split in SPLITS:
-            log_p = log_probabilities(model.to(fabric.device), images, rows[split], fabric)[0]
+            log_p = log_probabilities(model.to(compute.device), images, rows[split], compute)[0]
             probabilities[split] = log_p.exp().cpu().numpy()
             metrics[split][name] = model_scores(split_labels[split], probabilities[split], params.selflabel.threshold)
     embeddings = {
@@ -96,6 +89,8 @@ def write_plots(
     classes: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
     """The plots as data, for ``dvc plots`` and for the report: file name → rows."""
+    from scan_core.evaluation import PURITY_AT, accuracy_by_epoch
+
     clusters = probabilities["val"].shape[1]
     assigned = {split: values.argmax(axis=1) for split, values in probabilities.items()}
     plots: dict[str, list[dict[str, Any]]] = {}

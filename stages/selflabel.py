@@ -9,14 +9,15 @@ def selflabel(stage: Stage) -> None:
     """Refine models/cluster.safetensors on confident samples; write models/selflabel.safetensors, or the same model."""
     import torch
 
-    from scan_core.device import make_fabric
+    from scan_core.device import choose_compute, make_fabric
     from scan_core.selflabel import choose_model, start_selflabel, train_selflabel
     from scan_core.training import check_batch
     from scan_core.weights import load_model, save_model
 
     params, settings = stage.params, stage.params.selflabel
-    fabric = stage.use(make_fabric(params.precision, stage.device))
-    images, rows, stats = stage.images(fabric)
+    compute = stage.use(choose_compute(params.precision, stage.device))
+    fabric = make_fabric(compute.precision, compute.device.type)
+    images, rows, stats = stage.images(compute)
     nearest = torch.from_numpy(artifacts.load_neighbors("val", len(rows["val"])))[:, 0]
     steps = check_batch("selflabel", settings.batch_size, len(rows["train"]))
     before, _ = load_model(artifacts.MODELS / "cluster.safetensors")
