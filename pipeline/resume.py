@@ -89,7 +89,7 @@ def training_environment(precision: str, device: str) -> dict[str, Any]:
     return {
         "precision": precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "processes": 1,
     }

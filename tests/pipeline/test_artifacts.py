@@ -1,0 +1,66 @@
+"""Artifact files: byte-stable, and refused with one line where they are not what a stage needs."""
+
+import numpy as np
+import pytest
+
+from pipeline import artifacts
+from scan_core.errors import ScanError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_missing_artifact_names_the_stage_that_makes_it():
+    with pytest.raises(ScanError, match="dvc repro embed"):
+        artifacts.load_array(artifacts.EMBEDDINGS / "train.npy", "float32", (None, None))
+    with pytest.raises(ScanError, match="dvc repro selflabel"):
+        artifacts.load_json(artifacts.MODELS / "selflabel.json")
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((3, 2), np.float64), "float64"),
+        (np.zeros((3,), np.float32), r"\(3,\)"),
+        (np.zeros((4, 2), np.float32), r"\(4, 2\)"),
+    ],
+)
+def test_another_dtype_or_shape_is_refused(array, said):
+    artifacts.save_array(artifacts.Path("a.npy"), array)
+    with pytest.raises(ScanError, match=said) as caught:
+        artifacts.load_array(artifacts.Path("a.npy"), "float32", (3, None))
+    assert "float32 (3, any) is needed" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_a_damaged_array_is_refused_in_one_line(content):
+    artifacts.Path("a.npy").write_bytes(content)
+    with pytest.raises(ScanError) as caught:
+        artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,))
+    assert "a.npy" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pickled_arrays_are_not_loaded():
+    np.save("a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ScanError, match="a"):
+        artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,))
+
+
+def test_neighbours_that_point_outside_are_refused():
+    artifacts.save_array(artifacts.NEIGHBORS / "val.npy", np.array([[1], [2]], dtype=np.int64))
+    with pytest.raises(ScanError, match="outside its 2 images"):
+        artifacts.load_neighbors("val", 2)
+
+
+def test_json_is_sorted_and_refuses_what_is_not_finite(tmp_path):
+    artifacts.save_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert (tmp_path / "a.json").read_text().index('"a"') < (tmp_path / "a.json").read_text().index('"b"')
+    with pytest.raises(ValueError, match="JSON"):
+        artifacts.save_json(tmp_path / "a.json", {"a": float("nan")})
+
+
+def test_history_keeps_all_columns_and_nine_digits(tmp_path):
+    artifacts.save_history(tmp_path / "h.csv", [{"epoch": 1, "loss": 1 / 3}, {"epoch": 2, "loss": 1.0, "extra": 2}])
+    assert (tmp_path / "h.csv").read_text() == "epoch,loss,extra\n1,0.333333333,\n2,1,2\n"

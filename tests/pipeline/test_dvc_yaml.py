@@ -1,0 +1,57 @@
+"""``dvc.yaml`` against the code: the label firewall, and the code that each stage depends on."""
+
+import pytest
+
+from pipeline.fingerprint import stage_entries
+from pipeline.params import Params
+from tests.closure import code_of
+from tests.project import LABEL_STAGES, OUTPUTS, STAGES
+
+SECRET = {"data/labels", "data/items"}
+
+
+def outputs(entry: dict) -> list[str]:
+    return [*entry["outs"], *entry.get("metrics", [])]
+
+
+def test_the_stages_stand_in_their_order():
+    assert tuple(stage_entries()) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_labels_and_names_reach_prepare_and_evaluate_only(stage):
+    entry = stage_entries()[stage]
+    assert bool(SECRET & {*entry["deps"], *outputs(entry)}) == (stage in LABEL_STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_deps_are_the_import_closure(stage):
+    named = [
+        path for path in stage_entries()[stage]["deps"] if path.split("/")[0] in ("scan_core", "pipeline", "stages")
+    ]
+    expected = code_of(stage)
+    paste = "\n".join(f"      - {path}" for path in expected)
+    assert sorted(named) == expected, f"put these code deps into dvc.yaml under {stage}:\n{paste}"
+
+
+def test_metrics_code_is_no_dependency_of_training():
+    for stage in STAGES[:-1]:
+        assert "scan_core/metrics.py" not in stage_entries()[stage]["deps"]
+
+
+def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():
+    made = [path for entry in stage_entries().values() for path in outputs(entry)]
+    assert len(made) == len(set(made))
+    for output in OUTPUTS:
+        assert any(output == path or output.startswith(path + "/") for path in made), output
+    for entry in stage_entries().values():
+        assert {dep for dep in entry["deps"] if dep.split("/")[0] in ("data", "models", "reports")} <= set(made)
+
+
+def test_every_parameter_is_tracked_by_the_stage_of_its_name():
+    entries = stage_entries()
+    for group in Params.model_fields:
+        readers = [stage for stage in STAGES if group in entries[stage]["params"]]
+        assert "evaluate" in readers
+        assert group in readers or group in ("seed", "precision", "data", "backbone"), group
+    assert entries["prepare"]["params"] == ["data"]

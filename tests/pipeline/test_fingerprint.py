@@ -1,0 +1,57 @@
+"""A stage's fingerprint changes with what its dvc.yaml entry names, and with nothing else."""
+
+import pytest
+
+from pipeline.fingerprint import fingerprint, run_key
+from pipeline.params import read_params
+from tests.project import make_project, set_params
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = make_project(tmp_path / "project")
+    (folder / "data" / "embeddings").mkdir(parents=True)
+    (folder / "data" / "embeddings" / "train.npy").write_bytes(b"1")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_its_own_parameters_count_and_others_do_not(project):
+    before = fingerprint("neighbors", read_params())
+    set_params(project, {"cluster": {"heads": 3}, "seed": 7})
+    assert fingerprint("neighbors", read_params()) == before
+    set_params(project, {"neighbors": {"k": 21}})
+    assert fingerprint("neighbors", read_params()) != before
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("data/embeddings/train.npy", True),
+        ("scan_core/neighbors.py", True),
+        ("scan_core/losses.py", False),
+        ("pipeline/progress.py", False),
+    ],
+)
+def test_files_count_if_they_are_deps(project, path, counts):
+    before = fingerprint("neighbors", read_params())
+    with (project / path).open("ab") as file:
+        file.write(b"\n# changed\n")
+    assert (fingerprint("neighbors", read_params()) != before) == counts
+
+
+def test_a_renamed_file_in_a_dependency_counts(project):
+    before = fingerprint("neighbors", read_params())
+    (project / "data" / "embeddings" / "train.npy").rename(project / "data" / "embeddings" / "val.npy")
+    assert fingerprint("neighbors", read_params()) != before
+
+
+def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project):
+    before = run_key(read_params())
+    (project / "data" / "embeddings" / "train.npy").write_bytes(b"2")
+    assert run_key(read_params()) == before
+    set_params(project, {"evaluate": {"kmeans_runs": 3}})
+    changed = run_key(read_params())
+    assert changed != before
+    (project / "scan_core" / "metrics.py").write_text("# changed")
+    assert run_key(read_params()) != changed

@@ -1,0 +1,86 @@
+"""The scratch state: whole or not there, tied to its fingerprint and environment, locked."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from pipeline.resume import Scratch
+from scan_core.errors import ScanError
+
+HERE = {"threads": 2, "torch": "1"}
+
+
+def state(epoch: int) -> dict:
+    return {"epoch": epoch, "module": {"w": torch.ones(2)}}
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    opened = Scratch(tmp_path, "pretext", "a" * 64)
+    yield opened
+    opened.close(finished=False)
+
+
+def test_a_saved_state_comes_back(scratch):
+    assert scratch.load(HERE) is None
+    scratch.save(state(3), HERE)
+    loaded = scratch.load(HERE)
+    assert loaded["epoch"] == 3 and torch.equal(loaded["module"]["w"], torch.ones(2))
+
+
+def test_another_fingerprint_starts_afresh(tmp_path, scratch):
+    scratch.save(state(3), HERE)
+    other = Scratch(tmp_path, "pretext", "b" * 64)
+    assert other.load(HERE) is None
+    other.close(finished=False)
+
+
+def test_another_environment_resumes_only_when_told_to(scratch, monkeypatch, capsys):
+    scratch.save(state(3), HERE)
+    assert scratch.load({**HERE, "threads": 4}) is None
+    assert "threads 2 -> 4" in capsys.readouterr().err
+    monkeypatch.setenv("SCAN_RESUME", "any")
+    assert scratch.load({**HERE, "threads": 4})["epoch"] == 3
+    assert "bytes will differ" in capsys.readouterr().err
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_state(scratch, monkeypatch):
+    scratch.save(state(3), HERE)
+
+    def broken(value, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        scratch.save(state(4), HERE)
+    assert scratch.load(HERE)["epoch"] == 3
+
+
+def test_a_damaged_state_is_an_error_that_names_the_file(scratch):
+    scratch.file.write_bytes(b"damaged")
+    with pytest.raises(ScanError, match=r"state\.pt"):
+        scratch.load(HERE)
+
+
+def test_a_finished_stage_leaves_no_state(tmp_path):
+    scratch = Scratch(tmp_path, "pretext", "c" * 64)
+    scratch.save(state(1), HERE)
+    scratch.close(finished=True)
+    assert not scratch.folder.exists()
+
+
+def test_the_second_of_two_waits_for_the_first(tmp_path, capsys):
+    first = Scratch(tmp_path, "pretext", "d" * 64)
+    opened: list[Scratch] = []
+    waiting = threading.Thread(target=lambda: opened.append(Scratch(tmp_path, "pretext", "d" * 64)))
+    waiting.start()
+    time.sleep(0.3)
+    assert not opened
+    first.close(finished=True)
+    waiting.join(timeout=10)
+    assert opened and "waiting for it" in capsys.readouterr().err
+    opened[0].save(state(1), HERE)  # its folder is there although the first has deleted it
+    opened[0].close(finished=True)

@@ -1,0 +1,154 @@
+"""Tracking: everything goes by way of the spool, arrives once, and nothing there can stop a stage."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import tracking
+from pipeline.delivery import Delivery, recorded, send, send_waiting
+from pipeline.tracking import Tracker, spools, tracking_address
+
+
+@pytest.fixture
+def spool(tmp_path, monkeypatch):
+    """A tracker that only writes, in a project of its own."""
+    monkeypatch.setenv("SCAN_TRACKING", "spool")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Tracker(tmp_path, "pretext")
+
+
+def start(tracker: Tracker, stage: str = "pretext", key: str = "run", fingerprint: str = "f") -> None:
+    tracker.event(
+        "start", stage=stage, key=key, name="digits seed 0", params={"seed": "0", "cluster.heads": "2"},
+        own={"pretext.epochs": "2"}, tags={"scan.fingerprint": fingerprint},
+    )  # fmt: skip
+
+
+def runs(root, kind):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_address(root))
+    experiment = client.get_experiment_by_name("scan").experiment_id
+    found = client.search_runs([experiment], f"tags.`scan.kind` = '{kind}'", order_by=["attributes.start_time ASC"])
+    return client, found
+
+
+def test_a_spool_becomes_a_parent_and_a_child_and_is_gone(tmp_path, spool):
+    start(spool)
+    spool.metrics({"loss": 2.0}, 1)
+    spool.metrics({"loss": 1.0}, 2)
+    (tmp_path / "plot.csv").write_text("a\n1\n")
+    spool.artifact(tmp_path / "plot.csv")
+    (tmp_path / "plot.csv").write_text("later\n")  # what is logged is what there was
+    spool.close("FINISHED")
+    assert send_waiting(tmp_path) == 1
+    assert not spools(tmp_path)
+
+    client, (child,) = runs(tmp_path, "stage")
+    _, (parent,) = runs(tmp_path, "pipeline")
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.status == parent.info.status == "FINISHED"
+    assert parent.data.params == {"seed": "0", "cluster.heads": "2"}
+    assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    copy = client.download_artifacts(child.info.run_id, "plot.csv")
+    assert Path(copy).read_text() == "a\n1\n"
+
+
+def test_what_broke_off_is_sent_later_and_nothing_twice(tmp_path, spool, monkeypatch):
+    start(spool)
+    for step in range(4):
+        spool.metrics({"loss": float(step)}, step)
+    spool.close("FINISHED")
+    original, seen = Delivery._metrics, []
+
+    def broken(self, **record):
+        if len(seen) == 2:
+            raise ConnectionError("the server went away")
+        seen.append(record["step"])
+        original(self, **record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Delivery, "_metrics", broken)
+        with pytest.raises(ConnectionError):
+            send(tmp_path, spool.folder, recorded(spool.folder))
+    assert spools(tmp_path) == [spool.folder]
+    send_waiting(tmp_path)
+    client, (child,) = runs(tmp_path, "stage")
+    assert [m.step for m in client.get_metric_history(child.info.run_id, "loss")] == [0, 1, 2, 3]
+    assert child.info.status == "FINISHED"
+
+
+def test_a_killed_stage_is_marked_and_its_cut_last_line_left_out(tmp_path, spool):
+    start(spool)
+    spool.metrics({"loss": 1.0}, 1)
+    with (spool.folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "metr')
+    send_waiting(tmp_path)
+    _, (child,) = runs(tmp_path, "stage")
+    assert child.info.status == "KILLED" and child.data.metrics == {"loss": 1.0}
+
+
+def test_stages_of_one_run_share_a_row_that_evaluate_completes_from_other_runs(tmp_path, spool, monkeypatch):
+    start(spool, fingerprint="pretext of both")
+    spool.metrics({"loss": 0.5}, 1)
+    spool.close("FINISHED")
+    other = Tracker(tmp_path, "evaluate")  # a run with other settings, whose pretext came from the cache
+    start(other, "evaluate", key="another run", fingerprint="evaluate")
+    other.event("metrics", values={"val.selflabel.acc": 0.9}, step=0, parent=True)
+    other.event("complete", stages={"pretext": "pretext of both", "cluster": "unknown", "evaluate": "evaluate"})
+    other.close("FINISHED")
+    send_waiting(tmp_path)
+    second = next(run for run in runs(tmp_path, "pipeline")[1] if run.data.tags["scan.run"] == "another run")
+    stages = {run.data.tags["scan.stage"]: run for run in runs(tmp_path, "stage")[1]}
+    pretext, evaluate = stages["pretext"], stages["evaluate"]
+    assert second.data.tags["scan.made_by.pretext"] == pretext.info.run_id
+    assert second.data.tags["scan.made_by.evaluate"] == evaluate.info.run_id
+    assert "not recorded" in second.data.tags["scan.made_by.cluster"]
+    assert second.data.metrics == {"val.selflabel.acc": 0.9, "pretext.loss": 0.5}
+
+
+def test_a_server_that_is_away_costs_seconds_and_one_warning_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nothing listens
+    monkeypatch.delenv("SCAN_TRACKING", raising=False)
+    tracker = Tracker(tmp_path, "pretext")
+    start(tracker)
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.close("FINISHED")
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "scan send" in said[0]
+    assert [record["event"] for record in recorded(tracker.folder)] == ["start", "metrics", "end"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert send_waiting(tmp_path) == 1
+    _, (child,) = runs(tmp_path, "stage")
+    assert child.data.metrics == {"loss": 1.0}
+
+
+def test_a_delivery_that_hangs_is_left_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SCAN_TRACKING", raising=False)
+    monkeypatch.setattr(tracking, "SECONDS_TO_WAIT", 0.5)
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **kw: real(["sleep", "30"], **kw))
+    tracker = Tracker(tmp_path, "pretext")
+    start(tracker)
+    before = time.monotonic()
+    tracker.close("FINISHED")
+    assert time.monotonic() - before < 20
+    assert "did not answer in time" in capsys.readouterr().err
+    assert spools(tmp_path)
+
+
+def test_the_address_is_absolute_and_a_server_wins(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_address(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_address(tmp_path) == "http://server:5000"
+
+
+def test_events_are_one_json_object_a_line(spool):
+    spool.event("metrics", values={"a": 1.0}, step=1)
+    spool.event("tags", values={"text": "two\nlines"})
+    lines = (spool.folder / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["metrics", "tags"]

@@ -1,0 +1,147 @@
+"""A small copy of the project for tests that run stages."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from click.testing import Result
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("scan_core", "pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
+STAGES = ("prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate")
+LABEL_STAGES = {"prepare", "evaluate"}
+TINY: dict[str, Any] = {
+    "precision": "fp32",
+    "data": {"size": 8},
+    "backbone": {"width": 4},
+    "pretext": {"epochs": 3, "batch_size": 256, "projection": 16},
+    "neighbors": {"k": 20},
+    "cluster": {"epochs": 2, "heads": 2, "neighbors": 5, "batch_size": 256},
+    "selflabel": {"epochs": 2, "batch_size": 256, "threshold": 0.3},
+    "evaluate": {"kmeans_runs": 2},
+}
+OUTPUTS = {
+    *(f"data/images/{name}" for name in ("pixels.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
+    *("data/items/items.parquet", "data/items/rejected.csv", "data/labels/labels.npy", "data/labels/classes.json"),
+    *("data/embeddings/train.npy", "data/embeddings/val.npy"),
+    *(f"data/neighbors/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_similarity")),
+    *("data/assignments/cluster.npy", "data/assignments/selflabel.npy"),
+    *(f"models/{name}.safetensors" for name in ("pretext", "cluster", "selflabel")),
+    "models/selflabel.json",
+    *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html", "reports/clusters.png"),
+    *(f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")),
+    *(f"reports/plots/{name}.csv" for name in ("accuracy_cluster", "accuracy_selflabel", "confusion")),
+    *("reports/plots/purity.csv", "reports/plots/sizes.csv"),
+}  # fmt: skip
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes`` put in, group by group."""
+    merged = dict(values)
+    for key, change in changes.items():
+        both = isinstance(change, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], change) if both else change
+    return merged
+
+
+def set_params(project: Path, changes: dict[str, Any], source: Path | None = None) -> None:
+    """Rewrites the project's params.yaml: those of ``source`` (its own by default) with ``changes``."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load((source or project / "params.yaml").read_text(encoding="utf-8"))
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(merge(values, changes), file)
+
+
+def make_project(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """The real code and the real params.yaml, made tiny, in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    set_params(folder, merge(TINY, changes or {}), ROOT / "params.yaml")
+    return folder
+
+
+def make_dvc_project(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    """``make_project`` under git and DVC, committed."""
+    project = make_project(folder, changes)
+    for line in (
+        "git init -q", "git config user.name test", "git config user.email test@example.org", "dvc init -q",
+        "dvc config core.analytics false", "git add -A", "git commit -qm start",
+    ):  # fmt: skip
+        run(project, *line.split())
+    return project
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment with its own interpreter first, no settings of the caller's, and ``extra``."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SCAN_", "MLFLOW_", "DVC_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "SCAN_THREADS": "1", "SCAN_DEVICE": "cpu", "DVC_NO_ANALYTICS": "1", **extra}
+
+
+def run(project: Path, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    """A command in ``project``; its output is text. Raises with that output if it fails and ``check`` is set."""
+    done = subprocess.run(command, cwd=project, env=environment(**extra), capture_output=True, text=True, timeout=900)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def run_stage(project: Path, stage: str, *arguments: str, check: bool = True, **extra: str) -> Result:
+    """One stage by itself, inside this process (imports take longer than tiny stages), without MLflow."""
+    app = importlib.import_module(f"stages.{stage}").app
+    env = environment(SCAN_TRACKING="spool", **extra)
+    with contextlib.chdir(project), mock.patch.dict(os.environ, env, clear=True):
+        done = CliRunner().invoke(app, arguments)
+    if check and done.exit_code:
+        raise AssertionError(f"{stage} ended with {done.exit_code}\n{done.output}")
+    return done
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that a ``dvc repro`` has executed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def files(project: Path) -> set[str]:
+    """Files under data/, models/ and reports/."""
+    return {
+        path.relative_to(project).as_posix()
+        for folder in ("data", "models", "reports")
+        for path in (project / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+PERMUTE_LABELS = """
+import numpy as np
+import sklearn.datasets as datasets
+
+original = datasets.load_digits
+
+def load_digits(*args, **kwargs):
+    digits = original(*args, **kwargs)
+    digits.target = np.random.default_rng(0).permutation(digits.target)
+    return digits
+
+datasets.load_digits = load_digits
+"""
+
+
+def permuted_labels(folder: Path) -> str:
+    """A PYTHONPATH under which scikit-learn's digits carry one another's labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(PERMUTE_LABELS)
+    return str(folder)

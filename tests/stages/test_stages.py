@@ -1,0 +1,238 @@
+"""Each stage by itself, in a tiny copy of the real project."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.project import (
+    OUTPUTS,
+    STAGES,
+    environment,
+    files,
+    make_project,
+    permuted_labels,
+    run,
+    run_stage,
+    set_params,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project in which all seven stages have run."""
+    project = make_project(tmp_path_factory.mktemp("finished") / "project")
+    for stage in STAGES:
+        run_stage(project, stage)
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    """A copy of it that a test may break."""
+    run(finished, "cp", "-r", ".", str(tmp_path / "project"))
+    return tmp_path / "project"
+
+
+def metrics(project):
+    return json.loads((project / "reports" / "metrics.json").read_text())
+
+
+def read(project, paths):
+    return {path: (project / path).read_bytes() for path in paths}
+
+
+def test_the_stages_write_exactly_their_outputs(finished):
+    assert files(finished) == OUTPUTS
+    assert not [path for path in (finished / ".scan" / "outputs").rglob("*") if path.is_file()]
+    assert not list((finished / ".scan" / "resume").rglob("*.pt"))
+
+
+def test_metrics_hold_every_step_and_measure(finished):
+    values = metrics(finished)
+    for split in ("train", "val"):
+        assert set(values[split]) == {"kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel", "neighbors"}
+        for step in ("cluster", "selflabel"):
+            wanted = {"acc", "nmi", "ari", "ami", "top5", "clusters_alive", "confident_share"}
+            assert set(values[split][step]) == wanted
+        assert {"acc", "acc_std", "nmi_std", "ari_std", "ami_std"} <= set(values[split]["kmeans_pixels"])
+        assert set(values[split]["neighbors"]) == {f"purity_{k}" for k in (1, 5, 10, 20)}
+
+
+def test_predictions_have_one_row_an_item(finished):
+    table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
+    assert list(table) == ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability"]
+    assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
+    assert table["split"].count("val") == 360
+    assert all(a >= b for a, b in zip(table["probability"], table["runner_up_probability"], strict=True))
+    assert all(a != b for a, b in zip(table["cluster"], table["runner_up"], strict=True))
+
+
+def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finished):
+    for split, count in (("train", 1437), ("val", 360)):
+        neighbors = np.load(finished / "data" / "neighbors" / f"{split}.npy")
+        assert neighbors.shape == (count, 20) and neighbors.dtype == np.int64
+        assert neighbors.min() >= 0 and neighbors.max() < count
+        assert not (neighbors == np.arange(count)[:, None]).any()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate"])
+def test_a_second_run_gives_the_same_bytes(project, stage):
+    before = read(project, OUTPUTS)
+    run_stage(project, stage)
+    after = read(project, OUTPUTS)
+    assert [path for path in OUTPUTS if before[path] != after[path]] == []
+
+
+def test_permuted_labels_change_no_byte_that_training_reads(project, tmp_path):
+    secret = {path for path in OUTPUTS if path.startswith("data/labels/")}
+    before = read(project, OUTPUTS)
+    path = permuted_labels(tmp_path / "path")
+    run(project, sys.executable, "-m", "stages.prepare", PYTHONPATH=path, SCAN_TRACKING="spool")
+    after = read(project, OUTPUTS)
+    assert {path for path in OUTPUTS if before[path] != after[path]} == {"data/labels/labels.npy"} <= secret
+
+
+def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
+    labels = np.load(project / "data" / "labels" / "labels.npy")
+    np.save(project / "data" / "labels" / "labels.npy", np.full_like(labels, -1))
+    (project / "data" / "labels" / "classes.json").write_text("[]")
+    run_stage(project, "evaluate")
+    values = metrics(project)
+    assert set(values["val"]["selflabel"]) == {"clusters_alive", "confident_share"}
+    assert values["val"]["neighbors"] == {}
+    report = (project / "reports" / "report.html").read_text()
+    assert "accuracy" not in report.lower() and "clusters in use" in report
+    assert files(project) == OUTPUTS
+
+
+WRITTEN = {
+    "pretext": ("models/pretext.safetensors", "/pretext.csv"),
+    "cluster": (
+        "models/cluster.safetensors",
+        "assignments/cluster.npy",
+        "plots/cluster.csv",
+        "plots/cluster_heads.csv",
+    ),
+    "selflabel": ("models/selflabel.safetensors", "selflabel.json", "assignments/selflabel.npy", "/selflabel.csv"),
+}
+
+
+@pytest.mark.parametrize("stage", ["pretext", "cluster", "selflabel"])
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage):
+    changes = {"pretext": {"epochs": 12}, "cluster": {"epochs": 8}, "selflabel": {"epochs": 8}}
+    set_params(project, {stage: changes[stage]})
+    run_stage(project, stage)
+    outputs = [path for path in OUTPUTS if path.endswith(WRITTEN[stage])]
+    whole = read(project, outputs)
+    for path in outputs:
+        (project / path).unlink()
+
+    env = environment(SCAN_TRACKING="spool", SCAN_SAVE_SECONDS="0", PYTHONUNBUFFERED="1")
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    process = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    saved = project / ".scan" / "resume"
+    while not list(saved.rglob("state.pt")):
+        assert process.poll() is None and time.monotonic() < deadline, "no state was saved before the end"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (project / f"models/{stage}.safetensors").exists(), "it had finished before the kill"
+
+    again = run_stage(project, stage)
+    assert "resuming after epoch" in again.stderr
+    assert read(project, outputs) == whole
+
+
+def test_a_changed_setting_does_not_resume(project):
+    set_params(project, {"pretext": {"epochs": 12}})
+    env = environment(SCAN_TRACKING="spool", SCAN_SAVE_SECONDS="0")
+    process = subprocess.Popen([sys.executable, "-m", "stages.pretext"], cwd=project, env=env, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((project / ".scan" / "resume").rglob("state.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    set_params(project, {"pretext": {"epochs": 3}})
+    assert "resuming" not in run_stage(project, "pretext").stderr
+    assert list((project / ".scan" / "resume").rglob("state.pt")), "the other run's state was lost"
+
+
+BAD_INPUT = [
+    ("neighbors", {"neighbors": {"k": 360}}, "neighbors.k is 360, but there are 360 images; at most 359"),
+    ("cluster", {"cluster": {"num_clusters": 1}}, "cluster.num_clusters is 1"),
+    ("cluster", {"cluster": {"neighbors": 21}}, "cluster.neighbors is 21, but 20 neighbours were mined"),
+    ("pretext", {"pretext": {"batch_size": 1438}}, "pretext.batch_size is 1438, but there are 1437 images"),
+    ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
+    ("selflabel", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
+    ("pretext", {"pretext": {"optimizer": {"name": "sgd", "lr": 1e30}}}, "is nan in epoch"),
+    ("evaluate", {"evaluate": {"kmeans_runs": 1}}, "evaluate.kmeans_runs is 1"),
+]
+
+
+@pytest.mark.parametrize(("stage", "change", "said"), BAD_INPUT, ids=lambda value: str(value)[:40])
+def test_bad_settings_end_in_one_line_and_leave_earlier_outputs(project, stage, change, said):
+    before = read(project, OUTPUTS)
+    set_params(project, change)
+    done = run_stage(project, stage, check=False)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert done.exit_code == 1 and len(errors) == 1
+    assert errors[0].startswith(f"{stage}: error: ") and said in errors[0]
+    assert "Traceback" not in done.stderr
+    assert read(project, OUTPUTS) == before
+
+
+def drop(path):
+    return lambda project: (project / path).unlink()
+
+
+def rewrite(path, array):
+    return lambda project: np.save(project / path, array)
+
+
+def cut_weights(project):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = project / "models" / "pretext.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del tensors["backbone.convs.0.weight"]
+    save_file(tensors, path, metadata=metadata)
+
+
+BROKEN = [
+    ("embed", drop("models/pretext.safetensors"), "models/pretext.safetensors is missing"),
+    ("neighbors", drop("data/embeddings/val.npy"), "data/embeddings/val.npy is missing; make it with: dvc repro embed"),
+    ("cluster", rewrite("data/neighbors/train.npy", np.zeros((7, 20), np.int64)), "int64 (1437, any) is needed"),
+    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((9, 4), np.float64)), "train.npy is float64 (9, 4)"),
+    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((90, 4), np.float32)), "unit length"),
+    ("evaluate", rewrite("data/labels/labels.npy", np.zeros(3, np.int64)), "data/labels/labels.npy is int64 (3,)"),
+    ("embed", cut_weights, "backbone.convs.0.weight is missing"),
+]
+
+
+@pytest.mark.parametrize(("stage", "damage", "said"), BROKEN, ids=range(len(BROKEN)))
+def test_broken_artifacts_end_in_one_line(project, stage, damage, said):
+    damage(project)
+    done = run_stage(project, stage, check=False)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert done.exit_code == 1 and len(errors) == 1 and said in errors[0]
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in run_stage(project, stage, "--debug", check=False).stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_says_what_the_stage_does(finished, stage):
+    said = run_stage(finished, stage, "--help").stdout
+    assert "--debug" in said and len(said.split()) > 10
