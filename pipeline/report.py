@@ -209,7 +209,7 @@ def _sizes(rows: list[dict[str, Any]]) -> dict[str, str]:
         axis.bar([row["cluster"] + offset for row in mine], shares, width=0.4, color=colour, label=split)
     axis.set(xlabel="cluster", ylabel="% of the images")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
+    axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return {"title": "Cluster sizes", "text": "Share of each split's images in each cluster.", "svg": _svg(figure)}
 
 

@@ -1,0 +1,141 @@
+"""The whole pipeline under git, DVC and MLflow, tiny: what reruns, what is restored, what a user compares."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.tracking import spools, tracking_address
+from tests.project import OUTPUTS, STAGES, files, make_dvc_project, permuted_labels, run, set_params, stages_run
+
+pytestmark = pytest.mark.slow
+
+LATER = ["cluster", "selflabel", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project whose pipeline has run under ``dvc repro`` and is committed. The tests go on from one another."""
+    folder = make_dvc_project(tmp_path_factory.mktemp("dvc") / "project")
+    done = run(folder, "dvc", "repro")
+    assert stages_run(done.stdout) == list(STAGES)
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "ran")
+    return folder
+
+
+def client_of(project):
+    import mlflow
+
+    address = tracking_address(project)
+    client = mlflow.MlflowClient(address, address)
+    return client, client.get_experiment_by_name("scan").experiment_id
+
+
+def rows(project, kind):
+    client, experiment = client_of(project)
+    return client.search_runs([experiment], f"tags.`scan.kind` = '{kind}'")
+
+
+def test_repro_writes_all_outputs_and_delivers_all_records(project):
+    assert files(project) == OUTPUTS
+    assert spools(project) == []
+
+
+def test_the_row_in_mlflow_is_complete(project):
+    (parent,) = rows(project, "pipeline")
+    client, _ = client_of(project)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["cluster.neighbors"] == "5" and parent.data.params["pretext.optimizer.lr"]
+    metrics = json.loads((project / "reports" / "metrics.json").read_text())
+    assert parent.data.metrics["val.selflabel.acc"] == metrics["val"]["selflabel"]["acc"]
+    for stage in STAGES:
+        assert parent.data.tags[f"scan.made_by.{stage}"], stage
+    assert {"pretext.loss", "cluster.best_val_loss", "selflabel.confident"} <= set(parent.data.metrics)
+    assert parent.data.tags["scan.dvc_lock_sha256"]
+    logged = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"metrics.json", "report.html", "clusters.png", "plots", "environment.json", "dvc.lock"} <= logged
+    children = {run.data.tags["scan.stage"]: run for run in rows(project, "stage")}
+    assert set(children) == set(STAGES)
+    history = client.get_metric_history(children["pretext"].info.run_id, "loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+
+
+def test_the_registered_model_gives_the_predictions(project, monkeypatch):
+    import mlflow
+    import pyarrow.parquet as pq
+
+    client, _ = client_of(project)
+    (version,) = client.search_model_versions("name = 'scan-digits'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_address(project))
+    mlflow.set_tracking_uri(tracking_address(project))
+    model = mlflow.pyfunc.load_model(f"models:/scan-digits/{version.version}")
+    assert model.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"] == (-1, 8, 8, 1)
+    assert model.metadata.saved_input_example_info is not None
+    pixels = np.load(project / "data" / "images" / "pixels.npy")
+    table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
+    predicted = model.predict(pixels[table["id"]])
+    assert predicted["cluster"].tolist() == table["cluster"]
+    np.testing.assert_allclose(predicted["probability"], table["probability"], atol=1e-5)
+
+
+def test_a_second_repro_runs_nothing_logs_nothing_and_leaves_git_clean(project):
+    before = len(rows(project, "stage"))
+    done = run(project, "dvc", "repro")
+    assert stages_run(done.stdout) == [] and "up to date" in done.stdout
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    assert len(rows(project, "stage")) == before
+
+
+def test_an_experiment_reruns_only_what_its_setting_reaches(project):
+    done = run(project, "dvc", "exp", "run", "-n", "fewer", "-S", "cluster.neighbors=3")
+    assert stages_run(done.stdout) == LATER
+    first, second = sorted(rows(project, "pipeline"), key=lambda row: row.info.start_time)
+    assert (first.data.params["cluster.neighbors"], second.data.params["cluster.neighbors"]) == ("5", "3")
+    assert set(first.data.metrics) == set(second.data.metrics), "rows of the UI do not compare"
+    for stage in ("prepare", "pretext", "embed", "neighbors"):  # restored: the row points at who made them
+        assert second.data.tags[f"scan.made_by.{stage}"] == first.data.tags[f"scan.made_by.{stage}"]
+    assert second.data.metrics["pretext.loss"] == first.data.metrics["pretext.loss"]
+
+
+def test_dvc_shows_and_compares_the_experiment(project):
+    shown = run(project, "dvc", "exp", "show", "--csv").stdout
+    assert "fewer" in shown and "val.selflabel.acc" in shown and "cluster.neighbors" in shown
+    difference = json.loads(run(project, "dvc", "metrics", "diff", "--all", "--json").stdout)
+    assert "val.cluster.acc" in difference["reports/metrics.json"]
+    parameters = json.loads(run(project, "dvc", "params", "diff", "--json").stdout)
+    assert parameters["params.yaml"]["cluster.neighbors"] == {"old": 5, "new": 3, "diff": -2}
+    run(project, "dvc", "plots", "diff", "HEAD", "-o", "dvc_plots")
+    page = (project / "dvc_plots" / "index.html").read_text()
+    for name in ("Pretext loss", "SCAN loss", "Confident training images", "Confusion", "Cluster sizes"):
+        assert name in page
+
+
+def test_going_back_restores_without_running(project):
+    run(project, "git", "checkout", "-q", "--", "params.yaml", "dvc.lock")
+    before = len(rows(project, "stage"))
+    done = run(project, "dvc", "repro")
+    assert stages_run(done.stdout) == [] and "is cached" in done.stdout
+    assert len(rows(project, "stage")) == before
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+
+
+def test_permuted_labels_rerun_prepare_and_evaluate_only(project, tmp_path):
+    trained = {path: (project / path).read_bytes() for path in OUTPUTS if path.startswith(("models/", "data/images"))}
+    path = permuted_labels(tmp_path / "path")
+    run(project, "dvc", "repro", "--force", "--single-item", "prepare", PYTHONPATH=path)
+    assert stages_run(run(project, "dvc", "repro").stdout) == ["evaluate"]
+    assert {path: (project / path).read_bytes() for path in trained} == trained
+    run(project, "dvc", "repro", "--force", "--single-item", "prepare")
+    run(project, "dvc", "repro")
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_wrong_setting_stops_repro_at_its_stage_and_earlier_outputs_come_back(project):
+    before = {path: (project / path).read_bytes() for path in OUTPUTS}
+    set_params(project, {"cluster": {"heads": 0}})
+    failed = run(project, "dvc", "repro", check=False)
+    assert failed.returncode != 0 and "cluster.heads is 0" in failed.stderr
+    run(project, "git", "checkout", "-q", "--", "params.yaml")
+    assert stages_run(run(project, "dvc", "repro").stdout) == []
+    assert {path: (project / path).read_bytes() for path in OUTPUTS} == before
