@@ -49,11 +49,12 @@ class Stage:
         """The rows in MLflow that this execution fills."""
         everything = flatten(self.params.model_dump(mode="json"))
         group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
+        key = run_key(self.params)
         self.tracker.event(
             "start",
             stage=self.name,
-            key=run_key(self.params),
-            name=f"{self.params.data.name} seed {self.params.seed}",
+            key=key,
+            name=f"{self.params.data.name} seed {self.params.seed} {key[:6]}",
             params=everything,
             own={key: value for key, value in everything.items() if key.split(".")[0] in group},
             tags={"scan.fingerprint": self.fingerprint},

@@ -15,7 +15,7 @@ from scan_core.settings import Selflabel
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
-GUARD_DROP = 0.01  # share of validation images that may part from their nearest neighbour
+GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbour
 
 
 def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> TrainingState:
@@ -99,7 +99,9 @@ def choose_model(before: Tensor, after: Tensor, nearest: Tensor) -> tuple[str, s
     alive = [len(torch.unique(assigned)) for assigned in (before, after)]
     if alive[1] < alive[0]:
         return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"
-    together = [float((assigned == assigned[nearest]).double().mean()) for assigned in (before, after)]
-    if together[0] - together[1] > GUARD_DROP:
-        return "before", f"nearest neighbours in one cluster fell from {together[0]:.3f} to {together[1]:.3f}"
-    return "after", f"{alive[1]} clusters in use, nearest neighbours in one cluster: {together[1]:.3f}"
+    together = [int((assigned == assigned[nearest]).sum()) for assigned in (before, after)]
+    count = len(nearest)
+    if 100 * (together[0] - together[1]) > GUARD_PERCENT * count:  # in whole images: no rounding decides
+        was, is_now = together[0] / count, together[1] / count
+        return "before", f"nearest neighbours in one cluster fell from {was:.3f} to {is_now:.3f}"
+    return "after", f"{alive[1]} clusters in use, nearest neighbours in one cluster: {together[1] / count:.3f}"
