@@ -68,6 +68,9 @@ def ui(port: int = typer.Option(5000, help="Where the page is served, on this ma
     import os
 
     address = tracking_address(Path.cwd())
+    if address.startswith(("http:", "https:")):
+        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {address}")
+        return
     say(f"MLflow on http://127.0.0.1:{port}, reading {address}; Ctrl-C ends it")
     os.execv(sys.executable, [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address,

@@ -4,19 +4,20 @@
 has ended. What has been delivered is noted beside the events, so that sending again repeats nothing.
 """
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from pipeline.tracking import spools, tracking_address
+from pipeline.tracking import DELIVERY_LOCK, STAGE_LOCK, spools, tracking_address
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -61,19 +62,23 @@ class Delivery:
         with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one run share its row
             parent = self._find(f"tags.`scan.run` = '{key}'")
             if parent is None:
-                run = client.create_run(
-                    self.experiment, start_time=time, run_name=name, tags={"scan.run": key, "scan.kind": "pipeline"}
-                )
-                self._log_params(run.info.run_id, params)
+                tags_of_run = {"scan.run": key, "scan.kind": "pipeline"}
+                run = client.create_run(self.experiment, start_time=time, run_name=name, tags=tags_of_run)
                 parent = run.info.run_id
             else:
                 client.update_run(parent, status="RUNNING")
-        child = client.create_run(
-            self.experiment, start_time=time, run_name=stage,
-            tags={"mlflow.parentRunId": parent, "scan.kind": "stage", "scan.stage": stage, **tags},
-        )  # fmt: skip
-        self.runs = {"parent": parent, "child": child.info.run_id}
-        self._log_params(child.info.run_id, own)
+        # Found again where the connection broke in the middle of this event; logging equal parameters twice is allowed.
+        child = self._find(f"tags.`scan.spool` = '{self.folder.name}'")
+        if child is None:
+            run = client.create_run(
+                self.experiment, start_time=time, run_name=stage,
+                tags={"mlflow.parentRunId": parent, "scan.kind": "stage", "scan.stage": stage,
+                      "scan.spool": self.folder.name, **tags},
+            )  # fmt: skip
+            child = run.info.run_id
+        self._log_params(parent, params)
+        self._log_params(child, own)
+        self.runs = {"parent": parent, "child": child}
 
     def _log_params(self, run: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -113,6 +118,9 @@ class Delivery:
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema, TensorSpec
 
+        versions = self.client.search_model_versions(f"run_id = '{self.runs['parent']}'")
+        if any(version.creation_timestamp >= time for version in versions):
+            return  # the connection broke after it had been registered
         mlflow.set_tracking_uri(tracking_address(self.root))
         images = np.load(self.folder / example)
         signature = ModelSignature(
@@ -163,7 +171,8 @@ def connect(root: Path) -> tuple[Any, str]:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return client, experiment.experiment_id
-        place = (root / "mlartifacts").resolve().as_uri() if address.startswith("sqlite:") else None
+        # A server keeps artifacts itself; beside a bare database they lie in the project.
+        place = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
         try:
             return client, client.create_experiment(EXPERIMENT, artifact_location=place)
         except MlflowException:  # another machine was first
@@ -193,7 +202,7 @@ def recorded(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def send(root: Path, folder: Path, events: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> None:
+def send(root: Path, folder: Path, events: Iterable[dict[str, Any]]) -> None:
     """Delivers what has not arrived yet and deletes the spool. A stage that was killed is marked so."""
     delivery = Delivery(root, folder)
     ended = False
@@ -207,16 +216,32 @@ def send(root: Path, folder: Path, events: Iterator[dict[str, Any]] | list[dict[
 
 
 def send_waiting(root: Path) -> int:
-    """Delivers every spool that waits, oldest first; returns how many. Raises what MLflow raises."""
-    waiting = spools(root)
-    for folder in waiting:
-        send(root, folder, recorded(folder))
-    return len(waiting)
+    """Delivers every spool that waits, oldest first; returns how many. Raises what MLflow raises.
+
+    Spools that a running stage writes, or that are being delivered, are left to them.
+    """
+    sent = 0
+    for folder in spools(root):
+        with contextlib.suppress(Timeout), free(folder / STAGE_LOCK), free(folder / DELIVERY_LOCK):
+            send(root, folder, recorded(folder))
+            sent += 1
+    return sent
+
+
+def free(lock: Path) -> FileLock:
+    """A context that holds ``lock``, or raises ``Timeout`` where somebody else does."""
+    return FileLock(lock, timeout=0)
+
+
+def main(root: Path, folder: Path) -> None:
+    """Follows one spool, as its stage writes it."""
+    with FileLock(folder / DELIVERY_LOCK):
+        send(root, folder, follow(folder))
 
 
 if __name__ == "__main__":
     try:
-        send(Path(sys.argv[1]), Path(sys.argv[2]), follow(Path(sys.argv[2])))
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:  # noqa: BLE001 (whatever it is, the stage prints it as one line and the spool stays)
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

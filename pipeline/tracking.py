@@ -13,8 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from pipeline.progress import say
 
+# In the spool's folder: held while a stage writes events, and while a process delivers them. A process that dies,
+# however it dies, lets go of them.
+STAGE_LOCK, DELIVERY_LOCK = "stage.lock", "delivery.lock"
 SECONDS_TO_WAIT = 60.0  # after a stage has ended, for what MLflow has not taken yet
 
 
@@ -24,7 +29,7 @@ def tracking_address(root: Path) -> str:
 
 
 def spools(root: Path) -> list[Path]:
-    """Spools that are waiting, oldest first."""
+    """Spools there are, oldest first; a stage may still be writing to one, or a process delivering it."""
     return sorted(path.parent for path in (root / ".scan" / "tracking").glob("*/events.jsonl"))
 
 
@@ -35,6 +40,8 @@ class Tracker:
         self.stage = stage
         self.folder = root / ".scan" / "tracking" / f"{time.time_ns()}-{stage}-{os.getpid()}"
         self.folder.mkdir(parents=True)
+        self._lock = FileLock(self.folder / STAGE_LOCK)
+        self._lock.acquire()
         self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
         self._copies = 0
         self._delivery: subprocess.Popen[bytes] | None = None
@@ -82,6 +89,7 @@ class Tracker:
         """Ends the row with ``FINISHED`` or ``FAILED`` and waits a while for the delivery."""
         self.event("end", status=status)
         self._events.close()
+        self._lock.release()
         if self._delivery is None:
             return
         assert self._delivery.stdin is not None

@@ -86,6 +86,7 @@ def test_a_killed_stage_is_marked_and_its_cut_last_line_left_out(tmp_path, spool
     spool.metrics({"loss": 1.0}, 1)
     with (spool.folder / "events.jsonl").open("a") as file:
         file.write('{"event": "metr')
+    spool._lock.release()  # as the end of its process does
     send_waiting(tmp_path)
     _, (child,) = runs(tmp_path, "stage")
     assert child.info.status == "KILLED" and child.data.metrics == {"loss": 1.0}
@@ -152,3 +153,35 @@ def test_events_are_one_json_object_a_line(spool):
     spool.event("tags", values={"text": "two\nlines"})
     lines = (spool.folder / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["metrics", "tags"]
+
+
+def test_sending_leaves_a_running_stage_alone(tmp_path, spool):
+    start(spool)
+    assert send_waiting(tmp_path) == 0
+    spool.metrics({"loss": 1.0}, 1)
+    spool.close("FINISHED")
+    assert send_waiting(tmp_path) == 1
+    _, (child,) = runs(tmp_path, "stage")
+    assert child.info.status == "FINISHED" and child.data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("broken_call", [1, 2])
+def test_a_connection_that_breaks_while_rows_are_made_makes_none_twice(tmp_path, spool, monkeypatch, broken_call):
+    start(spool)
+    spool.close("FINISHED")
+    original, calls = Delivery._log_params, []
+
+    def broken(self, run, params):
+        calls.append(run)
+        if len(calls) == broken_call:
+            raise ConnectionError("the server went away")
+        original(self, run, params)
+
+    monkeypatch.setattr(Delivery, "_log_params", broken)
+    with pytest.raises(ConnectionError):
+        send_waiting(tmp_path)
+    assert send_waiting(tmp_path) == 1
+    _, (child,) = runs(tmp_path, "stage")
+    _, (parent,) = runs(tmp_path, "pipeline")
+    assert child.data.params == {"pretext.epochs": "2"} and parent.data.params["cluster.heads"] == "2"
+    assert child.info.status == parent.info.status == "FINISHED"

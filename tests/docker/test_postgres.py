@@ -1,0 +1,192 @@
+"""The MLflow server of docker/compose.yaml on a real PostgreSQL, and what the stages record there."""
+
+import http.client
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from pipeline.delivery import recorded, send_waiting
+from pipeline.tracking import Tracker, spools
+from tests.docker.servers import COMPOSE, LOOPBACK, MlflowServer, running_database, wait_until
+from tests.project import STAGES, make_project, run, run_stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def database():
+    with running_database() as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def server(database, tmp_path_factory):
+    server = MlflowServer(database, tmp_path_factory.mktemp("mlflow"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def tracked(server, monkeypatch):
+    """This process's stages record on the server; no setting of the caller's changes that."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.delenv("SCAN_TRACKING", raising=False)
+    return server
+
+
+@pytest.fixture
+def client(tracked):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracked.address, tracked.address)
+
+
+def rows(client, condition):
+    """The one row of a whole run under ``condition``, and the rows of its stages in the order they ran."""
+    experiment = client.get_experiment_by_name("scan").experiment_id
+
+    def runs(what):
+        return client.search_runs([experiment], what, order_by=["attributes.start_time ASC"])
+
+    (parent,) = runs(f"tags.`scan.kind` = 'pipeline' and {condition}")
+    return parent, runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+
+
+def begin(tracker, key):
+    tracker.event(
+        "start", stage=tracker.stage, key=key, name="digits seed 0", params={"seed": "0", "cluster.heads": "2"},
+        own={"pretext.epochs": "2"}, tags={"scan.fingerprint": f"fingerprint of {key}"},
+    )  # fmt: skip
+
+
+def status(server, host):
+    """What the server answers to a request that is addressed to ``host``."""
+    connection = http.client.HTTPConnection(LOOPBACK, server.port, timeout=30)
+    connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
+    return connection.getresponse().status
+
+
+def test_it_answers_to_its_names_alone(server):
+    trainer = urlsplit(COMPOSE["services"]["trainer"]["environment"]["MLFLOW_TRACKING_URI"])
+    assert trainer.hostname == "mlflow" and trainer.port == 5000
+    assert status(server, trainer.netloc) == status(server, "localhost:5000") == status(server, "127.0.0.1:8080") == 200
+    assert status(server, "mlflow.example.org:5000") == 403
+
+
+def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path, capsys):
+    tracker = Tracker(tmp_path, "pretext")
+    begin(tracker, "by hand")
+    tracker.metrics({"loss": 2.0}, 1)
+    tracker.metrics({"loss": 1.0}, 2)
+    (tmp_path / "plot.csv").write_text("a\n1\n")
+    tracker.artifact(tmp_path / "plot.csv")
+    tracker.text("note.txt", "of the whole run", parent=True)
+    tracker.event("metrics", values={"acc": 0.5}, step=0, parent=True)
+    tracker.close("FINISHED")
+    assert not spools(tmp_path) and not capsys.readouterr().err
+
+    parent, (child,) = rows(client, "tags.`scan.run` = 'by hand'")
+    assert child.info.status == parent.info.status == "FINISHED"
+    assert parent.data.params == {"seed": "0", "cluster.heads": "2"} and parent.data.metrics == {"acc": 0.5}
+    assert child.data.params == {"pretext.epochs": "2"}
+    assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["plot.csv"]
+    assert Path(client.download_artifacts(child.info.run_id, "plot.csv", str(tmp_path))).read_text() == "a\n1\n"
+    assert child.info.artifact_uri.startswith("mlflow-artifacts:")  # by way of the server, into its folder
+    assert {path.name for path in tracked.artifacts.rglob("*") if path.is_file()} == {"plot.csv", "note.txt"}
+
+    of_child = (child.info.run_id,)
+    assert database.rows("SELECT name, status FROM runs WHERE run_uuid = %s", *of_child) == [("pretext", "FINISHED")]
+    assert database.rows("SELECT key, value FROM params WHERE run_uuid = %s", *of_child) == [("pretext.epochs", "2")]
+    history = "SELECT key, step, value FROM metrics WHERE run_uuid = %s ORDER BY step"
+    assert database.rows(history, *of_child) == [("loss", 1, 2.0), ("loss", 2, 1.0)]
+    tag = "SELECT value FROM tags WHERE run_uuid = %s AND key = 'mlflow.parentRunId'"
+    assert database.rows(tag, *of_child) == [(parent.info.run_id,)]
+
+
+def test_stages_record_themselves(tracked, client, database, tmp_path):
+    project = make_project(tmp_path / "project", {"seed": 11})
+    said = run(project, "python", "-m", "stages.prepare", MLFLOW_TRACKING_URI=tracked.address).stderr
+    for split, count in {"train": 60, "val": 40}.items():
+        features = np.random.default_rng(0).normal(size=(count, 8)).astype("float32")
+        (project / "data" / "embeddings").mkdir(exist_ok=True)
+        np.save(project / "data" / "embeddings" / f"{split}.npy", features / np.linalg.norm(features, axis=1)[:, None])
+    said += run(project, "python", "-m", "stages.neighbors", MLFLOW_TRACKING_URI=tracked.address).stderr
+    assert "MLflow" not in said and not spools(project)
+    assert not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
+
+    parent, children = rows(client, "params.seed = '11'")
+    assert [run.data.tags["scan.stage"] for run in children] == ["prepare", "neighbors"]
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    assert children[0].data.metrics["images"] == 1797 and children[0].data.params["data.size"] == "8"
+    assert set(children[1].data.metrics) == {"train_similarity", "val_similarity", "seconds"}
+    stored = "SELECT value FROM metrics WHERE run_uuid = %s AND key = 'images'"
+    assert database.rows(stored, children[0].info.run_id) == [(1797.0,)]
+
+
+def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path):
+    project = make_project(tmp_path / "project", {"seed": 12})
+    for stage in STAGES:
+        run_stage(project, stage)
+    assert len(spools(project)) == len(STAGES)
+    assert "sent the records of 7 stages" in run(project, "scan", "send", MLFLOW_TRACKING_URI=tracked.address).stderr
+    assert not spools(project)
+
+    parent, children = rows(client, "params.seed = '12'")
+    assert [run.data.tags["scan.stage"] for run in children] == list(STAGES)
+    made_by = {stage: parent.data.tags[f"scan.made_by.{stage}"] for stage in STAGES}
+    assert made_by == {run.data.tags["scan.stage"]: run.info.run_id for run in children}
+    assert "report.html" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    (model,) = client.search_model_versions(f"run_id = '{parent.info.run_id}'")
+
+    import mlflow
+
+    mlflow.set_tracking_uri(tracked.address)
+    images = np.load(project / "data" / "images" / "pixels.npy")[:3]
+    answer = mlflow.pyfunc.load_model(f"models:/{model.name}/{model.version}").predict(images)
+    assert list(answer.columns) == ["cluster", "probability"] and len(answer) == 3
+
+
+def test_a_server_that_goes_away_costs_seconds_and_gets_everything_once(tracked, client, tmp_path, capsys):
+    halfway = Tracker(tmp_path / "halfway", "pretext")
+    begin(halfway, "halfway")
+    halfway.metrics({"loss": 1.0}, 1)
+    note = halfway.folder / "delivered.json"
+    wait_until(lambda: note.exists() and '"done": 2' in note.read_text(), halfway._delivery, note, 60)
+    project = make_project(tmp_path / "project", {"seed": 13})
+    away = {"MLFLOW_TRACKING_URI": tracked.address}
+    tracked.stop()
+    try:
+        halfway.metrics({"loss": 2.0}, 2)
+        started = time.monotonic()
+        halfway.close("FINISHED")
+        assert time.monotonic() - started < 30
+        (warning,) = capsys.readouterr().err.strip().splitlines()
+        assert "pretext: warning" in warning and "scan send" in warning
+        (waiting,) = spools(tmp_path / "halfway")
+        assert [record["event"] for record in recorded(waiting)] == ["start", "metrics", "metrics", "end"]
+
+        started = time.monotonic()
+        said = run(project, "python", "-m", "stages.prepare", **away).stderr
+        assert time.monotonic() - started < 60
+        assert said.count("MLflow did not take") == 1 and "prepare: warning" in said and "prepare   done" in said
+        refused = run(project, "scan", "send", check=False, **away)
+        assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+        assert "scan: error" in refused.stderr and len(spools(project)) == 1
+    finally:
+        tracked.start()  # what it held is in PostgreSQL
+    assert send_waiting(tmp_path / "halfway") == 1
+    assert send_waiting(tmp_path / "halfway") == 0
+    assert "sent the records of 1 stage" in run(project, "scan", "send", **away).stderr
+    assert "sent the records of 0 stages" in run(project, "scan", "send", **away).stderr
+
+    parent, (child,) = rows(client, "tags.`scan.run` = 'halfway'")
+    assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 1.0), (2, 2.0)]
+    parent, (child,) = rows(client, "params.seed = '13'")
+    assert child.info.status == parent.info.status == "FINISHED" and child.data.metrics["images"] == 1797
