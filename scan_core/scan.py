@@ -74,7 +74,7 @@ def train_scan(
         losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight)
         _keep_best(state, losses, log_p)
         lowest = {"val_loss": float(losses.min()), "val_loss_worst_head": float(losses.max())}
-        yield state.end_epoch({**step.means(), **lowest})
+        yield state.end_epoch({**step.means(epoch), **lowest})
 
 
 def validation_loss(log_p: Tensor, neighbors: Tensor, entropy_weight: float) -> Tensor:

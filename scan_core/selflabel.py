@@ -69,15 +69,19 @@ def train_selflabel(
         changed = float((assigned != state.extra["assignments"][-1]).float().mean())
         state.extra["assignments"].append(assigned)
         yield state.end_epoch({
-            "loss": 0.0, **step.means(), "confident": round(share * len(rows)), "confident_share": share,
+            "loss": 0.0, **step.means(epoch), "confident": share * len(rows), "confident_share": share,
             "skipped_steps": skipped, "clusters_alive": len(torch.unique(assigned)), "changed_share": changed,
         })  # fmt: skip
 
 
 def confident_share(module: torch.nn.Module, images: Images, rows: Tensor, threshold: float, fabric: Fabric) -> float:
-    """Share of ``rows`` whose plain view, in eval mode, has a probability above ``threshold``."""
-    log_p = log_probabilities(module, images, rows, fabric)[0]
-    return float((log_p.amax(dim=1).exp() > threshold).double().mean())
+    """Share of ``rows`` whose plain view, in eval mode, has a probability above ``threshold``; NaN if one is NaN.
+
+    A network that has diverged is confident of nothing and would otherwise only skip its steps.
+    """
+    confidence = log_probabilities(module, images, rows, fabric)[0].amax(dim=1).exp()  # (N,)
+    share = float((confidence > threshold).double().mean())
+    return share if bool(confidence.isfinite().all()) else float("nan")
 
 
 def has_plateaued(confident: list[float]) -> bool:

@@ -39,4 +39,4 @@ def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: P
             loss = nt_xent(first_z, second_z, settings.temperature)
             step(epoch, loss, {"loss": loss})
             yield Step(2 * len(batch))
-        yield state.end_epoch(step.means())
+        yield state.end_epoch(step.means(epoch))

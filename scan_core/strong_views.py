@@ -167,10 +167,10 @@ def _affine(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
             theta[here, 0, 0] = theta[here, 1, 1] = angle.cos()
             theta[here, 0, 1] = -angle.sin() * height / width
             theta[here, 1, 0] = angle.sin() * width / height
-        elif name == "shear_x":  # x + slope * y, both from the corner
-            theta[here, 0, 1] = theta[here, 0, 2] = -value * height / width
+        elif name == "shear_x":  # the input lies at x + slope * y, both from the corner
+            theta[here, 0, 1] = theta[here, 0, 2] = value * height / width
         elif name == "shear_y":
-            theta[here, 1, 0] = theta[here, 1, 2] = -value * width / height
+            theta[here, 1, 0] = theta[here, 1, 2] = value * width / height
         else:
             axis = 0 if name == "translate_x" else 1
             theta[here, axis, 2] = -2 * (value * sizes[name]).trunc() / sizes[name]

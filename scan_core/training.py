@@ -103,14 +103,13 @@ class Stepper:
         self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
-        self.lr = 0.0
 
     def __call__(self, epoch: int, loss: Tensor, measured: dict[str, Tensor]) -> None:
         """One step of epoch ``epoch`` (from 0) down ``loss``; ``measured`` are scalars to be averaged."""
         step = epoch * self.steps_per_epoch + self.steps
-        self.lr = learning_rate(self.settings, step, self.steps_per_epoch, self.epochs)
+        lr = learning_rate(self.settings, step, self.steps_per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = lr
         self.fabric.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -119,11 +118,12 @@ class Stepper:
             value = value.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def means(self) -> dict[str, float]:
-        """Means since the last call, and the last learning rate."""
+    def means(self, epoch: int) -> dict[str, float]:
+        """Means since the last call, and the learning rate at the end of epoch ``epoch`` (from 0)."""
         values = {name: float(total) / max(self.steps, 1) for name, total in self.sums.items()}
         self.sums, self.steps = {}, 0
-        return {**values, "lr": self.lr}
+        last = (epoch + 1) * self.steps_per_epoch - 1
+        return {**values, "lr": learning_rate(self.settings, last, self.steps_per_epoch, self.epochs)}
 
 
 def check_batch(stage: str, batch_size: int, count: int) -> int:

@@ -48,12 +48,14 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """The network, on the host, and its description. Raises ``ScanError`` naming keys that are missing or too many."""
     description, tensors = read_weights(path)
-    settings = Backbone(**description["backbone"])
-    backbone = build_backbone(settings, description["channels"])
-    sizes = dict(description["head"])
-    head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector}[sizes.pop("kind")]
-    head = head_type(feature_size(settings), **sizes)
-    model = Model(backbone, head)
+    try:
+        settings = Backbone(**description["backbone"])
+        sizes = dict(description["head"])
+        head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector}[sizes.pop("kind")]
+        model = Model(build_backbone(settings, description["channels"]), head_type(feature_size(settings), **sizes))
+    except (KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ScanError(f"{path} is not a model of this pipeline ({what}); delete it and run dvc repro") from None
     load_strictly(model, tensors, path)
     return model, description
 

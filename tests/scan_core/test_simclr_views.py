@@ -1,0 +1,307 @@
+"""SimCLR's views: for given parameters those of torchvision, image by image; and what is drawn."""
+
+import math
+
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as reference
+
+from scan_core.simclr_views import SimclrDraw, apply, draw, luma
+from tests.scan_core.tiny import NO_AUGMENTATION, simclr_augmentation
+
+IDENTITY = torch.eye(2, 3)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ADJUST = [
+    reference.adjust_brightness,
+    reference.adjust_contrast,
+    reference.adjust_saturation,
+    reference.adjust_hue,
+]
+
+
+def floats(batch, channels=3, size=16, seed=0):
+    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0, 1.0, 0.0), grayscale=False):
+    """Parameters, the same for each image unless given image by image; by default a view is the image."""
+
+    def each(value, dtype):
+        value = torch.as_tensor(value, dtype=dtype)
+        return value if value.ndim and len(value) == batch and value.ndim > 1 else value.expand(batch, *value.shape)
+
+    return SimclrDraw(
+        theta=IDENTITY.expand(batch, 2, 3) if theta is None else theta,
+        jitter=torch.as_tensor(jitter).expand(batch).clone(),
+        order=each(order, torch.int64).clone(),
+        factors=each(factors, torch.float32).clone(),
+        grayscale=torch.as_tensor(grayscale).expand(batch).clone(),
+    )
+
+
+def crop_theta(top, left, height, width, size):
+    """The matrix that shows the window of these pixels."""
+    x, y = (left + width / 2) / size * 2 - 1, (top + height / 2) / size * 2 - 1
+    return torch.tensor([[width / size, 0, x], [0, height / size, y]])
+
+
+# --- apply
+
+
+def test_without_changes_a_view_is_the_image():
+    images = floats(3)
+    torch.testing.assert_close(apply(images, drawn(3)), images, rtol=0, atol=1e-6)
+
+
+def test_crop_is_torchvision_resized_crop_but_for_its_border():
+    """Inside the crop. At its border grid_sample sees the image beyond, where torchvision repeats the crop's edge."""
+    images, size = floats(4, size=16), 16
+    windows = [(0, 0, 16, 16), (2, 3, 8, 8), (5, 1, 7, 12), (4, 8, 12, 5)]
+    views = apply(images, drawn(4, torch.stack([crop_theta(*window, size) for window in windows])))
+    for image, window, view in zip(images, windows, views, strict=True):
+        wanted = reference.resized_crop(image, *window, [size, size], InterpolationMode.BILINEAR, antialias=False)
+        _, _, height, width = window
+        # An output pixel needs neighbours beyond the crop if its centre is within half an input pixel of the edge.
+        margin_y, margin_x = math.ceil(size / height / 2), math.ceil(size / width / 2)
+        inner = slice(margin_y, size - margin_y), slice(margin_x, size - margin_x)
+        assert wanted[:, *inner].numel() > 300
+        torch.testing.assert_close(view[:, *inner], wanted[:, *inner], rtol=0, atol=2e-5)
+
+
+def test_flip_is_torchvision_hflip():
+    images = floats(4)
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[:2]
+    views = apply(images, drawn(4, torch.stack([mirror, IDENTITY, mirror, IDENTITY])))
+    for number, (image, view) in enumerate(zip(images, views, strict=True)):
+        wanted = image if number % 2 else reference.hflip(image)
+        torch.testing.assert_close(view, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [BRIGHTNESS, CONTRAST, SATURATION, HUE])
+def test_each_colour_operation_is_torchvision_s(number):
+    images = floats(6, seed=number)
+    images[5] = 0.5  # no hue, no saturation
+    factors = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(6, 1)
+    factors[:, number] = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.35, 0.5]) if number == HUE else torch.rand(6) * 1.4
+    views = apply(images, drawn(6, jitter=True, factors=factors))
+    for image, view, factor in zip(images, views, factors[:, number], strict=True):
+        torch.testing.assert_close(view, ADJUST[number](image, float(factor)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)])
+def test_colour_jitter_is_torchvision_s_in_the_given_order(order):
+    images = floats(3, seed=sum(order))
+    factors = [1.3, 0.7, 1.4, -0.1]
+    views = apply(images, drawn(3, jitter=True, order=order, factors=factors))
+    for image, view in zip(images, views, strict=True):
+        wanted = image
+        for number in order:
+            wanted = ADJUST[number](wanted, factors[number])
+        torch.testing.assert_close(view, wanted, rtol=0, atol=5e-5)
+
+
+def test_each_image_has_its_own_order_and_factors():
+    images = floats(1).expand(4, 3, 16, 16)
+    orders = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 2, 3], [0, 1, 2, 3]])
+    factors = torch.tensor([[1.4, 0.6, 1.2, 0.1], [1.4, 0.6, 1.2, 0.1], [1.4, 0.6, 1.2, 0.1], [0.8, 1.2, 0.7, 0.0]])
+    together = apply(images, drawn(4, jitter=True, order=orders, factors=factors))
+    for number in range(4):
+        alone = apply(images[:1], drawn(1, jitter=True, order=orders[number], factors=factors[number]))
+        torch.testing.assert_close(together[number], alone[0])
+        for other in range(number):
+            assert not torch.allclose(together[number], together[other], atol=1e-3)
+
+
+def test_images_without_jitter_keep_their_colours():
+    images = floats(3)
+    views = apply(images, drawn(3, jitter=torch.tensor([True, False, True]), factors=(1.4, 0.6, 0.6, 0.2)))
+    torch.testing.assert_close(views[1], images[1], rtol=0, atol=1e-6)
+    assert not torch.allclose(views[0], images[0], atol=1e-2)
+
+
+def test_grayscale_is_torchvision_s_and_comes_after_the_jitter():
+    images = floats(3)
+    views = apply(images, drawn(3, jitter=True, factors=(1.3, 1, 1, 0), grayscale=torch.tensor([True, False, True])))
+    for number, (image, view) in enumerate(zip(images, views, strict=True)):
+        bright = reference.adjust_brightness(image, 1.3)
+        wanted = bright if number == 1 else reference.rgb_to_grayscale(bright, num_output_channels=3)
+        torch.testing.assert_close(view, wanted, rtol=0, atol=1e-5)
+
+
+def test_luma_is_torchvision_s_and_leaves_gray_images_alone():
+    images = floats(2)
+    torch.testing.assert_close(luma(images), reference.rgb_to_grayscale(images), rtol=0, atol=1e-6)
+    assert torch.equal(luma(images[:, :1]), images[:, :1])
+
+
+def test_one_channel_images_are_torchvision_s():
+    """Saturation, hue and grayscale do nothing to them; brightness and contrast do."""
+    images, factors = floats(3, channels=1), [1.3, 0.6, 1.4, 0.2]
+    views = apply(images, drawn(3, jitter=True, order=(1, 3, 2, 0), factors=factors, grayscale=True))
+    assert views.shape == images.shape
+    for image, view in zip(images, views, strict=True):
+        wanted = reference.adjust_brightness(reference.adjust_contrast(image, factors[1]), factors[0])
+        torch.testing.assert_close(view, wanted, rtol=0, atol=2e-5)
+
+
+def test_bytes_become_floats_in_0_to_1_and_the_images_stay_as_they_are():
+    images = (floats(2) * 255).to(torch.uint8)
+    before = images.clone()
+    views = apply(images, drawn(2, jitter=True, factors=(1.4, 1.4, 1.4, 0.1), grayscale=torch.tensor([True, False])))
+    assert views.dtype == torch.float32
+    assert float(views.min()) >= 0
+    assert float(views.max()) <= 1
+    assert torch.equal(images, before)
+    torch.testing.assert_close(apply(images, drawn(2)), images / 255, rtol=0, atol=1e-5)
+
+
+# --- draw
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_two_images_of_a_batch_get_different_views():
+    """Every parameter is drawn for each image: equal images come out different."""
+    images = floats(1).expand(8, 3, 16, 16).clone()
+    views = apply(images, draw(simclr_augmentation(), 8, 16, 16, generator()))
+    for one in range(8):
+        for other in range(one):
+            assert not torch.allclose(views[one], views[other], atol=1e-3)
+
+
+def test_each_parameter_is_drawn_for_each_image():
+    parameters = draw(simclr_augmentation(jitter=0.5, grayscale=0.5), 64, 16, 16, generator())
+    assert len(parameters.theta.flatten(1).unique(dim=0)) == 64
+    assert len(parameters.factors.unique(dim=0)) == 64
+    assert len(parameters.order.unique(dim=0)) > 12  # of 24 orders
+    for flags in (parameters.jitter, parameters.grayscale, parameters.theta[:, 0, 0] < 0):
+        assert 10 < int(flags.sum()) < 54
+
+
+def test_the_same_generator_gives_the_same_views():
+    images = floats(5)
+    one, same, other = (apply(images, draw(simclr_augmentation(), 5, 16, 16, generator(seed))) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    draw(simclr_augmentation(), 5, 16, 16, generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
+def test_crops_lie_in_the_image_and_have_the_given_areas_and_ratios(height, width):
+    chosen = simclr_augmentation(crop_scale=(0.1, 0.25), crop_ratio=(0.5, 2.0), rotate=0.0, shear=0.0, flip=0.0)
+    theta = draw(chosen, 4000, height, width, generator()).theta
+    crop_w, crop_h, x, y = theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2]
+    assert (theta[:, 0, 1] == 0).all()
+    assert (theta[:, 1, 0] == 0).all()
+    area, ratio = crop_w * crop_h, crop_w * width / (crop_h * height)
+    assert float(area.min()) == pytest.approx(0.1, abs=0.005)
+    assert float(area.max()) == pytest.approx(0.25, abs=0.005)
+    assert float(ratio.min()) == pytest.approx(0.5, abs=0.02)
+    assert float(ratio.max()) == pytest.approx(2.0, abs=0.02)
+    assert float(area.mean()) == pytest.approx(0.175, abs=0.005)
+    assert float(ratio.log().mean()) == pytest.approx(0, abs=0.03)  # uniform in its logarithm
+    for centre, crop in ((x, crop_w), (y, crop_h)):
+        place = centre / (1 - crop)  # anywhere from one edge of the image to the other
+        assert float(place.min()) == pytest.approx(-1, abs=0.01)
+        assert float(place.max()) == pytest.approx(1, abs=0.01)
+        assert float(place.mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_a_crop_that_does_not_fit_is_cut_to_the_image():
+    chosen = simclr_augmentation(crop_scale=(0.8, 1.0), crop_ratio=(0.5, 2.0), rotate=0.0, shear=0.0, flip=0.0)
+    theta = draw(chosen, 1000, 16, 16, generator()).theta
+    crop, centre = theta[:, [0, 1], [0, 1]], theta[:, :, 2]
+    assert float((centre.abs() + crop).max()) <= 1 + 1e-6
+    assert float((crop == 1).float().mean()) > 0.3
+
+
+def test_rotation_and_shear_are_those_drawn():
+    """The inverse of a rotation, then a shear along x: determinant 1, angles up to the given ones and about 0."""
+    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0}
+    theta = draw(simclr_augmentation(**whole, rotate=30.0, shear=0.0), 1000, 16, 16, generator()).theta
+    angles = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]).rad2deg()
+    torch.testing.assert_close(theta[:, :, :2] @ theta[:, :, :2].mT, torch.eye(2).expand(1000, 2, 2))
+    assert float(angles.max()) == pytest.approx(30, abs=1)
+    assert float(angles.min()) == pytest.approx(-30, abs=1)
+
+    theta = draw(simclr_augmentation(**whole, rotate=0.0, shear=20.0), 1000, 16, 16, generator()).theta
+    slopes = theta[:, 0, 1].atan().rad2deg()
+    assert float(slopes.max()) == pytest.approx(20, abs=1)
+    assert float(slopes.min()) == pytest.approx(-20, abs=1)
+    assert torch.equal(theta[:, :, 0], IDENTITY[:, 0].expand(1000, 2))
+    torch.testing.assert_close(theta[:, :, :2].det(), torch.ones(1000))
+
+
+def test_the_flip_comes_last_and_mirrors_the_view():
+    """The same generator with and without: crop, rotation and shear are the same, seen in a mirror."""
+    images = floats(4)
+    plain, mirrored = (
+        apply(images, draw(simclr_augmentation(flip=flip, jitter=0.0, grayscale=0.0), 4, 16, 16, generator()))
+        for flip in (0.0, 1.0)
+    )
+    torch.testing.assert_close(mirrored, plain.flip(3), rtol=0, atol=1e-4)
+
+
+def test_rotation_and_shear_are_about_the_centre_of_the_crop():
+    """The same generator with and without: the same crop, turned and sheared in it."""
+    colours = {"flip": 0.0, "jitter": 0.0, "grayscale": 0.0}
+    crop = draw(simclr_augmentation(**colours, rotate=0.0, shear=0.0), 50, 16, 16, generator()).theta
+    both = draw(simclr_augmentation(**colours, rotate=30.0, shear=20.0), 50, 16, 16, generator()).theta
+    assert torch.equal(both[:, :, 2], crop[:, :, 2])
+    inside = crop[:, :, :2].inverse() @ both[:, :, :2]
+    torch.testing.assert_close(inside.det(), torch.ones(50))
+    torch.testing.assert_close(inside[:, :, 0].norm(dim=1), torch.ones(50))  # a shear along x, then a rotation
+    assert float((inside - torch.eye(2)).abs().amax(dim=(1, 2)).min()) > 1e-3
+
+
+def test_a_drawn_rotation_is_torchvision_s_rotate():
+    images = floats(6)
+    settings = simclr_augmentation(
+        crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=40.0, shear=0.0, flip=0.0, jitter=0.0, grayscale=0.0
+    )
+    parameters = draw(settings, 6, 16, 16, generator())
+    views = apply(images, parameters)
+    for image, view, theta in zip(images, views, parameters.theta, strict=True):
+        # torchvision turns counter-clockwise; the corners, that come from outside the image, are aside.
+        degrees = float(torch.atan2(theta[1, 0], theta[0, 0]).rad2deg())
+        wanted = reference.rotate(image, degrees, InterpolationMode.BILINEAR)
+        torch.testing.assert_close(view[:, 4:12, 4:12], wanted[:, 4:12, 4:12], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2), ("hue", 3)])
+def test_factors_have_the_given_ranges(name, column):
+    spreads = {"brightness": 0.1, "contrast": 0.2, "saturation": 1.5, "hue": 0.3}
+    factors = draw(simclr_augmentation(**spreads), 4000, 16, 16, generator()).factors[:, column]
+    low, high = (-0.3, 0.3) if name == "hue" else (max(0.0, 1 - spreads[name]), 1 + spreads[name])
+    assert low <= float(factors.min()) < low + 0.01
+    assert high - 0.01 < float(factors.max()) <= high
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_flip_jitter_and_grayscale_have_the_given_probabilities(probability):
+    settings = simclr_augmentation(flip=probability, jitter=probability, grayscale=probability, rotate=0.0)
+    parameters = draw(settings, 4000, 16, 16, generator())
+    for flags in (parameters.theta[:, 0, 0] < 0, parameters.jitter, parameters.grayscale):
+        assert float(flags.float().mean()) == pytest.approx(probability, abs=0.03 if 0 < probability < 1 else 0)
+
+
+def test_orders_are_permutations_with_each_operation_equally_often_first():
+    order = draw(simclr_augmentation(), 4000, 16, 16, generator()).order
+    assert torch.equal(order.sort(dim=1).values, torch.arange(4).expand(4000, 4))
+    for counts in (order[:, 0].bincount(), order[:, 3].bincount()):
+        assert float(counts.min()) > 900
+
+
+def test_augmentation_of_nothing_draws_the_identity():
+    parameters = draw(NO_AUGMENTATION, 4, 16, 16, generator())
+    assert torch.equal(parameters.theta, IDENTITY.expand(4, 2, 3))
+    assert not parameters.jitter.any()
+    assert not parameters.grayscale.any()

@@ -1,0 +1,126 @@
+"""The smallest images, settings and networks on which every loop still does all it does."""
+
+import io
+
+import numpy as np
+import torch
+
+from scan_core.data import images_on
+from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.settings import (
+    Backbone,
+    Cluster,
+    Optimizer,
+    Pretext,
+    Selflabel,
+    SimclrAugmentation,
+    StrongAugmentation,
+)
+
+SIZE = 8  # pixels
+TRAIN, VAL = torch.arange(32), torch.arange(32, 48)
+BACKBONE = Backbone(name="convnet", width=4)
+CPU = torch.device("cpu")
+
+
+def change(settings, **values):
+    """A validated copy of ``settings`` with some values replaced."""
+    return type(settings)(**{**dict(settings), **values})
+
+
+def optimizer(**values):
+    base = {"name": "adam", "lr": 1e-2, "weight_decay": 1e-4, "momentum": 0.9, "schedule": "constant"}
+    return Optimizer(**{**base, "warmup_epochs": 0, "final_lr": 0.0, **values})
+
+
+def simclr_augmentation(**values):
+    base = {"crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 1.333), "rotate": 15.0, "shear": 10.0, "flip": 0.5}
+    colours = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
+    return SimclrAugmentation(kind="simclr", **{**base, **colours, **values})
+
+
+def strong_augmentation(**values):
+    return StrongAugmentation(**{"kind": "strong", "flip": 0.5, "operations": 2, "cutout": 2, **values})
+
+
+# Crops of the whole image and nothing else: a random view is the plain view.
+NO_AUGMENTATION = simclr_augmentation(
+    crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=0.0, shear=0.0, flip=0.0, jitter=0.0, grayscale=0.0
+)
+
+
+def pretext_settings(**values):
+    base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8}
+    return Pretext(**{**base, "optimizer": optimizer(), "augmentation": simclr_augmentation(), **values})
+
+
+def cluster_settings(**values):
+    base = {"num_clusters": 3, "heads": 2, "neighbors": 3, "val_neighbors": 2, "entropy_weight": 5.0, "train": "all"}
+    base |= {"epochs": 2, "batch_size": 8, "optimizer": optimizer(), "augmentation": strong_augmentation()}
+    return Cluster(**{**base, **values})
+
+
+def selflabel_settings(**values):
+    base = {"threshold": 0.4, "class_weights": True, "epochs": 2, "batch_size": 8}
+    return Selflabel(**{**base, "optimizer": optimizer(), "augmentation": strong_augmentation(), **values})
+
+
+def pixels(count=48, channels=3, seed=0, size=SIZE):
+    """(count,size,size,channels) uint8: three kinds of images, each with its own colour gradient, and noise."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(40, 200, size)
+    kinds = np.stack([
+        np.broadcast_to(ramp[:, None], (size, size)), np.broadcast_to(ramp[None], (size, size)),
+        np.broadcast_to(ramp[::-1, None], (size, size)),
+    ])  # fmt: skip
+    base = kinds[np.arange(count) % 3][..., None] * np.linspace(1, 0.5, channels)
+    return np.clip(base + rng.normal(0, 15, (count, size, size, channels)), 0, 255).astype(np.uint8)
+
+
+def images(count=48, channels=3, seed=0, size=SIZE):
+    return images_on(CPU, pixels(count, channels, seed, size), [0.45] * channels, [0.25] * channels)
+
+
+def neighbors(count, k):
+    """(count,k) positions of other images of the same kind as ``pixels`` makes them."""
+    rows = torch.arange(count)[:, None] + 3 * torch.arange(1, k + 1)
+    return rows % (count - count % 3)
+
+
+def cluster_model(clusters=3, heads=1, seed=0, channels=3):
+    torch.manual_seed(seed)
+    return Model(build_backbone(BACKBONE, channels), ClusterHeads(feature_size(BACKBONE), clusters, heads))
+
+
+def through_a_file(state):
+    """What a resume reads: the state written by torch.save and read without unpickling code."""
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def epochs_of(progress):
+    """The values of each epoch of a loop, run to its end."""
+    return [done.values for done in progress if hasattr(done, "values")]
+
+
+def assert_same_state(first, second):
+    """Two training states are equal to the bit, whatever they hold."""
+    _assert_same(first.state_dict(), second.state_dict(), "state")
+
+
+def _assert_same(first, second, where):
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            _assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for number, (one, other) in enumerate(zip(first, second, strict=True)):
+            _assert_same(one, other, f"{where}[{number}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
