@@ -91,8 +91,11 @@ class Stage:
         """Sets ``SCAN_THREADS`` (torch's own choice where unset) and records what the bytes depend on."""
         import torch
 
-        if os.environ.get("SCAN_THREADS"):
-            torch.set_num_threads(int(os.environ["SCAN_THREADS"]))
+        threads = os.environ.get("SCAN_THREADS")
+        if threads:
+            if not threads.isdecimal() or int(threads) < 1:
+                raise ScanError(f"SCAN_THREADS is {threads}; a whole number of at least 1 is allowed")
+            torch.set_num_threads(int(threads))
         self.environment = training_environment(compute.precision, compute.device.type)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
         return compute
@@ -115,6 +118,8 @@ class Stage:
         saved = self._scratch.load(self.environment)
         if saved is not None:
             state.load_state_dict(saved)
+            for values in state.history:  # the row in MLflow is this execution's: make its curves whole
+                self.tracker.metrics(values, int(values["epoch"]))
         with TrainingProgress(self.name, epochs, state.epoch, steps) as progress:
             for record in loop:
                 if isinstance(record, Epoch):
