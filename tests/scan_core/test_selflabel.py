@@ -285,3 +285,12 @@ def test_a_resume_before_an_epoch_without_a_step_is_to_the_bit(fp32):
         assert [values["skipped_steps"] for values in state.history[2:]] == [4, 4]
         states.append(state)
     assert_same_state(*states)
+
+
+def test_class_weights_are_the_settings_choice(fp32):
+    """Pseudo-labels of one batch are unevenly many: weighting them changes the first loss."""
+    first = []
+    for weights in (True, False):
+        settings = selflabel_settings(epochs=1, batch_size=32, threshold=0.36, class_weights=weights)
+        first.append(epochs_of(train(start(settings, fp32), settings, fp32))[0]["loss"])
+    assert first[0] != pytest.approx(first[1], abs=1e-6)
