@@ -33,7 +33,7 @@ def split_rows(pixels: np.ndarray, val_fraction: float, seed: int) -> tuple[np.n
     flat = pixels.reshape(count, -1)
     starts = np.flatnonzero(np.r_[True, (flat[1:] != flat[:-1]).any(axis=1)])
     groups = np.split(np.arange(count, dtype=np.int64), starts[1:])
-    wanted = math.ceil(val_fraction * count)
+    wanted = math.ceil(val_fraction * count - 1e-9)  # 0.07 * 100 is 7.000000000000001
     val: list[int] = []
     for group in np.random.default_rng(seed).permutation(len(groups)):
         if len(val) + len(groups[group]) <= wanted:

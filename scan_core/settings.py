@@ -78,7 +78,7 @@ Augmentation = Annotated[SimclrAugmentation | StrongAugmentation, Field(discrimi
 
 
 class Optimizer(Settings):
-    """SGD (momentum, decoupled from nothing) or Adam (L2 decay), with a schedule that is a function of the step."""
+    """SGD with momentum or Adam, both with L2 weight decay; the rate is a function of the step (``schedule``)."""
 
     name: Literal["sgd", "adam"]
     lr: Positive

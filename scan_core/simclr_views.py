@@ -1,4 +1,4 @@
-"""SCAN's pretext views (SimCLR, arXiv 2002.05709, appendix A), drawn for each image and applied to the whole batch.
+"""The pretext task's views (SimCLR, arXiv 2002.05709, appendix A), drawn for each image and applied to the whole batch.
 
 ``draw`` is random and runs on the host; ``apply`` is deterministic and runs where the images are. The geometry of a
 view, crop, flip, rotation and shear together, is one affine matrix and a single bilinear ``grid_sample``.

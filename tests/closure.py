@@ -49,7 +49,6 @@ def code_of(stage: str) -> list[str]:
         if name not in seen and name not in NOT_DEPS:
             seen.add(name)
             waiting.extend(imports(module_file(name)))
-    # What the context computes for a training stage lies in scan_core too.
     files = {module_file(name).as_posix() for name in seen}
     return sorted(files | {extra for name in seen for extra in EXTRA.get(name, [])})
 

@@ -159,3 +159,9 @@ def test_on_the_cpu_the_array_is_not_copied():
     data = images_on(CPU, array, [0.5] * 3, [0.25] * 3)
     assert np.shares_memory(data.pixels.numpy(), array)
     assert data.mean.dtype == data.std.dtype == torch.float32
+
+
+def test_a_share_that_is_a_whole_number_gains_no_row_by_rounding():
+    """0.07 of 100 is 7, although 0.07 * 100 is a little more in floating point."""
+    pixels = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
+    assert len(split_rows(pixels, 0.07, 0)[1]) == 7
