@@ -10,57 +10,28 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import dvc.api
-import psutil
 
-from bench.machine import machine
+from bench.machine import Memory, machine
 from pipeline.artifacts import STEPS
 
 RESULTS = Path("bench/results")
-
-
-class PeakMemory(threading.Thread):
-    """The largest sum of resident memory over a process and all its descendants, sampled ten times a second.
-
-    Pages that processes share count in each of them, so the truth is a little lower.
-    """
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.root, self.peak, self.ended = psutil.Process(pid), 0, threading.Event()
-
-    def run(self) -> None:
-        """Samples until ``ended``."""
-        while not self.ended.wait(0.1):
-            total = 0
-            try:
-                for process in [self.root, *self.root.children(recursive=True)]:
-                    try:
-                        total += process.memory_info().rss
-                    except psutil.Error:  # it has just ended
-                        continue
-            except psutil.Error:
-                continue
-            self.peak = max(self.peak, total)
 
 
 def measured(command: list[str]) -> tuple[str, float, float]:
     """Runs a command; its output, seconds and peak memory in GiB. Raises where it fails."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    memory = PeakMemory(process.pid)
-    memory.start()
+    memory = Memory(process.pid)
     output, _ = process.communicate()
-    memory.ended.set()
-    memory.join()
+    samples = memory.stop()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{output}")
-    return output, time.monotonic() - started, memory.peak / 2**30
+    return output, time.monotonic() - started, max(size for _, size in samples) / 2**30
 
 
 def run_seed(seed: int, split_seed: int) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""The machine and the versions that a result came from."""
+"""The machine and the versions that a result came from, and the memory that a command takes."""
 
 import os
 import platform
+import threading
 import time
 from importlib.metadata import version
+
+import psutil
 
 
 def machine() -> dict[str, str]:
@@ -26,3 +29,34 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in names),
     }
+
+
+class Memory:
+    """The sum of resident memory over a process and all its descendants, sampled ten times a second from now on.
+
+    Pages that processes share count in each of them, so the truth is a little lower.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._samples, self._ended = psutil.Process(pid), [(time.monotonic(), 0)], threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.1):
+            total = 0
+            try:
+                for process in [self._root, *self._root.children(recursive=True)]:
+                    try:
+                        total += process.memory_info().rss
+                    except psutil.Error:  # it has just ended
+                        continue
+            except psutil.Error:
+                continue
+            self._samples.append((time.monotonic(), total))
+
+    def stop(self) -> list[tuple[float, int]]:
+        """Ends sampling. (seconds, bytes) of each sample."""
+        self._ended.set()
+        self._thread.join()
+        return self._samples

@@ -10,13 +10,15 @@ import numpy as np
 
 from scan_core.errors import ScanError
 
-IMAGES = Path("data/images")  # pixels.npy, stats.json, and rows: pretext.npy, train.npy, val.npy
-ITEMS = Path("data/items")  # items.parquet, rejected.csv; for evaluate alone
+SOURCE = Path("data/source.json")  # what the source's files are, for DVC
+IMAGES = Path("data/images")  # the shards, stats.json, and rows: pretext.npy, train.npy, val.npy
+ITEMS = Path("data/items")  # items.parquet, findings.csv; for evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; for evaluate alone
 EMBEDDINGS = Path("data/embeddings")  # train.npy, val.npy
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val) int32
 MODELS = Path("models")
+REJECTED = Path(".scan/rejected.csv")  # the findings of a run that was ended by them
 PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.parquet")
@@ -30,6 +32,8 @@ STEPS = {
     "cluster": "SCAN loss",
     "selflabel": "SCAN loss + self-label",
 }
+
+KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 
 MADE_BY = {IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors"}
 
@@ -100,18 +104,34 @@ def save_history(path: Path, history: list[dict[str, float]]) -> None:
     save_csv(path, history, columns or ["epoch"])
 
 
-def load_images() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
-    """Pixels (N,height,width,channels) uint8, memory-mapped; rows by split; statistics."""
-    stats = load_json(IMAGES / "stats.json")
-    shape = (stats["count"], stats["height"], stats["width"], stats["channels"])
-    pixels = load_array(IMAGES / "pixels.npy", "uint8", shape, mmap=True)
+def save_findings(path: Path, findings: Iterable[tuple[str, str, str]]) -> None:
+    """What was not taken as it is: (source, kind, reason), sorted."""
+    rows = [dict(zip(("source", "kind", "reason"), finding, strict=True)) for finding in sorted(findings)]
+    save_csv(path, rows, ["source", "kind", "reason"])
+
+
+def load_rows(count: int) -> dict[str, np.ndarray]:
+    """Rows of the store by split."""
     rows = {split: load_array(IMAGES / f"{split}.npy", "int64", (None,)) for split in ("pretext", "train", "val")}
     for split, index in rows.items():
-        if len(index) and not 0 <= index.min() <= index.max() < len(pixels):
+        if len(index) and not 0 <= index.min() <= index.max() < count:
             raise ScanError(
-                f"{IMAGES / split}.npy points at row {index.max()}; there are {len(pixels)} images: run dvc repro"
+                f"{IMAGES / split}.npy points at row {index.max()}; there are {count} images: run dvc repro"
             )
-    return pixels, rows, stats
+    return rows
+
+
+def load_shards(stats: dict[str, Any]) -> list[np.ndarray]:
+    """The store's arrays: pixels (rows,size,size,channels) uint8, or tables (rows,4) int64; memory-mapped."""
+    if stats["store"] == "array":
+        inner = (stats["size"], stats["size"], stats["channels"])
+        return [
+            load_array(IMAGES / f"pixels-{number:05d}.npy", "uint8", (count, *inner), mmap=True)
+            for number, count in enumerate(stats["rows"])
+        ]
+    return [
+        load_array(IMAGES / f"jpeg-{number:05d}.npy", "int64", (count, 4)) for number, count in enumerate(stats["rows"])
+    ]
 
 
 def load_neighbors(split: str, count: int) -> np.ndarray:

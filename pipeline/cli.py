@@ -25,6 +25,23 @@ def check() -> None:
 
 
 @app.command()
+def data(
+    path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
+    sheet: Path = typer.Option(Path(".scan/contact_sheet.png"), help="Where to put a picture of some of the images."),
+) -> None:
+    """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
+    from pipeline import look
+    from pipeline.stage import worker_count
+
+    try:
+        found = look.look(path, read_params().data, Path.cwd(), Path(".scan"), worker_count())
+        look.show(found, sheet, look.contact_sheet(found, sheet))
+    except ScanError as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
+
+
+@app.command()
 def show() -> None:
     """Print the results of the last run and where its files are."""
     from rich.console import Console
@@ -32,16 +49,18 @@ def show() -> None:
 
     try:
         metrics = load_json(METRICS)
+        protocol = read_params().data.protocol
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)
-    table = Table(title="Validation images, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    reported, title = ("train", "All images") if protocol == "all" else ("val", "Validation images")
+    table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
-    measures = [name for name in ("acc", "nmi", "ari") if name in metrics["val"]["selflabel"]]
+    measures = [name for name in ("acc", "nmi", "ari") if name in metrics[reported]["selflabel"]]
     for name in [measure.upper() for measure in measures] + ["clusters in use", "confident"]:
         table.add_column(name, justify="right")
     for step, label in STEPS.items():
-        scores = metrics["val"][step]
+        scores = metrics[reported][step]
         cells = [f"{100 * scores[name]:.1f}" for name in measures] + [f"{scores['clusters_alive']:g}"]
         share = scores.get("confident_share")
         table.add_row(label, *cells, "" if share is None else f"{100 * share:.0f}")

@@ -12,10 +12,10 @@ DVC_FILE = Path("dvc.yaml")
 
 
 def stage_entries() -> dict[str, dict[str, Any]]:
-    """The stages of ``dvc.yaml``, in the order they run."""
+    """The stages of ``dvc.yaml`` that make something, in the order they run; ``source`` only looks, and has no deps."""
     entries = read_yaml(DVC_FILE)["stages"]
     assert isinstance(entries, dict)
-    return entries
+    return {name: entry for name, entry in entries.items() if "deps" in entry}
 
 
 def fingerprint(stage: str, params: Params) -> str:

@@ -79,3 +79,51 @@ class TrainingProgress:
         rate = f"{self.images / passed:,.0f} images/s"
         end = f"ended after {clock(passed)}" if ended else f"{clock(left)} left"
         return f"epoch {self.epoch}/{self.epochs}  {loss}{rate}  {end}"
+
+
+class CountProgress:
+    """Images taken and refused, images/s and time left where the total is known. A context manager."""
+
+    def __init__(self, stage: str, total: int | None) -> None:
+        self.stage, self.total = stage, total
+        self.started = self._line = time.monotonic()
+        self._first: int | None = None  # what an earlier run has left is no speed of this one
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("[bold]{task.description:<9}"),
+                BarColumn(bar_width=28),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(stage, total=total, text="")
+
+    def __enter__(self) -> "CountProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, taken: int, refused: int) -> None:
+        """So many images have been taken so far, and so many files have not."""
+        done = taken + refused
+        self._first = done if self._first is None else self._first
+        if self._bar:
+            self._bar.update(self._task, completed=done, text=self._text(taken, refused))
+        elif time.monotonic() - self._line >= SECONDS_BETWEEN_LINES:
+            self._line = time.monotonic()
+            say(f"{self.stage:<9} {self._text(taken, refused)}")
+
+    def _text(self, taken: int, refused: int) -> str:
+        rate = (taken + refused - (self._first or 0)) / max(time.monotonic() - self.started, 1e-9)
+        of = "" if self.total is None else f" of {self.total:,}"
+        left = ""
+        if self.total is not None and rate:
+            left = f"  {clock(max(self.total - taken - refused, 0) / rate)} left"
+        return f"{taken:,} images{of}  {refused:,} not taken  {rate:,.0f} images/s{left}"

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,20 @@ MEASURES = {
     "clusters_alive": "clusters alive",
     "confident_share": "confident",
 }
+# What the two splits are under each protocol, for people.
+SPLIT_TITLES = {
+    "split": {"val": "Validation images", "train": "Training images"},
+    "all": {"val": "The tenth by which models were chosen", "train": "All images"},
+}
 
 
-def draw_samples(path: Path, pixels: np.ndarray, probabilities: np.ndarray, names: dict[int, str]) -> None:
-    """A PNG with one row a cluster: its most confident images, (N,height,width,channels) uint8, from left to right."""
+def draw_samples(
+    path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], probabilities: np.ndarray, names: dict[int, str]
+) -> None:
+    """A PNG with one row a cluster: its most confident images, from left to right.
+
+    ``pixels_of`` gives (n,height,width,channels) uint8 for (n,) rows of ``probabilities`` (N,C).
+    """
     clusters = probabilities.argmax(axis=1)
     sizes = np.bincount(clusters, minlength=probabilities.shape[1])
     shown = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:MAX_CLUSTERS_DRAWN] if sizes[cluster]]
@@ -58,10 +69,11 @@ def draw_samples(path: Path, pixels: np.ndarray, probabilities: np.ndarray, name
     for row, cluster in enumerate(shown):
         members = np.flatnonzero(clusters == cluster)
         best = members[np.argsort(-probabilities[members, cluster], kind="stable")][:SAMPLES_EACH]
+        pictures = pixels_of(best)
         for column, axis in enumerate(axes[row]):
             axis.axis("off")
             if column < len(best):
-                image = pixels[best[column]]
+                image = pictures[column]
                 axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         title = f"cluster {cluster}" + (f", class {names[cluster]}" if cluster in names else "")
         text = f"{title}\n{sizes[cluster]:,} images"
@@ -78,6 +90,7 @@ def write_report(
     params: Params,
     stats: dict[str, Any],
     metrics: dict[str, dict[str, Any]],
+    reported: str,
     kept: dict[str, str],
     names: dict[int, str],
     plots: dict[str, list[dict[str, Any]]],
@@ -92,14 +105,15 @@ def write_report(
     tables = {
         split: [(label, [_cell(metrics[split][step], measure) for measure in _measures(metrics[split])])
                 for step, label in STEPS.items()]
-        for split in ("val", "train")
+        for split in (reported, "val" if reported == "train" else "train")
     }  # fmt: skip
     page = template.render(
         params=params.model_dump(mode="json"),
         stats=stats,
         kept=kept,
-        headline=metrics["val"]["selflabel"],
-        baseline=metrics["val"]["kmeans_pixels"],
+        headline=metrics[reported]["selflabel"],
+        baseline=metrics[reported]["kmeans_pixels"],
+        titles=SPLIT_TITLES[params.data.protocol],
         columns={split: [MEASURES[measure] for measure in _measures(metrics[split])] for split in tables},
         tables=tables,
         samples=base64.b64encode(samples.read_bytes()).decode(),
@@ -183,7 +197,7 @@ def _confusion(rows: list[dict[str, Any]], names: dict[int, str], clusters: int)
         for i, j in zip(*np.nonzero(counts), strict=True):
             dark = counts[i, j] > counts[i].sum() / 2
             axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    text = "Validation images; clusters matched to classes one to one, on the same images."
+    text = "Clusters matched to classes one to one, on the images that are reported on."
     return {"title": "Confusion", "text": text, "svg": _svg(figure)}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.artifacts import load_images
+from pipeline import artifacts
 from pipeline.fingerprint import fingerprint, run_key, stage_entries
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
@@ -24,8 +24,8 @@ from scan_core.errors import ScanError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scan_core.data import Images
     from scan_core.device import Compute
+    from scan_core.images import Images
     from scan_core.training import Progress, TrainingState
 
 
@@ -93,22 +93,34 @@ class Stage:
 
         threads = os.environ.get("SCAN_THREADS")
         if threads:
-            if not threads.isdecimal() or int(threads) < 1:
-                raise ScanError(f"SCAN_THREADS is {threads}; a whole number of at least 1 is allowed")
-            torch.set_num_threads(int(threads))
+            torch.set_num_threads(whole_number("SCAN_THREADS", threads))
         self.environment = training_environment(compute.precision, compute.device.type)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
         return compute
 
     def images(self, compute: "Compute") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
-        """Images on the device, rows by split (on the host), statistics."""
+        """The store on the device, rows by split (on the host), statistics."""
         import torch
 
-        from scan_core.data import images_on
+        from scan_core.images import array_images, jpeg_images
 
-        pixels, rows, stats = load_images()
-        index = {split: torch.from_numpy(row) for split, row in rows.items()}
-        return images_on(compute.device, pixels, stats["mean"], stats["std"]), index, stats
+        stats = artifacts.load_json(artifacts.IMAGES / "stats.json")
+        index = {split: torch.from_numpy(row) for split, row in artifacts.load_rows(stats["count"]).items()}
+        shards, seen = artifacts.load_shards(stats), (stats["view"], stats["mean"], stats["std"])
+        if stats["store"] == "array":
+            return array_images(compute.device, shards, *seen), index, stats
+        blobs = [artifacts.IMAGES / f"jpeg-{number:05d}.bin" for number in range(len(shards))]
+        return jpeg_images(compute.device, blobs, shards, stats["channels"], *seen), index, stats
+
+    @property
+    def data_home(self) -> Path:
+        """``SCAN_DATA``: where named sets lie or are downloaded to; by default ``datasets`` in the project."""
+        return Path(os.environ.get("SCAN_DATA") or self.root / "datasets").expanduser().resolve()
+
+    def scratch(self) -> Path:
+        """A folder for unfinished work, which the next run of the same thing finds; gone when this one is done."""
+        self._scratch = Scratch(self.root, self.name, self.fingerprint)
+        return self._scratch.folder
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
         """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch."""
@@ -148,6 +160,19 @@ class Stage:
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=False)
+
+
+def worker_count() -> int:
+    """``SCAN_WORKERS``: processes that decode images; by default one a core."""
+    given = os.environ.get("SCAN_WORKERS")
+    return os.cpu_count() or 1 if given is None else whole_number("SCAN_WORKERS", given)
+
+
+def whole_number(name: str, given: str) -> int:
+    """An environment variable's value as a number of at least 1. Raises ``ScanError`` where it is none."""
+    if not given.isdecimal() or int(given) < 1:
+        raise ScanError(f"{name} is {given}; a whole number of at least 1 is allowed")
+    return int(given)
 
 
 def git_commit() -> str:
@@ -199,7 +224,7 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
 def one_line(error: BaseException, debug: bool = False) -> str:
     """What happened, in one line; for what is not a mistake of the user's, how to see more."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the next run goes on from the last saved epoch"
+        return "interrupted; the next run goes on from what is saved"
     text = " ".join(str(error).split())
     if isinstance(error, ScanError):
         return text

@@ -4,20 +4,27 @@ import torch
 from torch import Tensor
 
 from scan_core import simclr_views, strong_views
-from scan_core.data import Images
+from scan_core.images import ArrayImages, Images, JpegImages
 from scan_core.settings import Augmentation, StrongAugmentation
 
 
 def plain_view(images: Images, rows: Tensor) -> Tensor:
-    """(B,) rows to (B,channels,height,width) float32, normalised and nothing else."""
-    return images.normalize(images.batch(rows).float() / 255)
+    """(B,) rows to (B,channels,side,side) float32: the centre, normalised and nothing else."""
+    return images.normalize(images.windows(rows).float() / 255)
 
 
 def random_view(images: Images, rows: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """(B,) rows to (B,channels,height,width) float32, each image augmented by draws of its own, then normalised."""
-    pixels = images.batch(rows)
-    batch, _, height, width = pixels.shape
+    """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised."""
+    batch, side = len(rows), images.side
     if isinstance(settings, StrongAugmentation):
-        views, cut = strong_views.apply(pixels, strong_views.draw(settings, batch, height, width, generator))
+        strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)
+        views, cut = strong_views.apply(images.windows(rows, strong.window), strong)
         return images.normalize(views).masked_fill_(cut, 0)
-    return images.normalize(simclr_views.apply(pixels, simclr_views.draw(settings, batch, height, width, generator)))
+    height, width = images.sizes(rows)
+    drawn = simclr_views.draw(settings, batch, height, width, generator)
+    if isinstance(images, JpegImages):  # the crop comes while decoding, from all of the image
+        pixels, drawn = images.resized_crops(rows, drawn.boxes(height, width)), drawn.cropped()
+    else:
+        assert isinstance(images, ArrayImages)
+        pixels = images.whole(rows)
+    return images.normalize(simclr_views.apply(pixels, drawn, side))

@@ -8,6 +8,7 @@ import numpy as np
 from scan_core.metrics import accuracy, clustering_metrics, match_clusters, neighbor_purity, top_accuracy
 
 PURITY_AT = (1, 5, 10, 20, 50)
+FIT_ROWS = 20_000  # k-means is fitted on no more: rows are in the order of their content, so the first are a sample
 
 
 def model_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
@@ -29,7 +30,7 @@ def model_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float
 def kmeans_scores(
     train: np.ndarray, splits: dict[str, tuple[np.ndarray, np.ndarray]], clusters: int, runs: int
 ) -> dict[str, dict[str, float]]:
-    """k-means fitted on ``train`` (N,D) with ``runs`` initialisations: mean and standard deviation by split.
+    """k-means fitted on (a sample of) ``train`` (N,D) with ``runs`` starts: mean and standard deviation by split.
 
     ``splits`` are name → (features (M,D), labels (M,) with -1 where unknown). One k-means++ start a run, so that the
     spread is that of a single run.
@@ -37,6 +38,7 @@ def kmeans_scores(
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    train = train[: max(FIT_ROWS, 50 * clusters)]
     collected: dict[str, list[dict[str, float]]] = {name: [] for name in splits}
     for run in range(runs):
         with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_core.augment import plain_view
-from scan_core.data import Images
+from scan_core.images import Images
 
 
 class Autocast(Protocol):
@@ -19,6 +19,7 @@ class Autocast(Protocol):
 
 
 BATCH = 512  # in eval mode no result depends on it
+SMALL = 16  # pixels a side
 
 
 @torch.no_grad()
@@ -48,3 +49,14 @@ def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, comp
 def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
     """(H,N,C) float32 log-probabilities of the cluster heads."""
     return F.log_softmax(forward_all(module, images, rows, compute)[1], dim=-1)
+
+
+def small_pixels(images: Images, rows: Tensor) -> Tensor:
+    """(N,D) float32 in [0,1] on the host: each image's pixels, averaged to at most 16 x 16, for a baseline."""
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        pixels = images.windows(rows[start : start + BATCH]).float() / 255
+        if images.side > SMALL:
+            pixels = F.adaptive_avg_pool2d(pixels, SMALL)
+        parts.append(pixels.flatten(1).cpu())
+    return torch.cat(parts)

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.augment import random_view
-from scan_core.data import Images
 from scan_core.device import seeded
 from scan_core.errors import ScanError
+from scan_core.images import Images
 from scan_core.inference import log_probabilities
 from scan_core.losses import mean_entropy, scan_loss
 from scan_core.networks import ClusterHeads, Model, feature_size

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.augment import plain_view, random_view
-from scan_core.data import Images
 from scan_core.device import seeded
+from scan_core.images import Images
 from scan_core.inference import log_probabilities
 from scan_core.losses import confident_cross_entropy
 from scan_core.networks import Model

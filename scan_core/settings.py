@@ -16,13 +16,60 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Data(Settings):
-    """Which images, at which size, split how. Belongs to ``prepare`` alone."""
+SOURCES_WITH_PATH = ("folder", "archive", "parquet", "npy")
+ARRAY_UP_TO = 128  # pixels; beyond, ``store: auto`` packs JPEGs, for an array would not fit
 
-    name: Literal["digits"]
-    size: Annotated[int, Field(ge=8, le=128)]  # pixels; images are stored as size x size
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+class Data(Settings):
+    """Which images, at which size, split how. Belongs to ``prepare`` alone.
+
+    A setting that a source has no use for is left alone, so that another source is one setting away.
+    """
+
+    name: Literal[
+        "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_20", "stl10", "imagenet",
+        "folder", "archive", "parquet", "npy",
+    ]  # fmt: skip
+    path: str | None  # of folder, archive, parquet and npy; a relative one starts at the project
+    labels: str  # folders: the source's own; none; or a .csv file with columns source,label. For evaluate alone
+    subset: Literal[50, 100, 200] | None  # classes of imagenet that are clustered, the paper's
+    extra: Literal["pretext", "train", "none"]  # what images beyond those are for: stl10's unlabelled, imagenet's rest
+    size: Annotated[int, Field(ge=8, le=1024)]  # pixels; stored as size x size, or with that short side (jpeg)
+    view: Annotated[int, Field(ge=8, le=1024)] | None  # pixels the network sees, cut from those; null: size
+    fit: Literal["crop", "pad", "stretch"]  # how a rectangle becomes a square
+    store: Literal["auto", "array", "jpeg"]
+    shard_rows: Annotated[int, Field(ge=1)]  # images in one file of the store
+    duplicates: Literal["keep", "drop"]
+    protocol: Literal["split", "all"]  # split: report on val; all: train on, and report on, every image
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]  # where the source has no split of its own
     split_seed: Annotated[int, Field(ge=0)]
+    max_rejected: Probability  # share of the files that may be unreadable
+    max_pixels: Count  # an image with more is rejected before it is decoded
+    max_unpacked: Positive  # GiB in an archive
+
+    @property
+    def stored(self) -> Literal["array", "jpeg"]:
+        """``store``, with ``auto`` resolved."""
+        if self.store == "auto":
+            return "array" if self.size <= ARRAY_UP_TO else "jpeg"
+        return self.store
+
+    @property
+    def side(self) -> int:
+        """Pixels a side that the network sees."""
+        return self.view or self.size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if self.name in SOURCES_WITH_PATH and not self.path:
+            raise ValueError(f"path is null; data.name {self.name} needs the path of what is to be read")
+        if self.labels not in ("folders", "none") and not self.labels.endswith(".csv"):
+            raise ValueError(f'labels is "{self.labels}"; folders, none or the path of a .csv file is allowed')
+        if self.side > self.size:
+            raise ValueError(f"view is {self.view}; at most data.size, {self.size}, is allowed")
+        if self.stored == "jpeg" and self.fit != "crop":
+            raise ValueError(f"fit is {self.fit}; the jpeg store keeps each image's shape and allows crop alone")
+        return self
 
 
 class Backbone(Settings):

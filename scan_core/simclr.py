@@ -5,8 +5,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from scan_core.augment import random_view
-from scan_core.data import Images
 from scan_core.device import seeded
+from scan_core.images import Images
 from scan_core.losses import nt_xent
 from scan_core.networks import Model, Projector, build_backbone, feature_size
 from scan_core.settings import Backbone, Pretext

@@ -1,11 +1,12 @@
 """The pretext task's views (SimCLR, arXiv 2002.05709, appendix A), drawn for each image and applied to the whole batch.
 
 ``draw`` is random and runs on the host; ``apply`` is deterministic and runs where the images are. The geometry of a
-view, crop, flip, rotation and shear together, is one affine matrix and a single bilinear ``grid_sample``.
+view, crop, flip, rotation and shear together, is one affine matrix and a single bilinear ``grid_sample``. The crop can
+also be cut before, where the images are decoded: ``boxes`` says where, and ``cropped`` is what is left to be done.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,15 +21,34 @@ GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL and torchvision have i
 class SimclrDraw:
     """The parameters of B views, on the host."""
 
-    theta: Tensor  # (B,2,3) float32: output to input, both in [-1,1]
+    centre: Tensor  # (B,2) float32: x and y of the crop's centre in the image, in [-1,1]
+    crop: Tensor  # (B,2) float32: its width and height, as shares of the image's
+    turn: Tensor  # (B,2,2) float32: flip, rotation and shear, output to crop, both in [-1,1]
     jitter: Tensor  # (B,) bool
     order: Tensor  # (B,4) int64: which of brightness, contrast, saturation, hue comes first, second, ...
     factors: Tensor  # (B,4) float32: of brightness, contrast, saturation, hue
     grayscale: Tensor  # (B,) bool
 
+    @property
+    def theta(self) -> Tensor:
+        """(B,2,3) float32: output to input, both in [-1,1]."""
+        return torch.cat([self.turn * self.crop[:, :, None], self.centre[:, :, None]], dim=2)
 
-def draw(settings: SimclrAugmentation, batch: int, height: int, width: int, generator: torch.Generator) -> SimclrDraw:
-    """Parameters for ``batch`` images of ``height`` x ``width`` pixels."""
+    def boxes(self, height: Tensor | int, width: Tensor | int) -> Tensor:
+        """The crops of images of ``height`` x ``width`` pixels: (B,4) float64 of left, top, right and bottom."""
+        sides = torch.stack([torch.as_tensor(side).double().expand(len(self.crop)) for side in (width, height)], dim=1)
+        first, last = ((1 + self.centre.double() + edge * self.crop.double()) / 2 * sides for edge in (-1, 1))
+        return torch.cat([first.clamp(min=0), torch.minimum(last, sides)], dim=1)
+
+    def cropped(self) -> "SimclrDraw":
+        """The rest of the view, for images that are its crop already."""
+        return replace(self, centre=torch.zeros_like(self.centre), crop=torch.ones_like(self.crop))
+
+
+def draw(
+    settings: SimclrAugmentation, batch: int, height: Tensor | int, width: Tensor | int, generator: torch.Generator
+) -> SimclrDraw:
+    """Parameters for ``batch`` images of ``height`` x ``width`` pixels, each a number or (B,)."""
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(batch).uniform_(low, high, generator=generator)
@@ -44,15 +64,15 @@ def draw(settings: SimclrAugmentation, batch: int, height: int, width: int, gene
     angle = uniform(-settings.rotate, settings.rotate).deg2rad()
     shear = uniform(-settings.shear, settings.shear).deg2rad().tan()
     cos, sin = angle.cos(), angle.sin()
-    row_x = torch.stack([cos * mirror, shear * cos - sin], dim=1) * crop_w[:, None]  # (B,2)
-    row_y = torch.stack([sin * mirror, shear * sin + cos], dim=1) * crop_h[:, None]  # (B,2)
-    linear = torch.stack([row_x, row_y], dim=1)  # (B,2,2)
-    theta = torch.cat([linear, torch.stack([centre_x, centre_y], dim=1)[:, :, None]], dim=2)  # (B,2,3)
+    row_x = torch.stack([cos * mirror, shear * cos - sin], dim=1)  # (B,2)
+    row_y = torch.stack([sin * mirror, shear * sin + cos], dim=1)  # (B,2)
 
     spread = [settings.brightness, settings.contrast, settings.saturation]
     factors = [uniform(max(0.0, 1 - s), 1 + s) for s in spread] + [uniform(-settings.hue, settings.hue)]
     return SimclrDraw(
-        theta=theta,
+        centre=torch.stack([centre_x, centre_y], dim=1),
+        crop=torch.stack([crop_w, crop_h], dim=1),
+        turn=torch.stack([row_x, row_y], dim=1),  # (B,2,2)
         jitter=uniform(0, 1) < settings.jitter,
         order=torch.rand(batch, 4, generator=generator).argsort(dim=1),
         factors=torch.stack(factors, dim=1),
@@ -60,12 +80,11 @@ def draw(settings: SimclrAugmentation, batch: int, height: int, width: int, gene
     )
 
 
-def apply(images: Tensor, drawn: SimclrDraw) -> Tensor:
-    """(B,channels,height,width) uint8 or float32 in [0,1] to the same shape, float32 in [0,1]."""
+def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
+    """(B,channels,height,width) uint8 or float32 in [0,1] to float32 in [0,1], of the same size or ``side`` pixels."""
     device = images.device
     images = images.float() / 255 if images.dtype == torch.uint8 else images
-    grid = F.affine_grid(drawn.theta.to(device, non_blocking=True), list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    images = _transform(images, drawn, (images.shape[2], images.shape[3]) if side is None else (side, side))
     # The last two operations do nothing to a gray image, as in torchvision.
     operations = [_brightness, _contrast, _saturation, _hue] if images.shape[1] == 3 else [_brightness, _contrast]
     for position in range(4):
@@ -80,6 +99,26 @@ def apply(images: Tensor, drawn: SimclrDraw) -> Tensor:
         chosen = drawn.grayscale.nonzero()[:, 0].to(device, non_blocking=True)
         images[chosen] = luma(images[chosen]).expand(-1, 3, -1, -1)
     return images
+
+
+def _transform(images: Tensor, drawn: SimclrDraw, size: tuple[int, int]) -> Tensor:
+    """(B,channels,height,width) to (B,channels,*size); a crop that shrinks is the mean of several points a pixel."""
+    height, width = images.shape[2:]
+    theta = drawn.theta.to(images.device, non_blocking=True)
+    views = _sample(images, theta, size)
+    shrinks = (drawn.crop * torch.tensor([width, height]) > torch.tensor([size[1], size[0]])).any(dim=1)
+    chosen = shrinks.nonzero()[:, 0]
+    if len(chosen):  # never where images are as large as views
+        points = math.ceil(max(height / size[0], width / size[1]))
+        chosen = chosen.to(images.device, non_blocking=True)
+        fine = _sample(images[chosen], theta[chosen], (points * size[0], points * size[1]))
+        views[chosen] = F.avg_pool2d(fine, points)
+    return views
+
+
+def _sample(images: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+    grid = F.affine_grid(theta, [*images.shape[:2], *size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def luma(images: Tensor) -> Tensor:

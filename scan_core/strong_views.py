@@ -45,10 +45,14 @@ class StrongDraw:
     magnitude: Tensor  # (B,rounds) float32
     cutout_centre: Tensor  # (B,2) int64: row, column
     cutout: int  # side in pixels
+    window: Tensor | None = None  # (B,2) float32: the place in the stored image, where that is larger than the view
 
 
-def draw(settings: StrongAugmentation, batch: int, height: int, width: int, generator: torch.Generator) -> StrongDraw:
-    """Parameters for ``batch`` images of ``height`` x ``width`` pixels."""
+def draw(
+    settings: StrongAugmentation, batch: int, height: int, width: int, generator: torch.Generator, roomy: bool = False
+) -> StrongDraw:
+    """Parameters for ``batch`` views of ``height`` x ``width`` pixels; ``roomy``: windows of larger stored images."""
+    window = torch.rand(batch, 2, generator=generator) if roomy else None
     shape = (batch, settings.operations)
     operation = torch.randint(len(NAMES), shape, generator=generator)
     low, high = torch.tensor(list(OPERATIONS.values())).unbind(dim=1)
@@ -60,6 +64,7 @@ def draw(settings: StrongAugmentation, batch: int, height: int, width: int, gene
         magnitude=low[operation] + unit * (high - low)[operation],
         cutout_centre=centre.long(),
         cutout=settings.cutout,
+        window=window,
     )
 
 

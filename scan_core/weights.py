@@ -20,7 +20,7 @@ def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, An
     description = {
         "backbone": backbone.model_dump(),
         "channels": stats["channels"],
-        "size": [stats["height"], stats["width"]],
+        "size": [stats["view"], stats["view"]],
         "mean": stats["mean"],
         "std": stats["std"],
     }

@@ -11,6 +11,7 @@ from pipeline.packaging import environment, requirements
 from pipeline.stage import Stage, command, flatten
 
 SPLITS = ("train", "val")
+EXAMPLES = 4  # images logged with the model
 
 
 def evaluate(stage: Stage) -> None:
@@ -21,16 +22,17 @@ def evaluate(stage: Stage) -> None:
     from pipeline.report import draw_samples, write_report
     from scan_core.device import choose_compute
     from scan_core.evaluation import kmeans_scores, model_scores, predicted_classes, purity_scores
-    from scan_core.inference import log_probabilities
+    from scan_core.inference import log_probabilities, small_pixels
     from scan_core.weights import load_model
 
     params = stage.params
+    # What is reported on: the images held out, or all of them, of which val is then a part.
+    reported = "train" if params.data.protocol == "all" else "val"
     compute = stage.use(choose_compute(params.precision, stage.device))
     images, rows, stats = stage.images(compute)
     labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (stats["count"],))
     classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
     kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
-    pixels = images.pixels.cpu().numpy()
     split_rows = {split: rows[split].numpy() for split in SPLITS}
     split_labels = {split: labels[split_rows[split]] for split in SPLITS}
     clusters = params.cluster.num_clusters
@@ -47,7 +49,7 @@ def evaluate(stage: Stage) -> None:
         split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
         for split in SPLITS
     }
-    flat = {split: pixels[split_rows[split]].reshape(len(rows[split]), -1) / np.float32(255) for split in SPLITS}
+    flat = {split: small_pixels(images, rows[split]).numpy() for split in SPLITS}
     for name, features in {"kmeans_pixels": flat, "kmeans_embeddings": embeddings}.items():
         splits = {split: (features[split], split_labels[split]) for split in SPLITS}
         for split, scores in kmeans_scores(features["train"], splits, clusters, params.evaluate.kmeans_runs).items():
@@ -58,8 +60,9 @@ def evaluate(stage: Stage) -> None:
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
 
     items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
-    order = np.concatenate([split_rows[split] for split in SPLITS])
-    combined = np.concatenate([probabilities[split] for split in SPLITS])  # (N,C) of the final model
+    listed = ("train",) if reported == "train" else SPLITS
+    order = np.concatenate([split_rows[split] for split in listed])
+    combined = np.concatenate([probabilities[split] for split in listed])  # (N,C) of the final model
     ranked = np.argsort(-combined, axis=1, kind="stable")
     picked = np.arange(len(combined))
     predictions = items.take(pa.array(order)).append_column("cluster", pa.array(ranked[:, 0]))
@@ -68,22 +71,28 @@ def evaluate(stage: Stage) -> None:
     predictions = predictions.append_column("runner_up_probability", pa.array(combined[picked, ranked[:, 1]]))
     pq.write_table(predictions.sort_by("id"), stage.out(artifacts.PREDICTIONS))
 
-    val_clusters = probabilities["val"].argmax(axis=1)
-    matched = predicted_classes(split_labels["val"], val_clusters, clusters)
+    matched = predicted_classes(split_labels[reported], probabilities[reported].argmax(axis=1), clusters)
     names = {cluster: classes[label] for cluster, label in matched.items()}
-    plots = write_plots(stage, metrics, split_labels["val"], probabilities, names, classes)
-    draw_samples(stage.out(artifacts.SAMPLES), pixels[split_rows["val"]], probabilities["val"], names)
-    write_report(
-        stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, stage.staged(artifacts.SAMPLES)
-    )
+    plots = write_plots(stage, metrics, reported, split_labels, probabilities, names, classes)
 
-    log_run(stage, metrics, pixels[split_rows["val"]][:4])
+    def pixels_of(positions: np.ndarray) -> np.ndarray:
+        """(n,height,width,channels) uint8 of positions in what is reported on."""
+        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
+
+    draw_samples(stage.out(artifacts.SAMPLES), pixels_of, probabilities[reported], names)
+    write_report(
+        stage.out(artifacts.REPORT), params, stats, metrics, reported, kept, names, plots,
+        stage.staged(artifacts.SAMPLES),
+    )  # fmt: skip
+
+    log_run(stage, metrics, pixels_of(np.arange(EXAMPLES)))
 
 
 def write_plots(
     stage: Stage,
     metrics: dict[str, dict[str, Any]],
-    val_labels: np.ndarray,
+    reported: str,
+    labels: dict[str, np.ndarray],
     probabilities: dict[str, np.ndarray],
     names: dict[int, str],
     classes: list[str],
@@ -95,14 +104,14 @@ def write_plots(
     assigned = {split: values.argmax(axis=1) for split, values in probabilities.items()}
     plots: dict[str, list[dict[str, Any]]] = {}
     for name in ("cluster", "selflabel"):
-        epochs = artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, len(val_labels)))
+        epochs = artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, len(labels["val"])))
         first = 1 if name == "cluster" else 0  # self-labelling also stores what it started from
         plots[f"accuracy_{name}"] = [
-            {"epoch": epoch + first, "acc": acc} for epoch, acc in accuracy_by_epoch(val_labels, epochs, clusters)
+            {"epoch": epoch + first, "acc": acc} for epoch, acc in accuracy_by_epoch(labels["val"], epochs, clusters)
         ]
     plots["confusion"] = [
         {"actual": classes[label], "predicted": names.get(cluster, f"cluster {cluster}")}
-        for label, cluster in zip(val_labels.tolist(), assigned["val"].tolist(), strict=True)
+        for label, cluster in zip(labels[reported].tolist(), assigned[reported].tolist(), strict=True)
         if label >= 0
     ]
     plots["purity"] = [

@@ -1,11 +1,18 @@
 """prepare: the source's images, once, in an order and in files that no label or name reaches."""
 
+from collections import Counter
+
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command
-from scan_core.data import channel_statistics, content_order, split_rows
-from scan_core.sources import read_source
+from pipeline.progress import CountProgress, say
+from pipeline.stage import Stage, command, worker_count
+from scan_core.decode import target_of
+from scan_core.ingest import check_rejected, ingest, load_chunks
+from scan_core.labels import labels_and_splits, numbered
+from scan_core.sources import open_source, resolve
+from scan_core.store import plan_store, write_store
+from scan_core.tables import read_labels
 
 
 def prepare(stage: Stage) -> None:
@@ -14,38 +21,60 @@ def prepare(stage: Stage) -> None:
     import pyarrow.parquet as pq
 
     settings = stage.params.data
-    source = read_source(settings)
-    order = content_order(source.pixels)
-    pixels = source.pixels[order]
-    train, val = split_rows(pixels, settings.val_fraction, settings.split_seed)
-    mean, std = channel_statistics(pixels[train])
-    count, height, width, channels = pixels.shape
+    source = open_source(settings, stage.root, stage.data_home)
+    if settings.labels.endswith(".csv"):
+        read_labels(resolve(settings.labels, stage.root))  # a mistake in it shows before hours of decoding
+    folder = stage.scratch()
+    listed = artifacts.load_json(artifacts.SOURCE).get("source", {})
+    total = source.total or (listed.get("files") if settings.name == "folder" else None)
+    with CountProgress("prepare", total) as progress:
+        count = ingest(source, target_of(settings), folder, worker_count(), progress.update)
+    known, where = load_chunks(folder, count)
+    try:
+        check_rejected(known, settings)
+    except Exception:
+        artifacts.save_findings(stage.root / artifacts.REJECTED, known.findings)
+        raise
+    (stage.root / artifacts.REJECTED).unlink(missing_ok=True)
+    labels, splits = labels_and_splits(source, known, settings, stage.root)
+    plan = plan_store(known, where, splits, settings, folder)
 
     images = stage.out(artifacts.IMAGES)
-    artifacts.save_array(images / "pixels.npy", pixels)
-    for split, rows in {"pretext": train, "train": train, "val": val}.items():
+    artifacts.save_json(images / "stats.json", write_store(plan, known, where, settings, folder, images))
+    for split, rows in plan.rows.items():
         artifacts.save_array(images / f"{split}.npy", rows)
-    artifacts.save_json(
-        images / "stats.json",
-        {"count": count, "height": height, "width": width, "channels": channels, "mean": mean, "std": std},
-    )
 
-    split_of = np.full(count, "none", dtype=object)
-    split_of[train], split_of[val] = "train", "val"
+    split_of = np.full(len(plan.order), "none", dtype=object)
+    for split in ("pretext", "train") if settings.protocol == "all" else ("pretext", "train", "val"):
+        split_of[plan.rows[split]] = split
     items = stage.out(artifacts.ITEMS)
     items.mkdir()
     table = pa.table({
-        "id": pa.array(np.arange(count)),
-        "source": pa.array([source.names[row] for row in order]),
+        "id": pa.array(np.arange(len(plan.order))),
+        "source": pa.array([known.names[row] for row in plan.order]),
         "split": pa.array(split_of.tolist()),
     })  # fmt: skip
     pq.write_table(table, items / "items.parquet")
-    artifacts.save_csv(items / "rejected.csv", [], ["source", "reason"])
+    findings = [*known.findings, *plan.findings]
+    artifacts.save_findings(items / "findings.csv", findings)
 
-    labels = stage.out(artifacts.LABELS)
-    artifacts.save_array(labels / "labels.npy", source.labels[order])
-    artifacts.save_json(labels / "classes.json", source.classes)
-    stage.tracker.metrics({"images": count, "train": len(train), "val": len(val)})
+    classes, numbers = numbered([labels[row] for row in plan.order], source)
+    folder = stage.out(artifacts.LABELS)
+    artifacts.save_array(folder / "labels.npy", numbers)
+    artifacts.save_json(folder / "classes.json", classes)
+
+    kinds: Counter[str] = Counter(finding.kind for finding in findings)
+    counts = {"images": len(plan.order), **{split: len(rows) for split, rows in plan.rows.items()}}
+    counts |= {kind: kinds[kind] for kind in artifacts.KINDS} | {"labelled": int((numbers >= 0).sum())}
+    stage.tracker.metrics({**counts, "across_splits": plan.across})
+    say(
+        f"prepare   {counts['images']:,} images: {counts['train']:,} train, {counts['val']:,} val; "
+        + ", ".join(
+            f"{kinds[kind]:,} {kind.replace('_', ' ')}{'s' * (kind.endswith('e') and kinds[kind] != 1)}"
+            for kind in artifacts.KINDS
+        )
+        + (f"; {plan.across:,} val images are in train too, or nearly" if plan.across else "")
+    )
 
 
 app = command("prepare", prepare)

@@ -29,8 +29,9 @@ TINY: dict[str, Any] = {
     "evaluate": {"kmeans_runs": 2},
 }
 OUTPUTS = {
-    *(f"data/images/{name}" for name in ("pixels.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
-    *("data/items/items.parquet", "data/items/rejected.csv", "data/labels/labels.npy", "data/labels/classes.json"),
+    "data/source.json",
+    *(f"data/images/{name}" for name in ("pixels-00000.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
+    *("data/items/items.parquet", "data/items/findings.csv", "data/labels/labels.npy", "data/labels/classes.json"),
     *("data/embeddings/train.npy", "data/embeddings/val.npy"),
     *(f"data/neighbors/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_similarity")),
     *("data/assignments/cluster.npy", "data/assignments/selflabel.npy"),
@@ -111,8 +112,9 @@ def run_stage(project: Path, stage: str, *arguments: str, check: bool = True, **
 
 
 def stages_run(output: str) -> list[str]:
-    """The stages that a ``dvc repro`` has executed."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    """The stages that a ``dvc repro`` has executed, without ``source``, which looks at every run."""
+    found = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in found if stage != "source"]
 
 
 def files(project: Path) -> set[str]:

@@ -148,7 +148,7 @@ def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path
     import mlflow
 
     mlflow.set_tracking_uri(tracked.address)
-    images = np.load(project / "data" / "images" / "pixels.npy")[:3]
+    images = np.load(project / "data" / "images" / "pixels-00000.npy")[:3]
     answer = mlflow.pyfunc.load_model(f"models:/{model.name}/{model.version}").predict(images)
     assert list(answer.columns) == ["cluster", "probability"] and len(answer) == 3
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from pipeline.fingerprint import stage_entries
-from pipeline.params import Params
+from pipeline.artifacts import SOURCE
+from pipeline.fingerprint import DVC_FILE, stage_entries
+from pipeline.params import Params, read_yaml
 from tests.closure import code_of
 from tests.project import LABEL_STAGES, OUTPUTS, STAGES
 
@@ -39,8 +40,15 @@ def test_metrics_code_is_no_dependency_of_training():
         assert "scan_core/metrics.py" not in stage_entries()[stage]["deps"]
 
 
+def test_source_only_looks():
+    """A stage without deps is run by DVC each time; it is not one of those that make something."""
+    entry = read_yaml(DVC_FILE)["stages"]["source"]
+    assert entry == {"cmd": "python -m stages.source", "outs": [SOURCE.as_posix()]}
+    assert SOURCE.as_posix() in stage_entries()["prepare"]["deps"]
+
+
 def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():
-    made = [path for entry in stage_entries().values() for path in outputs(entry)]
+    made = [path for entry in stage_entries().values() for path in outputs(entry)] + [SOURCE.as_posix()]
     assert len(made) == len(set(made))
     for output in OUTPUTS:
         assert any(output == path or output.startswith(path + "/") for path in made), output

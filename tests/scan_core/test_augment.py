@@ -1,11 +1,22 @@
 """Plain and random views: normalised float32, and the cut-out squares at the mean."""
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from scan_core import simclr_views, strong_views
 from scan_core.augment import plain_view, random_view
-from tests.scan_core.tiny import NO_AUGMENTATION, images, simclr_augmentation, strong_augmentation
+from scan_core.images import array_images
+from tests.scan_core.tiny import (
+    CPU,
+    NO_AUGMENTATION,
+    images,
+    jpeg_store,
+    pixels,
+    simclr_augmentation,
+    strong_augmentation,
+)
 
 ROWS = torch.tensor([5, 0, 11, 5])
 
@@ -20,7 +31,7 @@ def test_a_plain_view_is_the_normalised_image_and_nothing_else():
     assert view.shape == (4, 3, 8, 8)
     assert view.dtype == torch.float32
     for row, each in zip(ROWS, view, strict=True):
-        wanted = (data.pixels[row].double() / 255 - data.mean) / data.std  # (height,width,channels)
+        wanted = (torch.from_numpy(pixels(12)[row]).double() / 255 - data.mean) / data.std  # (height,width,channels)
         torch.testing.assert_close(each, wanted.permute(2, 0, 1).float())
 
 
@@ -42,20 +53,53 @@ def test_a_random_view_is_its_generators_and_each_image_has_its_own(settings):
     assert len(one.flatten(1).unique(dim=0)) == 8
 
 
+RECORDED = [  # views[:, :, 2, 5] of the code that knew one array of whole images only, and the generator's next number
+    (
+        simclr_augmentation(),
+        [
+            [-1.04293799, -1.50939393, -1.13474596], [0.0832321644, -0.8465361, -0.874643624],
+            [0.736188889, 0.360148907, -0.564156175], [-0.0930274725, -0.691065311, -0.684737563],
+            [-0.538031578, -0.861024857, -1.20718133], [0.127738953, 0.127738953, 0.127738953],
+        ],
+        522046699,
+    ),
+    (
+        strong_augmentation(operations=4, cutout=3),
+        [
+            [-0.639215589, -0.529411674, -0.199999928], [-1.70588231, -1.69019604, -1.72156858],
+            [-0.29411757, -0.247058749, -0.419607759], [0.129411817, -0.607843041, -0.780392051],
+            [-0.576470494, -1.01568627, -1.26666665], [0.741176605, 1.50980401, 0.647058964],
+        ],
+        498752356,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "wanted", "following"), RECORDED, ids=["simclr", "strong"])
+def test_views_of_whole_arrays_are_those_recorded(settings, wanted, following):
+    """Whatever else the store may be, a run on whole images gives what it gave. Another CPU may round the last bit."""
+    drawing = generator(5)
+    views = random_view(images(12), torch.arange(6), settings, drawing)
+    torch.testing.assert_close(views[:, :, 2, 5], torch.tensor(wanted), rtol=0, atol=2e-6)
+    assert int(torch.randint(2**31, (1,), generator=drawing)) == following
+
+
 @pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
 def test_the_stored_images_stay_as_they_are(settings):
     data = images(12)
-    before = data.pixels.clone()
+    before = data.whole(torch.arange(12))
     random_view(data, torch.arange(12), settings, generator())
     plain_view(data, torch.arange(12))
-    assert torch.equal(data.pixels, before)
+    assert torch.equal(data.whole(torch.arange(12)), before)
 
 
 def test_views_are_normalised_after_they_are_augmented():
     data, rows = images(12), torch.arange(12)
-    simclr = simclr_views.apply(data.batch(rows), simclr_views.draw(simclr_augmentation(), 12, 8, 8, generator()))
+    simclr = simclr_views.apply(data.windows(rows), simclr_views.draw(simclr_augmentation(), 12, 8, 8, generator()))
     torch.testing.assert_close(random_view(data, rows, simclr_augmentation(), generator()), data.normalize(simclr))
-    strong, cut = strong_views.apply(data.batch(rows), strong_views.draw(strong_augmentation(), 12, 8, 8, generator()))
+    strong, cut = strong_views.apply(
+        data.windows(rows), strong_views.draw(strong_augmentation(), 12, 8, 8, generator())
+    )
     view = random_view(data, rows, strong_augmentation(), generator())
     torch.testing.assert_close(view, data.normalize(strong).where(~cut, torch.zeros(())))
 
@@ -77,3 +121,88 @@ def test_cutout_is_filled_with_the_mean():
     sizes = cut[:, 0].sum(dim=(1, 2))
     assert float(sizes.min()) >= 4  # a corner: 2 x 2 of the 3 x 3
     assert float(sizes.max()) == 9
+
+
+# --- stores with more than is seen
+
+
+def larger(side=8):
+    return array_images(CPU, [pixels(12, size=16)], side, [0.45] * 3, [0.25] * 3)
+
+
+def jpegs(folder, side=8, shapes=((16, 24), (24, 16), (16, 16))):
+    """12 images in three shapes, as the store packs them."""
+    smooth = [pixels(1, size=32, seed=number)[0] for number in range(12)]
+    return jpeg_store(folder, [image[:h, :w] for image, (h, w) in zip(smooth, shapes * 4, strict=True)], side)
+
+
+@pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
+@pytest.mark.parametrize("store", ["array", "jpeg"])
+def test_a_random_view_of_larger_images_is_side_by_side_pixels(settings, store, tmp_path):
+    data, rows = larger() if store == "array" else jpegs(tmp_path), torch.full((8,), 3)
+    one, same, other = (random_view(data, rows, settings, generator(seed)) for seed in (0, 0, 1))
+    assert one.shape == (8, 3, 8, 8)
+    assert one.dtype == torch.float32
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert len(one.flatten(1).unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("store", ["array", "jpeg"])
+def test_strong_views_are_of_random_windows(store, tmp_path):
+    data, rows = larger() if store == "array" else jpegs(tmp_path), torch.arange(12)
+    place = torch.rand(12, 2, generator=generator())
+    view = random_view(data, rows, strong_augmentation(flip=0.0, operations=0, cutout=0), generator())
+    torch.testing.assert_close(view, data.normalize(data.windows(rows, place) / 255))
+    assert not torch.allclose(view, plain_view(data, rows), atol=1e-2)
+
+
+def test_simclr_crops_arrays_from_the_whole_image():
+    """Not from the centre window: without other changes, the whole image shrinks to the view."""
+    data, rows = larger(), torch.arange(12)
+    view = random_view(data, rows, NO_AUGMENTATION, generator())
+    wanted = F.avg_pool2d(data.whole(rows) / 255, 2)
+    assert float((view - data.normalize(wanted)).abs().mean()) < 0.05  # bilinear points, not the pixels themselves
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(view, plain_view(data, rows), rtol=0, atol=0.3)
+
+
+def test_simclr_crops_jpegs_from_the_whole_image_and_then_does_the_rest(tmp_path):
+    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation()
+    parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())
+    pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)))
+    wanted = data.normalize(simclr_views.apply(pixels, parameters.cropped()))
+    assert torch.equal(random_view(data, rows, settings, generator()), wanted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 64), (64, 16)])
+def test_random_views_see_every_part_of_a_jpeg(height, width, tmp_path):
+    """Each part of a long image has a grey of its own; crops of the centre square alone would see a quarter of them."""
+    ramp = np.linspace(0, 255, 64)
+    image = np.broadcast_to(ramp[:, None] if height == 64 else ramp, (height, width)).astype(np.uint8)[..., None]
+    data, rows = jpeg_store(tmp_path, [image], 16), torch.zeros(400, dtype=torch.long)
+    quiet = {"rotate": 0.0, "shear": 0.0, "jitter": 0.0, "grayscale": 0.0, "crop_ratio": (1.0, 1.0)}
+    for settings in (
+        simclr_augmentation(**quiet, crop_scale=(0.1, 0.2)), strong_augmentation(flip=0.0, operations=0, cutout=0),
+    ):  # fmt: skip
+        views = random_view(data, rows, settings, generator()) * data.std + data.mean
+        assert float(views.min()) < 0.02
+        assert float(views.max()) > 0.98
+        middle = views.mean(dim=(1, 2, 3))
+        assert float(middle.mean()) == pytest.approx(0.5, abs=0.05)
+        assert float(middle.min()) < 0.25
+        assert float(middle.max()) > 0.75
+
+
+def test_both_stores_give_nearly_the_same_views_of_the_same_images(tmp_path):
+    ramp = np.linspace(20, 230, 24)
+    images = np.stack([ramp[:, None] * share + ramp * (1 - share) for share in (0.0, 0.3, 0.6, 1.0)])
+    images = np.repeat(images[..., None], 3, axis=3).astype(np.uint8)  # (4,24,24,3)
+    array, rows = array_images(CPU, [images], 16, [0.45] * 3, [0.25] * 3), torch.arange(4)
+    packed = jpeg_store(tmp_path, list(images), 16)
+    torch.testing.assert_close(plain_view(array, rows), plain_view(packed, rows), rtol=0, atol=0.06)
+    strong = strong_augmentation(flip=0.0, operations=0, cutout=0)
+    # Crops with a turn that stays inside: at the border a JPEG's crop repeats its edge.
+    for settings in (strong, simclr_augmentation(rotate=0.0, shear=0.0), simclr_augmentation()):
+        one, other = (random_view(data, rows, settings, generator(2)) for data in (array, packed))
+        torch.testing.assert_close(one[:, :, 3:-3, 3:-3], other[:, :, 3:-3, 3:-3], rtol=0, atol=0.15)

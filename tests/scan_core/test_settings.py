@@ -21,6 +21,7 @@ from scan_core.settings import (
 )
 from tests.scan_core.tiny import (
     cluster_settings,
+    data_settings,
     optimizer,
     pretext_settings,
     selflabel_settings,
@@ -29,7 +30,7 @@ from tests.scan_core.tiny import (
 )
 
 VALID = {
-    Data: Data(name="digits", size=16, val_fraction=0.2, split_seed=0),
+    Data: data_settings(),
     Backbone: Backbone(name="convnet", width=4),
     SimclrAugmentation: simclr_augmentation(),
     StrongAugmentation: strong_augmentation(),
@@ -47,10 +48,23 @@ NAN, INF = float("nan"), float("inf")
 # What is out of range or of a wrong type, by class and key.
 WRONG = {
     Data: {
-        "name": ["mnist", None],
-        "size": [7, 129, 16.0, 16.5, "16", True],
+        "name": ["imagenet21k", None, "folder", "archive", "parquet", "npy"],  # the last four lack a path
+        "path": [3, ["photos"]],
+        "labels": ["files", "labels.txt", None, True],
+        "subset": [10, "50", 50.5],
+        "extra": ["all", None],
+        "size": [7, 1025, 16.0, 16.5, "16", True],
+        "view": [7, 17, 16.5, "16"],
+        "fit": ["cover", None],
+        "store": ["png", None],
+        "shard_rows": [0, -1, 1.5],
+        "duplicates": [True, "remove"],
+        "protocol": ["train", None],
         "val_fraction": [0, 1, -0.1, 1.5, NAN, "0.2"],
         "split_seed": [-1, 0.5],
+        "max_rejected": [-0.1, 1.1, NAN],
+        "max_pixels": [0, -1, 1.5],
+        "max_unpacked": [0, -1, INF],
     },
     Backbone: {"name": ["resnet50"], "width": [0, -4, 4.5, "4"]},
     SimclrAugmentation: {
@@ -189,7 +203,10 @@ def test_resnet18_has_the_published_width():
     ("kind", "name", "value"),
     [
         (Data, "size", 8),
-        (Data, "size", 128),
+        (Data, "size", 1024),
+        (Data, "view", 16),
+        (Data, "max_rejected", 0),
+        (Data, "max_rejected", 1),
         (SimclrAugmentation, "crop_scale", [1, 1]),
         (SimclrAugmentation, "hue", 0.5),
         (SimclrAugmentation, "flip", 0),
@@ -204,3 +221,29 @@ def test_resnet18_has_the_published_width():
 )
 def test_the_ends_of_the_ranges_are_allowed(kind, name, value):
     validate(kind, {**dumped(kind), name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "stored", "side"),
+    [
+        ({"size": 128}, "array", 128),
+        ({"size": 129}, "jpeg", 129),
+        ({"size": 256, "view": 224}, "jpeg", 224),
+        ({"size": 256, "store": "array", "fit": "pad"}, "array", 256),
+        ({"size": 64, "store": "jpeg"}, "jpeg", 64),
+    ],
+)
+def test_what_is_stored_and_seen_follows_from_the_size(changes, stored, side):
+    settings = validate(Data, {**dumped(Data), **changes})
+    assert (settings.stored, settings.side) == (stored, side)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_the_jpeg_store_keeps_shapes_and_so_cannot_pad_or_stretch(fit):
+    with pytest.raises(ValidationError, match=f"fit is {fit}; the jpeg store"):
+        validate(Data, {**dumped(Data), "size": 256, "fit": fit})
+
+
+@pytest.mark.parametrize("name", Data.model_fields["name"].annotation.__args__)
+def test_another_source_is_one_setting_away_or_two_with_its_path(name):
+    assert validate(Data, {**dumped(Data), "name": name, "path": "photos"}).name == name

@@ -1,6 +1,7 @@
 """SimCLR's views: for given parameters those of torchvision, image by image; and what is drawn."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,8 +32,11 @@ def drawn(batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0
         value = torch.as_tensor(value, dtype=dtype)
         return value if value.ndim and len(value) == batch and value.ndim > 1 else value.expand(batch, *value.shape)
 
+    theta = IDENTITY.expand(batch, 2, 3) if theta is None else theta
     return SimclrDraw(
-        theta=IDENTITY.expand(batch, 2, 3) if theta is None else theta,
+        centre=theta[:, :, 2],
+        crop=torch.ones(batch, 2),
+        turn=theta[:, :, :2],
         jitter=torch.as_tensor(jitter).expand(batch).clone(),
         order=each(order, torch.int64).clone(),
         factors=each(factors, torch.float32).clone(),
@@ -156,6 +160,62 @@ def test_bytes_become_floats_in_0_to_1_and_the_images_stay_as_they_are():
     torch.testing.assert_close(apply(images, drawn(2)), images / 255, rtol=0, atol=1e-5)
 
 
+def crops(*windows, size):
+    """Draws of nothing but the windows (top, left, height, width) of images of ``size`` pixels."""
+    windows = torch.tensor(windows, dtype=torch.float32)
+    top_left, sides = windows[:, :2] / size, windows[:, 2:] / size
+    return replace(drawn(len(windows)), centre=(top_left * 2 + sides - 1).flip(1), crop=sides.flip(1))
+
+
+def smooth(batch, size):
+    """Images without details that a bilinear look at every third pixel would miss."""
+    return reference.resize(floats(batch, size=6), [size, size], InterpolationMode.BICUBIC).clamp(0, 1)
+
+
+def test_a_view_of_another_size_is_torchvision_s_resized_crop():
+    images, windows = smooth(4, 48), [(0, 0, 48, 48), (4, 6, 36, 36), (10, 2, 16, 16), (8, 8, 9, 30)]
+    views = apply(images, crops(*windows, size=48), 16)
+    assert views.shape == (4, 3, 16, 16)
+    for image, window, view in zip(images, windows, views, strict=True):
+        wanted = reference.resized_crop(image, *window, [16, 16], InterpolationMode.BILINEAR, antialias=True)
+        torch.testing.assert_close(view[:, 2:-2, 2:-2], wanted[:, 2:-2, 2:-2], rtol=0, atol=0.03)
+
+
+def test_a_crop_that_shrinks_is_a_mean_and_no_other_is():
+    """Stripes one pixel wide: gray from afar, to be seen from near."""
+    images = (torch.arange(48) % 2).float().expand(3, 3, 48, 48)
+    views = apply(images, crops((0, 0, 48, 48), (8, 8, 16, 16), (8, 8, 16, 8), size=48), 16)
+    assert float((views[0] - 0.5).abs().max()) < 0.2  # of three stripes one or two are white
+    torch.testing.assert_close(views[1], images[1, :, 8:24, 8:24], rtol=0, atol=1e-6)
+    assert float(views[2].std()) > 0.2
+    near = apply(images[2:], crops((8, 8, 16, 8), size=48), 16)
+    assert torch.equal(views[2:], near)
+
+
+@pytest.mark.parametrize("window", [(0, 0, 48, 16), (0, 0, 16, 48)])
+def test_a_crop_that_shrinks_along_one_side_is_a_mean_too(window):
+    stripes = (torch.arange(48) % 2).float().expand(1, 3, 48, 48)
+    image = stripes if window[3] == 48 else stripes.mT
+    assert float((apply(image, crops(window, size=48), 16) - 0.5).abs().max()) < 0.2
+
+
+def test_a_crop_of_a_rectangle_that_does_not_shrink_is_its_pixels():
+    image = floats(1, size=48)[:, :, :16]
+    middle = replace(drawn(1), crop=torch.tensor([[1 / 3, 1.0]]))
+    torch.testing.assert_close(apply(image, middle, 16), image[:, :, :, 16:32], rtol=0, atol=1e-5)
+
+
+def test_cropping_first_and_the_rest_after_is_the_whole_view():
+    """A quarter of an image, cut to its pixels, then turned, flipped and coloured: but for the border, the same."""
+    images = smooth(6, 32)
+    whole = draw(simclr_augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)), 6, 32, 32, generator())
+    quarter = replace(whole, crop=torch.full((6, 2), 0.5), centre=torch.full((6, 2), 0.25))
+    left, top, right, bottom = quarter.boxes(32, 32)[0].int().tolist()
+    assert (left, top, right, bottom) == (12, 12, 28, 28)
+    after = apply(images[:, :, top:bottom, left:right], quarter.cropped())
+    torch.testing.assert_close(after[:, :, 4:12, 4:12], apply(images, quarter, 16)[:, :, 4:12, 4:12], rtol=0, atol=0.02)
+
+
 # --- draw
 
 
@@ -192,6 +252,42 @@ def test_drawing_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     draw(simclr_augmentation(), 5, 16, 16, generator())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_image_has_a_crop_of_its_own_size():
+    """Heights and widths one by one: the crops are those of batches of such images alone."""
+    height, width = torch.tensor([16.0, 12.0, 40.0]), torch.tensor([16.0, 20.0, 10.0])
+    each = draw(simclr_augmentation(), 3, height, width, generator())
+    for number, (tall, wide) in enumerate([(16, 16), (12, 20), (40, 10)]):
+        alone = draw(simclr_augmentation(), 3, tall, wide, generator())
+        assert torch.equal(each.theta[number], alone.theta[number])
+        assert torch.equal(each.boxes(height, width)[number], alone.boxes(tall, wide)[number])
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_boxes_are_the_crops_in_pixels_and_have_the_drawn_ratio(ratio):
+    height, width = torch.tensor([30.0, 60.0, 20.0]).repeat(200), torch.tensor([30.0, 20.0, 80.0]).repeat(200)
+    chosen = simclr_augmentation(crop_scale=(0.04, 0.1), crop_ratio=(ratio, ratio))
+    parameters = draw(chosen, 600, height, width, generator())
+    left, top, right, bottom = parameters.boxes(height, width).unbind(dim=1)
+    assert float(left.min()) >= 0
+    assert float(top.min()) >= 0
+    assert (right <= width).all()
+    assert (bottom <= height).all()
+    torch.testing.assert_close((right - left) / (bottom - top), torch.full((600,), ratio).double(), rtol=1e-4, atol=0)
+    share = (right - left) * (bottom - top) / (width * height)
+    assert 0.04 - 1e-5 < float(share.min()) < 0.041
+    assert 0.099 < float(share.max()) < 0.1 + 1e-5
+    torch.testing.assert_close((left + right) / width - 1, parameters.centre[:, 0].double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close((top + bottom) / height - 1, parameters.centre[:, 1].double(), rtol=0, atol=1e-5)
+
+
+def test_a_whole_crop_is_the_whole_image_to_the_last_bit():
+    """PIL refuses a box that ends beyond the image."""
+    chosen = simclr_augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    parameters = draw(chosen, 3, torch.tensor([7.0, 300.0, 77.0]), torch.tensor([7.0, 300.0, 77.0]), generator())
+    wanted = torch.tensor([[0, 0, size, size] for size in (7, 300, 77)], dtype=torch.float64)
+    assert torch.equal(parameters.boxes(*[torch.tensor([7.0, 300.0, 77.0])] * 2), wanted)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])

@@ -1,43 +1,55 @@
-"""The one source there is: what it yields and that it always yields the same."""
+"""Which source a setting means, and how names are written and classes ordered."""
 
-import hashlib
+import os
+from pathlib import Path
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from scan_core.settings import Data
-from scan_core.sources import read_source
+from pipeline.params import read_params
+from scan_core.errors import ScanError
+from scan_core.sources import class_order, open_source, printable, resolve
+from tests.scan_core.tiny import change
 
-
-def read(size):
-    return read_source(Data(name="digits", size=size, val_fraction=0.2, split_seed=0))
-
-
-@pytest.mark.parametrize("size", [8, 16])
-def test_digits_are_1797_gray_images_of_ten_classes(size):
-    source = read(size)
-    assert source.pixels.shape == (1797, size, size, 1)
-    assert source.pixels.dtype == np.uint8
-    assert source.labels.dtype == np.int64
-    assert sorted(set(source.labels.tolist())) == list(range(10))
-    assert source.classes == [str(digit) for digit in range(10)]
-    assert len(set(source.names)) == len(source.names) == len(source.labels) == 1797
+DIGITS = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 
 
-def test_digits_at_their_own_size_are_the_source_from_0_to_255():
-    images = load_digits().images
-    assert np.array_equal(read(8).pixels[..., 0], np.round(images / 16 * 255))
+def test_a_named_set_needs_no_path(tmp_path):
+    source = open_source(DIGITS, tmp_path / "root", tmp_path / "home")
+    assert next(iter(source.read())).name == "digits/0000"
 
 
-def test_labels_belong_to_their_images_at_every_size():
-    small, large = read(8), read(16)
-    assert np.array_equal(small.labels, load_digits().target)
-    assert small.names == large.names
-    means = [source.pixels.mean(axis=(1, 2, 3)) for source in (small, large)]
-    assert np.corrcoef(*means)[0, 1] > 0.99
+@pytest.mark.parametrize("name", ["folder", "archive", "parquet", "npy"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_path_with_nothing_there_is_an_error_that_says_where(tmp_path, name, absolute):
+    path = tmp_path / "sub" / "images"
+    settings = change(DIGITS, name=name, path=str(path) if absolute else "sub/images")
+    with pytest.raises(ScanError) as error:
+        open_source(settings, tmp_path, tmp_path / "home")
+    assert str(error.value) == f"data.path is {settings.path}; there is nothing at {path}"
 
 
-def test_reading_twice_gives_the_same_bytes():
-    digests = {hashlib.sha256(read(12).pixels.tobytes()).hexdigest() for _ in range(2)}
-    assert len(digests) == 1
+def test_a_relative_path_starts_at_the_project_and_a_tilde_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert resolve("images", tmp_path) == tmp_path / "images"
+    assert resolve("/images", tmp_path) == Path("/images")
+    assert resolve("~/images", tmp_path) == tmp_path / "me" / "images"
+
+
+def test_names_become_text_that_any_file_can_hold():
+    assert printable("käfer/1.png") == "käfer/1.png"
+    assert printable(os.fsdecode(b"k\xe4fer.png")) == "k\\udce4fer.png"
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ({"b", "a", "B"}, ["B", "a", "b"]),
+        ({"10", "9", "-1"}, ["-1", "9", "10"]),
+        ({"10", "9", "x"}, ["10", "9", "x"]),
+        ({"1", "1.0", "01"}, ["01", "1", "1.0"]),
+        ({"10", "9", "nan"}, ["10", "9", "nan"]),
+        (set(), []),
+    ],
+)
+def test_classes_that_are_all_numbers_are_sorted_by_value(names, order):
+    assert class_order(names) == order

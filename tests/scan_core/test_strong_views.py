@@ -292,6 +292,20 @@ def test_cutout_centres_are_uniform_over_the_image():
         assert float(counts.min()) > 0.75 * 4000 / size
 
 
+def test_windows_are_drawn_first_uniform_and_only_where_there_is_room():
+    one, other = generator(), generator()
+    torch.rand(4000, 2, generator=one)
+    without = draw(strong_augmentation(), 4000, 8, 8, one)
+    parameters = draw(strong_augmentation(), 4000, 8, 8, other, roomy=True)
+    assert without.window is None
+    assert torch.equal(without.magnitude, parameters.magnitude)
+    assert torch.equal(without.flip, parameters.flip)
+    assert parameters.window.shape == (4000, 2)
+    assert 0 <= float(parameters.window.min()) < 0.01
+    assert 0.99 < float(parameters.window.max()) <= 1
+    assert parameters.window.mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
+
+
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_flip_has_the_given_probability(probability):
     flip = draw(strong_augmentation(flip=probability), 4000, 8, 8, generator()).flip

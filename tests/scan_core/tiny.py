@@ -4,12 +4,14 @@ import io
 
 import numpy as np
 import torch
+from PIL import Image
 
-from scan_core.data import images_on
+from scan_core.images import images_on, jpeg_images
 from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.settings import (
     Backbone,
     Cluster,
+    Data,
     Optimizer,
     Pretext,
     Selflabel,
@@ -26,6 +28,14 @@ CPU = torch.device("cpu")
 def change(settings, **values):
     """A validated copy of ``settings`` with some values replaced."""
     return type(settings)(**{**dict(settings), **values})
+
+
+def data_settings(**values):
+    """The digits preset's ``data``."""
+    base = {"name": "digits", "path": None, "labels": "folders", "subset": None, "extra": "pretext", "size": 16}
+    base |= {"view": None, "fit": "crop", "store": "auto", "shard_rows": 100_000, "duplicates": "keep"}
+    base |= {"protocol": "split", "val_fraction": 0.2, "split_seed": 0, "max_rejected": 0.05, "max_pixels": 200_000_000}
+    return Data(**{**base, "max_unpacked": 200.0, **values})
 
 
 def optimizer(**values):
@@ -79,6 +89,26 @@ def pixels(count=48, channels=3, seed=0, size=SIZE):
 
 def images(count=48, channels=3, seed=0, size=SIZE):
     return images_on(CPU, pixels(count, channels, seed, size), [0.45] * channels, [0.25] * channels)
+
+
+def pack(folder, images, number=0, quality=90):
+    """The path of a file of JPEGs and its table (rows,4) of start, end, height, width, as prepare writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, table, end = folder / f"jpeg-{number:05}.bin", [], 0
+    with path.open("wb") as file:
+        for image in images:
+            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
+            table.append((end, file.tell(), *image.shape[:2]))
+            end = file.tell()
+    return path, np.array(table, dtype=np.int64)
+
+
+def jpeg_store(folder, images, side, shards=1):
+    """Images of arrays (height,width,channels) uint8 of any shapes, in JPEG files."""
+    parts = [images[part[0] : part[-1] + 1] for part in np.array_split(np.arange(len(images)), shards)]
+    blobs, tables = zip(*[pack(folder, part, number) for number, part in enumerate(parts)], strict=True)
+    channels = images[0].shape[2]
+    return jpeg_images(CPU, list(blobs), list(tables), channels, side, [0.45] * channels, [0.25] * channels)
 
 
 def neighbors(count, k):

@@ -72,7 +72,7 @@ def test_the_registered_model_gives_the_predictions(project, monkeypatch):
     model = mlflow.pyfunc.load_model(f"models:/scan-digits/{version.version}")
     assert model.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"] == (-1, 8, 8, 1)
     assert model.metadata.saved_input_example_info is not None
-    pixels = np.load(project / "data" / "images" / "pixels.npy")
+    pixels = np.load(project / "data" / "images" / "pixels-00000.npy")
     table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
     predicted = model.predict(pixels[table["id"]])
     assert predicted["cluster"].tolist() == table["cluster"]

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 def finished(tmp_path_factory):
     """A project in which all seven stages have run."""
     project = make_project(tmp_path_factory.mktemp("finished") / "project")
-    for stage in STAGES:
+    for stage in ("source", *STAGES):
         run_stage(project, stage)
     return project
 

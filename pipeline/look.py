@@ -1,0 +1,211 @@
+"""``scan data PATH``: what lies there, and which settings fit it. Reads everything once and changes nothing."""
+
+import io
+import random
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.progress import CountProgress
+from scan_core.decode import FORMATS, Refused, Target, open_image, square
+from scan_core.errors import ScanError
+from scan_core.ingest import ingest, load_chunks
+from scan_core.labels import numbered
+from scan_core.settings import Data
+from scan_core.sources import Finding, Item, Source, Split, open_source
+from scan_core.splits import content_order, official
+from scan_core.store import find_duplicates
+
+HASHED_AT = 32  # pixels: enough to tell images apart
+SHEET_ROWS, SHEET_COLUMNS, TILE, GAP = 8, 12, 96, 6
+SIZES = (32, 64, 96, 128)  # that are suggested: one array, and a network trains on them from scratch
+
+
+@dataclass
+class Look:
+    """What was found."""
+
+    source: str
+    settings: Data
+    findings: list[Finding] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    heights: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    sample: list[Item] = field(default_factory=list)
+    seen: int = 0
+    images: int = 0
+    copies: int = 0  # images that are the same as, or nearly the same as, an earlier one
+    classes: list[str] = field(default_factory=list)
+    labelled: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+
+
+def kind_of(path: Path) -> str:
+    """``data.name`` for a path. Raises ``ScanError`` where it is none of them."""
+    if not path.exists():
+        raise ScanError(f"there is nothing at {path}")
+    if path.is_dir():
+        return "parquet" if any(path.rglob("*.parquet")) else "folder"
+    return {".parquet": "parquet", ".npy": "npy"}.get(path.suffix.lower(), "archive")
+
+
+def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look:
+    """Decodes all of ``path``, in ``workers`` processes, and counts. ``base`` has the limits that apply."""
+    where = root / Path(path).expanduser()
+    values = dict(base) | {"name": kind_of(where), "path": path, "labels": "folders", "store": "array"}
+    settings = Data(**values)
+    source, found = open_source(settings, root, root), Look(path, settings)
+    chosen = random.Random(0)
+    peeking = Source(lambda: _peeked(source.read(), found, chosen), source.classes, source.total, source.layout)
+    target = Target(HASHED_AT, "crop", "array", settings.max_pixels)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, CountProgress("data", source.total) as progress:
+        count = ingest(peeking, target, Path(folder), workers, progress.update)
+        if not count:
+            raise ScanError(f"there is no file in {path}")
+        known, places = load_chunks(Path(folder), count)
+        found.findings, found.images = known.findings, len(known.names)
+        if known.names:
+            labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
+            found.copies = len({finding.name for finding in find_duplicates(known, places, content_order(known.digests), Path(folder))[1]})
+            found.classes, numbers = numbered(labels, source)
+            found.labelled = int((numbers >= 0).sum())
+            found.splits = Counter(_shown(split, splits) for split in splits)
+    return found
+
+
+def _shown(split: Split | None, splits: list[Split | None]) -> str:
+    if not official(splits):
+        return "no split of its own"
+    return {"train": "train", "val": "val", "extra": "unlabelled", None: "train"}[split]
+
+
+def _peeked(items: Iterator[Item | Finding], found: Look, chosen: random.Random) -> Iterator[Item | Finding]:
+    """``items`` unchanged, their headers noted, some of them kept for the contact sheet (Vitter's algorithm R)."""
+    for item in items:
+        if isinstance(item, Item):
+            _note(item, found)
+            found.seen += 1
+            room = SHEET_ROWS * SHEET_COLUMNS
+            place = len(found.sample) if len(found.sample) < room else chosen.randrange(found.seen)
+            if place < room:
+                found.sample[place : place + 1] = [item]
+        yield item
+
+
+def _note(item: Item, found: Look) -> None:
+    if isinstance(item.data, np.ndarray):
+        found.formats["array"] += 1
+        found.modes["grey" if item.data.ndim == 2 else "colour"] += 1
+        height, width = item.data.shape[:2]
+    else:
+        try:
+            with Image.open(io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data, formats=FORMATS) as image:
+                found.formats[image.format or "?"] += 1
+                found.modes[image.mode] += 1
+                width, height = image.size
+        except Exception:  # noqa: BLE001 (whatever is wrong with it, decoding will say)
+            return
+    found.heights.append(height)
+    found.widths.append(width)
+
+
+def suggest(found: Look) -> dict[str, Any]:
+    """The settings that differ from the default's, as groups of params.yaml."""
+    short = sorted(min(pair) for pair in zip(found.heights, found.widths, strict=True)) or [HASHED_AT]
+    median = statistics.median_low(short)
+    size = next((size for size in SIZES if size >= median), SIZES[-1])
+    long_ones = sum(max(pair) > 2 * min(pair) for pair in zip(found.heights, found.widths, strict=True))
+    own_split, labelled = found.splits["val"] > 0, found.labelled > 0
+    train = found.splits["train"] if own_split else found.images
+    batch = max(min(512, train // 4), 2)
+    return {
+        "data": {
+            "name": found.settings.name,
+            "path": found.source,
+            "labels": "folders" if labelled else "none",
+            "size": size,
+            "view": None,
+            "fit": "pad" if long_ones > 0.2 * len(short) else "crop",
+            "duplicates": "drop" if found.copies and not own_split else "keep",
+            "protocol": "split" if labelled or own_split else "all",
+        },
+        "backbone": {"name": "resnet18", "width": 64} if size > 16 else {"name": "convnet", "width": 32},
+        "pretext": {"batch_size": batch},
+        "cluster": {"num_clusters": len(found.classes) if len(found.classes) > 1 else 10, "batch_size": min(128, batch)},
+        "selflabel": {"batch_size": batch},
+    }
+
+
+def contact_sheet(found: Look, path: Path) -> int:
+    """Writes a PNG with some of the images and returns how many it shows."""
+    target = Target(TILE, "crop", "array", found.settings.max_pixels)
+    tiles = []
+    for item in found.sample:
+        try:
+            tiles.append(square(open_image(item.data, target), target))
+        except Refused:
+            continue
+    rows = max(-(-len(tiles) // SHEET_COLUMNS), 1)
+    width = SHEET_COLUMNS * (TILE + GAP) + GAP
+    sheet = Image.new("RGB", (width, rows * (TILE + GAP) + GAP), (255, 255, 255))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, SHEET_COLUMNS)
+        sheet.paste(tile, (GAP + column * (TILE + GAP), GAP + row * (TILE + GAP)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return len(tiles)
+
+
+def show(found: Look, sheet: Path, shown: int) -> None:
+    """Prints what was found and what would be chosen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    rejected = [finding for finding in found.findings if finding.kind == "rejected"]
+    ignored = len(found.findings) - len(rejected)
+    table = Table(title=found.source, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("images", f"{found.images:,}")
+    if found.heights:
+        table.add_row("width", _range(found.widths))
+        table.add_row("height", _range(found.heights))
+        table.add_row("formats", _counted(found.formats))
+        table.add_row("modes", _counted(found.modes))
+    table.add_row("splits", _counted(found.splits) if found.images else "none")
+    known = f"{len(found.classes):,} classes, {found.labelled:,} of {found.images:,} images have one"
+    table.add_row("labels", known if found.labelled else "none")
+    table.add_row("copies", f"{found.copies:,} images are the same as, or nearly the same as, another")
+    table.add_row("rejected", f"{len(rejected):,}" + (": " + _counted(Counter(f.reason for f in rejected)) if rejected else ""))
+    table.add_row("ignored", f"{ignored:,} other files")
+    table.add_row("sheet", f"{sheet} ({shown} images)")
+    console.print(table)
+    for finding in rejected[:10]:
+        console.print(f"  {finding.name}: {finding.reason}", style="yellow", markup=False)
+    if len(rejected) > 10:
+        console.print(f"  and {len(rejected) - 10:,} more; prepare lists them all in data/items/findings.csv")
+    if found.images:
+        console.print("\nSettings that would fit, for params.yaml:\n", style="bold")
+        for group, values in suggest(found).items():
+            console.print(f"{group}:", markup=False)
+            for name, value in values.items():
+                console.print(f"  {name}: {'null' if value is None else value}", markup=False)
+
+
+def _range(values: list[int]) -> str:
+    low, middle, high = min(values), statistics.median_low(values), max(values)
+    return f"{low:,} pixels" if low == high else f"{low:,} to {high:,} pixels, half of them up to {middle:,}"
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(8)) + ("…" if len(counts) > 8 else "")

@@ -1,0 +1,183 @@
+"""The store that training reads: the images once, in an order that only their content decides, in shards.
+
+Written from the chunks that ``ingest`` has left, a block of rows at a time.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_core.decode import Chunk, load_thumbs
+from scan_core.duplicates import exact_groups, groups_of, joining, near_pairs, rows_to_keep
+from scan_core.errors import ScanError
+from scan_core.settings import Data
+from scan_core.sources import Finding, Split
+from scan_core.splits import channel_statistics, choose_rows, content_order, official
+
+OPEN_FILES = 128  # macOS allows a process 256
+SPLITS = (None, "train", "val", "extra")
+BLOCK = 256  # rows written at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images the store holds, in which order, and what they are for."""
+
+    order: np.ndarray  # (N,) int64: rows of what was ingested
+    rows: dict[str, np.ndarray]  # pretext, train, val: rows of the store
+    channels: int
+    mean: list[float]
+    std: list[float]
+    findings: list[Finding]  # duplicates
+    across: int  # val images that are also in train, or nearly so
+
+
+def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], settings: Data, folder: Path) -> Plan:
+    """Orders the ingested images, finds duplicates and splits.
+
+    ``known`` and ``where`` are ``load_chunks``'s, ``splits`` (N,) the source's own, ``folder`` holds the chunks.
+    Raises ``ScanError`` where too few images are left.
+    """
+    channels = 1 if known.gray.all() else 3
+    wanted = np.array([settings.extra != "none" or split != "extra" for split in splits], dtype=bool)
+    # Equal images of several splits come in the splits' order: in the source's, rows would depend on names.
+    by_split = np.argsort([SPLITS.index(split) for split in splits], kind="stable")
+    by_split = by_split[wanted[by_split]]
+    digests = known.gray_digests if channels == 1 else known.digests
+    order = by_split[content_order(digests[by_split])]
+    pairs, findings = find_duplicates(known, where, order, folder)
+    own = [splits[row] for row in order]
+    if settings.duplicates == "drop" and not official(own):
+        keep = rows_to_keep(len(order), pairs)
+        keep &= exact_groups(digests[order]) == np.arange(len(order))  # copies go even where the first of them goes
+        order, pairs = order[keep], pairs[:0]
+        own = [splits[row] for row in order]
+    groups = groups_of(len(order), pairs)
+    rows = choose_rows(own, groups, settings)
+    train = order[rows["train"]]
+    pixels = int(known.shapes[train].astype(np.int64).prod(axis=1).sum())
+    mean, std = channel_statistics(known.sums[train, :channels], known.squares[train, :channels], pixels)
+    across = int(np.isin(groups[rows["val"]], groups[rows["train"]]).sum()) if settings.protocol == "split" else 0
+    return Plan(order, rows, channels, mean, std, findings, across)
+
+
+def find_duplicates(
+    known: Chunk, where: np.ndarray, order: np.ndarray, folder: Path
+) -> tuple[np.ndarray, list[Finding]]:
+    """Pairs of positions in ``order``, (P,2) int64, whose images are the same or nearly so; and what to say of them.
+
+    Of equal images only the first is paired with what is near it. There is a finding for each image that a group has
+    beyond its first, not for each pair.
+    """
+    same = exact_groups((known.gray_digests if known.gray.all() else known.digests)[order])
+    firsts = np.flatnonzero(same == np.arange(len(same)))
+    near = firsts[near_pairs(known.hashes[order[firsts]], _Thumbs(folder, where, order[firsts]))]
+    equal = np.stack([same, np.arange(len(same))], axis=1)[same != np.arange(len(same))]
+    names = [known.names[row] for row in order]
+    findings = [Finding(names[b], "duplicate", f"the same image as {names[a]}") for a, b in equal.tolist()]
+    findings += [
+        Finding(names[b], "near_duplicate", f"nearly the same image as {names[a]}")
+        for a, b in joining(len(order), near).tolist()
+    ]
+    return np.concatenate([near, equal]), findings
+
+
+class _Thumbs:
+    """Thumbnails of positions in ``order``, read from their chunks when they are asked for."""
+
+    def __init__(self, folder: Path, where: np.ndarray, order: np.ndarray) -> None:
+        first = np.flatnonzero(np.r_[True, where[1:, 0] != where[:-1, 0]])
+        start = np.zeros(int(where[-1, 0]) + 1, np.int64)
+        start[where[first, 0]] = first
+        self.folder, self.chunk, self.inside = folder, where[order, 0], order - start[where[order, 0]]
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        thumbs = np.empty((len(positions), 16, 16), np.uint8)
+        for chunk in np.unique(self.chunk[positions]):
+            here = np.flatnonzero(self.chunk[positions] == chunk)
+            thumbs[here] = load_thumbs(self.folder / f"{chunk:06d}.npz")[self.inside[positions[here]]]
+        return thumbs
+
+
+def write_store(
+    plan: Plan, known: Chunk, where: np.ndarray, settings: Data, folder: Path, target: Path
+) -> dict[str, Any]:
+    """Writes the shards into the folder ``target`` and returns what stats.json says of them.
+
+    Array: ``pixels-00000.npy`` ... (rows,size,size,channels) uint8. JPEG: ``jpeg-00000.bin`` ... with the table
+    ``jpeg-00000.npy`` (rows,4) int64 of start, end, height, width.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    shards = [
+        plan.order[start : start + settings.shard_rows] for start in range(0, len(plan.order), settings.shard_rows)
+    ]
+    with _Chunks(folder, where) as chunks:
+        for number, rows in enumerate(shards):
+            if settings.stored == "array":
+                _write_array(target / f"pixels-{number:05d}.npy", rows, chunks, settings.size, plan.channels)
+            else:
+                _write_jpeg(target / f"jpeg-{number:05d}", rows, chunks, known.shapes)
+    return {
+        "count": len(plan.order),
+        "channels": plan.channels,
+        "store": settings.stored,
+        "rows": [len(rows) for rows in shards],
+        "size": settings.size,
+        "view": settings.side,
+        "mean": plan.mean,
+        "std": plan.std,
+    }
+
+
+class _Chunks:
+    """The images' bytes, wherever they lie, with a limited number of files open. A context manager."""
+
+    def __init__(self, folder: Path, where: np.ndarray) -> None:
+        self.folder, self.where = folder, where
+        self.files: OrderedDict[int, int] = OrderedDict()
+
+    def __enter__(self) -> "_Chunks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            os.close(file)
+
+    def read(self, rows: np.ndarray) -> Iterator[bytes]:
+        """The bytes of each of ``rows``."""
+        for chunk, start, end in self.where[rows].tolist():
+            data = os.pread(self._open(chunk), end - start, start)
+            if len(data) != end - start:
+                raise ScanError(f"{self.folder}/{chunk:06d}.bin is cut off; delete {self.folder} and run dvc repro")
+            yield data
+
+    def _open(self, chunk: int) -> int:
+        if chunk not in self.files:
+            if len(self.files) == OPEN_FILES:
+                os.close(self.files.popitem(last=False)[1])
+            self.files[chunk] = os.open(self.folder / f"{chunk:06d}.bin", os.O_RDONLY)
+        return self.files[chunk]
+
+
+def _write_array(path: Path, rows: np.ndarray, chunks: _Chunks, size: int, channels: int) -> None:
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, channels)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(rows), BLOCK):
+            file.writelines(
+                data if len(data) == channels * size**2 else np.repeat(np.frombuffer(data, np.uint8), 3).tobytes()
+                for data in chunks.read(rows[start : start + BLOCK])
+            )
+
+
+def _write_jpeg(path: Path, rows: np.ndarray, chunks: _Chunks, shapes: np.ndarray) -> None:
+    with path.with_suffix(".bin").open("wb") as file:
+        file.writelines(chunks.read(rows))
+    ends = np.cumsum(chunks.where[rows, 2] - chunks.where[rows, 1])
+    table = np.column_stack([np.r_[0, ends][:-1], ends, shapes[rows]]).astype(np.int64)
+    np.save(path.with_suffix(".npy"), np.ascontiguousarray(table), allow_pickle=False)

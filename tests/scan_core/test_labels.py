@@ -1,0 +1,95 @@
+"""Labels from folders, from a file or from nowhere, complete or not; the numbers of their classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.params import read_params
+from scan_core.decode import decode_chunk, target_of
+from scan_core.errors import ScanError
+from scan_core.files import tree_layout
+from scan_core.ingest import load_chunks
+from scan_core.labels import labels_and_splits, numbered
+from scan_core.sources import Item, Source
+from tests.scan_core.tiny import change, pixels
+
+ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+DATA = change(ALL, name="folder", path="images", size=8)
+NAMES = ["set/b/1.png", "set/a/2.png", "set/3.png", "set/unlabelled/4.png", "set/b/5.png"]
+LABELS = ["x", None, "y", "x", None]
+SPLITS = ["train", "val", "extra", None, "train"]
+
+
+def source(layout=None, classes=None):
+    return Source(read=lambda: iter([]), layout=layout, classes=classes)
+
+
+@pytest.fixture
+def known(tmp_path):
+    images = pixels(5)
+    items = [Item(*values) for values in zip(NAMES, images, LABELS, SPLITS, strict=True)]
+    decode_chunk(items, [], target_of(DATA), tmp_path, 0)
+    return load_chunks(tmp_path, 1)[0]
+
+
+def table(folder, text):
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return change(DATA, labels="labels.csv")
+
+
+def test_labels_and_splits_are_the_sources_own(tmp_path, known):
+    assert labels_and_splits(source(), known, DATA, tmp_path) == (LABELS, SPLITS)
+
+
+def test_where_only_all_names_can_tell_they_do(tmp_path, known):
+    labels, splits = labels_and_splits(source(tree_layout), known, DATA, tmp_path)
+    assert labels == ["b", "a", None, None, "b"] and splits == [None] * 5
+
+
+def test_without_labels_the_splits_stay(tmp_path, known):
+    settings = change(DATA, labels="none")
+    assert labels_and_splits(source(), known, settings, tmp_path) == ([None] * 5, SPLITS)
+
+
+def test_a_file_replaces_the_sources_labels_and_may_be_partial(tmp_path, known):
+    settings = table(tmp_path, "source,label\nset/3.png,c\nset/b/1.png,d\nset/a/2.png,\nelsewhere.png,e\n")
+    labels, splits = labels_and_splits(source(), known, settings, tmp_path)
+    assert labels == ["d", None, "c", None, None] and splits == SPLITS
+    classes, numbers = numbered(labels, source())
+    assert classes == ["c", "d"] and numbers.tolist() == [1, -1, 0, -1, -1]
+
+
+def test_a_file_without_any_label_is_no_labels(tmp_path, known):
+    labels, _ = labels_and_splits(source(), known, table(tmp_path, "source,label\n"), tmp_path)
+    assert labels == [None] * 5
+
+
+def test_a_file_of_another_source_is_an_error_that_shows_both(tmp_path, known):
+    settings = table(tmp_path, "source,label\nb/1.png,c\n")
+    with pytest.raises(ScanError) as error:
+        labels_and_splits(source(), known, settings, tmp_path)
+    wanted = "data.labels is labels.csv: it names no image of the source; it has 'b/1.png', the source 'set/b/1.png'"
+    assert str(error.value) == wanted
+
+
+def test_classes_are_sorted_and_numbered():
+    classes, numbers = numbered(["10", "9", None, "10"], source())
+    assert classes == ["9", "10"] and numbers.tolist() == [1, 0, -1, 1] and numbers.dtype == np.int64
+
+
+def test_a_set_that_knows_its_classes_decides_their_order_and_has_them_all():
+    classes, numbers = numbered(["cat", "dog", None], source(classes=["dog", "bird", "cat"]))
+    assert classes == ["dog", "bird", "cat"] and numbers.tolist() == [2, 0, -1]
+
+
+def test_other_labels_than_the_sets_have_an_order_of_their_own():
+    classes, numbers = numbered(["pet", "dog"], source(classes=["dog", "bird", "cat"]))
+    assert classes == ["dog", "pet"] and numbers.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("classes", [None, ["a", "b"]])
+@pytest.mark.parametrize("count", [0, 3])
+def test_without_labels_there_are_no_classes(count, classes):
+    found, numbers = numbered([None] * count, source(classes=classes))
+    assert found == [] and numbers.tolist() == [-1] * count and numbers.dtype == np.int64
