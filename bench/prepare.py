@@ -198,8 +198,8 @@ def write(result: dict[str, Any], command: str) -> str:
         ("  memory of all processes together", f"{tiny['mib']:.0f} MiB", "≤ 600 MiB"),
         ("cifar10-jpeg.tar.xz, 60,000 JPEGs to 32 px, the whole command", f"{cifar['seconds']:.1f} s", "≤ 60 s"),
         (
-            f"synthetic ImageNet, {large['images']:,} JPEGs of 500x375 ({large['bytes_each'] / 1000:.0f} kB each) to the "
-            "jpeg store, short side 256",
+            f"synthetic ImageNet, {large['images']:,} JPEGs of 500x375 ({large['bytes_each'] / 1000:.0f} kB each) to "
+            "the jpeg store, short side 256",
             f"{large['seconds']:.0f} s, {large['images'] / large['seconds']:.0f} images/s",
             "≤ 15 min",
         ),

@@ -27,7 +27,7 @@ def check() -> None:
 @app.command()
 def data(
     path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
-    sheet: Path = typer.Option(Path(".scan/contact_sheet.png"), help="Where to put a picture of some of the images."),
+    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to put a picture of some of the images."),
 ) -> None:
     """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
     from pipeline import look
@@ -35,7 +35,7 @@ def data(
 
     try:
         found = look.look(path, read_params().data, Path.cwd(), Path(".scan"), worker_count())
-        look.show(found, sheet, look.contact_sheet(found, sheet))
+        look.show(found, Path(sheet), look.contact_sheet(found, Path(sheet)))
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)

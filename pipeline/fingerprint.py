@@ -18,11 +18,15 @@ def stage_entries() -> dict[str, dict[str, Any]]:
     return {name: entry for name, entry in entries.items() if "deps" in entry}
 
 
-def fingerprint(stage: str, params: Params) -> str:
-    """SHA-256 over the parameters and the bytes of the dependencies that ``dvc.yaml`` names for ``stage``."""
+def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = None) -> str:
+    """SHA-256 over the parameters and the bytes of the dependencies that ``dvc.yaml`` names for ``stage``.
+
+    ``depends_on`` takes the parameters' place for a part of the stage's work that depends on less.
+    """
     entry = stage_entries()[stage]
     values = params.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps({key: values[key] for key in entry["params"]}, sort_keys=True).encode())
+    considered = {key: values[key] for key in entry["params"]} if depends_on is None else depends_on
+    digest = hashlib.sha256(json.dumps(considered, sort_keys=True).encode())
     for dependency in sorted(entry["deps"]):
         hash_path(digest, Path(dependency))
     return digest.hexdigest()

@@ -75,7 +75,12 @@ def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look
         found.findings, found.images = known.findings, len(known.names)
         if known.names:
             labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
-            found.copies = len({finding.name for finding in find_duplicates(known, places, content_order(known.digests), Path(folder))[1]})
+            found.copies = len(
+                {
+                    finding.name
+                    for finding in find_duplicates(known, places, content_order(known.digests), Path(folder))[1]
+                }
+            )
             found.classes, numbers = numbered(labels, source)
             found.labelled = int((numbers >= 0).sum())
             found.splits = Counter(_shown(split, splits) for split in splits)
@@ -108,7 +113,9 @@ def _note(item: Item, found: Look) -> None:
         height, width = item.data.shape[:2]
     else:
         try:
-            with Image.open(io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data, formats=FORMATS) as image:
+            with Image.open(
+                io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data, formats=FORMATS
+            ) as image:
                 found.formats[image.format or "?"] += 1
                 found.modes[image.mode] += 1
                 width, height = image.size
@@ -126,7 +133,7 @@ def suggest(found: Look) -> dict[str, Any]:
     long_ones = sum(max(pair) > 2 * min(pair) for pair in zip(found.heights, found.widths, strict=True))
     own_split, labelled = found.splits["val"] > 0, found.labelled > 0
     train = found.splits["train"] if own_split else found.images
-    batch = max(min(512, train // 4), 2)
+    batch, classes = max(min(512, train // 4), 2), len(found.classes)
     return {
         "data": {
             "name": found.settings.name,
@@ -140,7 +147,7 @@ def suggest(found: Look) -> dict[str, Any]:
         },
         "backbone": {"name": "resnet18", "width": 64} if size > 16 else {"name": "convnet", "width": 32},
         "pretext": {"batch_size": batch},
-        "cluster": {"num_clusters": len(found.classes) if len(found.classes) > 1 else 10, "batch_size": min(128, batch)},
+        "cluster": {"num_clusters": classes if classes > 1 else 10, "batch_size": min(128, batch)},
         "selflabel": {"batch_size": batch},
     }
 
@@ -173,7 +180,9 @@ def show(found: Look, sheet: Path, shown: int) -> None:
     console = Console(highlight=False)
     rejected = [finding for finding in found.findings if finding.kind == "rejected"]
     ignored = len(found.findings) - len(rejected)
-    table = Table(title=found.source, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table = Table(
+        title=found.source, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+    )
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("images", f"{found.images:,}")
@@ -186,7 +195,9 @@ def show(found: Look, sheet: Path, shown: int) -> None:
     known = f"{len(found.classes):,} classes, {found.labelled:,} of {found.images:,} images have one"
     table.add_row("labels", known if found.labelled else "none")
     table.add_row("copies", f"{found.copies:,} images are the same as, or nearly the same as, another")
-    table.add_row("rejected", f"{len(rejected):,}" + (": " + _counted(Counter(f.reason for f in rejected)) if rejected else ""))
+    table.add_row(
+        "rejected", f"{len(rejected):,}" + (": " + _counted(Counter(f.reason for f in rejected)) if rejected else "")
+    )
     table.add_row("ignored", f"{ignored:,} other files")
     table.add_row("sheet", f"{sheet} ({shown} images)")
     console.print(table)

@@ -33,9 +33,20 @@ class Scratch:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            say(f"{stage}: another run is training the same thing; waiting for it")
+            say(f"{stage}: another run is doing the same thing; waiting for it")
             self._lock.acquire()
             self.folder.mkdir(parents=True, exist_ok=True)
+
+    def drop_others(self, stage: str) -> None:
+        """Deletes what runs of ``stage`` on other inputs have left, where none of them is at work."""
+        for folder in self.folder.parent.glob(f"{stage}-*"):
+            if folder.is_dir() and folder != self.folder:
+                lock = FileLock(folder.with_suffix(".lock"))
+                try:
+                    with lock.acquire(timeout=0):
+                        shutil.rmtree(folder, ignore_errors=True)
+                except Timeout:
+                    continue
 
     def load(self, environment: dict[str, Any]) -> dict[str, Any] | None:
         """The saved state if there is one that this environment continues to the bit, or ``SCAN_RESUME=any`` is set."""

@@ -22,8 +22,8 @@ class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
         """One row an image: ``cluster`` and ``probability``."""
         import torch
 
-        from scan_core.images import images_on
         from scan_core.device import choose_compute
+        from scan_core.images import images_on
         from scan_core.inference import log_probabilities
 
         compute = choose_compute("fp32", "auto")

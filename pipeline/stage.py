@@ -117,9 +117,13 @@ class Stage:
         """``SCAN_DATA``: where named sets lie or are downloaded to; by default ``datasets`` in the project."""
         return Path(os.environ.get("SCAN_DATA") or self.root / "datasets").expanduser().resolve()
 
-    def scratch(self) -> Path:
-        """A folder for unfinished work, which the next run of the same thing finds; gone when this one is done."""
-        self._scratch = Scratch(self.root, self.name, self.fingerprint)
+    def scratch(self, depends_on: dict[str, Any]) -> Path:
+        """A folder for unfinished work on the same files and settings; gone when the stage is done, as are older ones.
+
+        ``depends_on`` are the settings that the work depends on, which may be fewer than the stage's.
+        """
+        self._scratch = Scratch(self.root, self.name, fingerprint(self.name, self.params, depends_on))
+        self._scratch.drop_others(self.name)
         return self._scratch.folder
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:

@@ -3,29 +3,17 @@
 Every image comes out in one of two modes, grey (L) or colour (RGB), upright, its alpha over white.
 """
 
-import hashlib
 import io
-import json
-import os
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from scan_core.duplicates import THUMB, perceptual_hash
 from scan_core.settings import Data
-from scan_core.sources import Finding, Item, Split
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-ENDINGS = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
-}  # fmt: skip
-JPEG_QUALITY = 90
 WIDEST = 4  # sides of an image in the jpeg store are at most 1 to 4: a strip of one pixel would grow to millions
 ORIENTATION = 0x0112  # EXIF
 ICON = b"\0\0\1\0"
@@ -149,8 +137,10 @@ def _opened(source: IO[bytes], target: Target) -> Image.Image:
             raise
     finally:
         Image.MAX_IMAGE_PIXELS = None
-    from pillow_heif import HeifImagePlugin  # noqa: F401 (photos of phones; registers itself)
-
+    try:
+        from pillow_heif import HeifImagePlugin  # noqa: F401 (photos of phones; registers itself)
+    except ImportError:
+        raise Refused("a HEIC image or a film; the package pillow-heif reads the former") from None
     source.seek(0)
     return Image.open(source, formats=("HEIF",))
 
@@ -247,165 +237,3 @@ def _centre(width: int, height: int, widest: int) -> tuple[float, float, float, 
     box_width, box_height = min(width, widest * short), min(height, widest * short)
     left, top = (width - box_width) / 2, (height - box_height) / 2
     return left, top, left + box_width, top + box_height
-
-
-@dataclass
-class Chunk:
-    """Some images of a source as they came out, in the source's order: one row for each that was taken."""
-
-    names: list[str]
-    labels: list[str | None]
-    splits: list[Split | None]
-    findings: list[Finding]
-    gray: np.ndarray  # (n,) bool
-    ends: np.ndarray  # (n,) int64: where each image's bytes end in the chunk's .bin
-    shapes: np.ndarray  # (n,2) int32: height, width as stored
-    digests: np.ndarray  # (n,32) uint8: SHA-256 of the stored colour image
-    gray_digests: np.ndarray  # (n,32) uint8: and of the grey one, for when all images are grey
-    hashes: np.ndarray  # (n,) uint64: perceptual
-    sums: np.ndarray  # (n,3) int64: of the values, by channel
-    squares: np.ndarray  # (n,3) int64
-
-
-def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
-    """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (n,16,16) uint8."""
-    arrays = {name: value for name, value in vars(chunk).items() if isinstance(value, np.ndarray)}
-    text = json.dumps({
-        "names": chunk.names,
-        "labels": chunk.labels,
-        "splits": chunk.splits,
-        "findings": [[finding.name, finding.kind, finding.reason] for finding in chunk.findings],
-    })  # fmt: skip
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as opened:
-        np.savez(opened, text=np.frombuffer(text.encode(), np.uint8), thumbs=thumbs, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, file)
-
-
-def load_chunk(file: Path) -> Chunk:
-    """What ``save_chunk`` wrote, without the thumbnails."""
-    with np.load(file, allow_pickle=False) as saved:
-        arrays = {name: saved[name] for name in saved.files if name != "thumbs"}
-    text = json.loads(arrays.pop("text").tobytes())
-    findings = [Finding(*each) for each in text.pop("findings")]
-    return Chunk(findings=findings, **text, **arrays)
-
-
-def load_thumbs(file: Path) -> np.ndarray:
-    """(n,16,16) uint8, of the chunk in ``file``."""
-    with np.load(file, allow_pickle=False) as saved:
-        thumbs: np.ndarray = saved["thumbs"]
-        return thumbs
-
-
-def decode_chunk(
-    items: list[Item], findings: list[Finding], target: Target, folder: Path, number: int
-) -> tuple[int, int]:
-    """Decodes ``items`` into ``folder``: the images' bytes (.bin), then what is known of them (.npz).
-
-    Images of the array store lie in the .bin as colour, or as grey where all of the chunk are. Returns how many were
-    taken and how many were not.
-    """
-    warnings.simplefilter("ignore")  # decoders warn about harmless oddities
-    taken: list[Item] = []
-    images: list[Image.Image] = []
-    findings = list(findings)
-    fit = square if target.stored == "array" else short_side
-    for item in items:
-        try:
-            images.append(fit(open_image(item.data, target), target))
-            taken.append(item)
-        except Refused as refused:
-            reason = str(refused)
-            other = reason in (UNKNOWN, EMPTY) and os.path.splitext(item.name)[1].lower() not in ENDINGS
-            findings.append(Finding(item.name, "ignored" if other else "rejected", reason))
-        except MemoryError:
-            findings.append(Finding(item.name, "rejected", TOO_LARGE))
-    thumbs = np.frombuffer(b"".join(map(_thumb, images)), np.uint8).reshape(-1, THUMB, THUMB)
-    payload, arrays = _measure(images, thumbs, target)
-    data = folder / f"{number:06d}.bin"
-    data.write_bytes(b"".join(payload))
-    chunk = Chunk(
-        names=[item.name for item in taken],
-        labels=[item.label for item in taken],
-        splits=[item.split for item in taken],
-        findings=findings,
-        **arrays,
-    )
-    save_chunk(chunk, thumbs, data.with_suffix(".npz"))
-    return len(taken), len(findings)
-
-
-def _measure(
-    images: list[Image.Image], thumbs: np.ndarray, target: Target
-) -> tuple[list[bytes], dict[str, np.ndarray]]:
-    """Each image's bytes for the store, and the arrays of ``Chunk``."""
-    gray = np.array([image.mode == "L" for image in images], dtype=bool)
-    encode = _jpeg if target.stored == "jpeg" else Image.Image.tobytes
-    payload = [encode(image) for image in images]
-    gray_digests = [_sha256(data) if is_gray else bytes(32) for data, is_gray in zip(payload, gray, strict=True)]
-    if target.stored == "array" and not gray.all():
-        payload = [
-            image.convert("RGB").tobytes() if is_gray else data
-            for data, image, is_gray in zip(payload, images, gray, strict=True)
-        ]
-        digests = [_sha256(data) for data in payload]
-    elif target.stored == "array":
-        digests = [_sha256(image.convert("RGB").tobytes()) for image in images]
-    else:
-        digests = [_sha256(data) for data in payload]
-    sums, squares = _array_sums(payload, target.size) if target.stored == "array" else _image_sums(images)
-    return payload, {
-        "gray": gray,
-        "ends": np.cumsum([len(each) for each in payload], dtype=np.int64),
-        "shapes": np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
-        "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-        "gray_digests": np.frombuffer(b"".join(gray_digests), np.uint8).reshape(-1, 32),
-        "hashes": perceptual_hash(thumbs),
-        "sums": sums,
-        "squares": squares,
-    }
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def _thumb(image: Image.Image) -> bytes:
-    gray = image if image.mode == "L" else image.convert("L")
-    return gray.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes()
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _array_sums(payload: list[bytes], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and sums of squares by channel, (n,3) int64 each, exact, of n images of ``size`` x ``size`` pixels."""
-    if not payload:
-        return np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64)
-    channels = len(payload[0]) // size**2
-    wide = np.frombuffer(b"".join(payload), np.uint8).reshape(len(payload), size, size * channels).astype(np.uint16)
-    sums = _by_channel(wide, channels)
-    wide *= wide  # 255 * 255 still fits
-    return sums, _by_channel(wide, channels)
-
-
-def _by_channel(values: np.ndarray, channels: int) -> np.ndarray:
-    rows = np.add.reduce(values, axis=1, dtype=np.uint32)  # (n,width*channels): first along what lies far apart
-    sums = rows.reshape(len(values), -1, channels).sum(axis=1, dtype=np.int64)  # (n,channels)
-    return np.broadcast_to(sums, (len(values), 3))
-
-
-def _image_sums(images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-    """The same of images of any shape."""
-    sums, squares = np.zeros((len(images), 3), np.int64), np.zeros((len(images), 3), np.int64)
-    for row, image in enumerate(images):
-        channels = len(image.getbands())
-        wide = np.asarray(image).reshape(1, image.height, image.width * channels).astype(np.uint16)
-        sums[row] = _by_channel(wide, channels)[0]
-        wide *= wide
-        squares[row] = _by_channel(wide, channels)[0]
-    return sums, squares

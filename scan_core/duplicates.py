@@ -1,7 +1,8 @@
-"""Exact and near duplicates: equal bytes, or equal in all that a small grey thumbnail shows.
+"""Exact and near duplicates: equal bytes, or equal in all that a small thumbnail shows.
 
-Near means that the perceptual hashes differ in at most 5 of 63 bits and that the thumbnails, each less its mean, differ
-by at most 4 grey levels on average: the same picture saved again, resized, or a little brighter.
+Near means that the perceptual hashes differ in at most 5 of 63 bits, that the thumbnails, each less its mean, differ by
+at most 4 of 255 levels on average, and those means by at most 24: the same picture saved again, resized, or a little
+brighter.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 
 THUMB = 16  # pixels a side of a thumbnail
 NEAR_BITS = 5
-NEAR_LEVELS = 4
+NEAR_LEVELS, NEAR_MEAN = 4, 24
 BLOCKS, BLOCK_BITS = 6, 10  # hashes that differ in at most 5 bits agree in one of 6 blocks
 WINDOW = 256  # where more hashes than this agree in a block, each is compared with as many that follow it
 
@@ -20,6 +21,13 @@ _COSINES = np.array(
     [[round(_SCALE * math.cos(math.pi * k * (2 * x + 1) / (2 * THUMB))) for x in range(THUMB)] for k in range(8)],
     dtype=np.int64,
 )  # (8,16)
+
+
+def gray_of(thumbs: np.ndarray) -> np.ndarray:
+    """(n,16,16,3) uint8 to (n,16,16) uint8: luma, in whole numbers."""
+    weighted = thumbs.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+    gray: np.ndarray = ((weighted + 500) // 1000).astype(np.uint8)
+    return gray
 
 
 def perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
@@ -42,7 +50,7 @@ def exact_groups(digests: np.ndarray) -> np.ndarray:
 def near_pairs(hashes: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Pairs of near duplicates, (P,2) int64 positions in ``hashes`` (N,), the smaller first, sorted.
 
-    ``thumbs`` gives the thumbnails (n,16,16) of (n,) positions. Time and memory grow with N: of more than ``WINDOW``
+    ``thumbs`` gives the thumbnails (n,16,16,3) of (n,) positions. Time and memory grow with N: of more than ``WINDOW``
     hashes that agree in a block not all pairs are compared, but of equal hashes the first with each.
     """
     count = np.int64(len(hashes))
@@ -73,10 +81,13 @@ def near_pairs(hashes: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether thumbnails (n,16,16) differ by little. In whole numbers, as the hash is."""
-    flat = [each.reshape(len(each), THUMB**2).astype(np.int64) for each in (first, second)]
-    level = [each * THUMB**2 - each.sum(axis=1, keepdims=True) for each in flat]  # (n,256), times 256
-    alike: np.ndarray = np.abs(level[0] - level[1]).sum(axis=1) <= NEAR_LEVELS * THUMB**4
+    """(n,) bool: whether thumbnails (n,16,16,3) differ by little. In whole numbers, as the hash is."""
+    values = math.prod(first.shape[1:])
+    flat = [each.reshape(len(each), values).astype(np.int64) for each in (first, second)]  # (n,768)
+    total = [each.sum(axis=1, keepdims=True) for each in flat]
+    differ = np.abs((flat[0] - flat[1]) * values - (total[0] - total[1])).sum(axis=1)
+    alike: np.ndarray = differ <= NEAR_LEVELS * values**2
+    alike &= np.abs(total[0] - total[1])[:, 0] <= NEAR_MEAN * values
     return alike
 
 

@@ -334,7 +334,12 @@ def _listing(path: Path) -> dict[str, Any]:
         digest.update(os.fsencode(name) + b"\0")
         if isinstance(entry, OSError):
             continue
-        found = entry.stat() if isinstance(entry, Path) else entry.stat(follow_symlinks=False)
+        if entry.is_symlink():
+            digest.update(os.fsencode(os.readlink(entry)) + b"\0")
+        try:
+            found = entry.stat()  # of what a link leads to
+        except OSError:  # a link to nothing
+            continue
         digest.update(f"{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
         count, total = count + 1, total + found.st_size
     return {"files": count, "bytes": total, "sha256": digest.hexdigest()}

@@ -22,14 +22,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from scan_core.decode import Chunk, Target, decode_chunk, load_chunk
+from scan_core.chunks import Chunk, decode_chunk, load_chunk
+from scan_core.decode import Target
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Finding, Item, Source
 
 CHUNK_ITEMS = 512
 CHUNK_BYTES = 8 * 2**20  # of pixels or encoded images: what is in flight stays small
-PIXELS_A_BYTE = 8  # of a JPEG, at a guess: the images that a chunk's worker holds decoded stay small too
+PIXELS_A_BYTE = 8  # of a JPEG, at a guess
 PR_SET_PDEATHSIG = 1
 
 Report = Callable[[int, int], None]  # images taken, files not taken, so far

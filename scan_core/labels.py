@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scan_core.decode import Chunk
+from scan_core.chunks import Chunk
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Source, Split, class_order, resolve

@@ -21,6 +21,7 @@ class Item(NamedTuple):
     data: str | bytes | np.ndarray  # a file's path, an encoded image, or (height,width[,channels]) uint8 pixels
     label: str | None = None
     split: Split | None = None  # the source's own split; extra: beyond what is clustered
+    meant: bool = False  # as an image whatever its name is: a row of a table
 
 
 class Finding(NamedTuple):

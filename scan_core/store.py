@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scan_core.decode import Chunk, load_thumbs
-from scan_core.duplicates import exact_groups, groups_of, joining, near_pairs, rows_to_keep
+from scan_core.chunks import Chunk, load_thumbs, to_colour
+from scan_core.duplicates import THUMB, exact_groups, groups_of, joining, near_pairs, rows_to_keep
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Finding, Split
@@ -97,7 +97,7 @@ class _Thumbs:
         self.folder, self.chunk, self.inside = folder, where[order, 0], order - start[where[order, 0]]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        thumbs = np.empty((len(positions), 16, 16), np.uint8)
+        thumbs = np.empty((len(positions), THUMB, THUMB, 3), np.uint8)
         for chunk in np.unique(self.chunk[positions]):
             here = np.flatnonzero(self.chunk[positions] == chunk)
             thumbs[here] = load_thumbs(self.folder / f"{chunk:06d}.npz")[self.inside[positions[here]]]
@@ -170,7 +170,7 @@ def _write_array(path: Path, rows: np.ndarray, chunks: _Chunks, size: int, chann
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(rows), BLOCK):
             file.writelines(
-                data if len(data) == channels * size**2 else np.repeat(np.frombuffer(data, np.uint8), 3).tobytes()
+                data if len(data) == channels * size**2 else to_colour(data)
                 for data in chunks.read(rows[start : start + BLOCK])
             )
 

@@ -292,7 +292,7 @@ def _item(table: _Table, row: int, image: Any, label: Any) -> Item | Finding:
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
             return Finding(name, "rejected", f"path {path!r} cannot be followed: {error}")
         data = str(file)
-    return Item(name, data, text, table.split)
+    return Item(name, data, text, table.split, meant=True)
 
 
 def _label(table: _Table, name: str, value: Any) -> str | None:

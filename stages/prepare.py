@@ -24,7 +24,10 @@ def prepare(stage: Stage) -> None:
     source = open_source(settings, stage.root, stage.data_home)
     if settings.labels.endswith(".csv"):
         read_labels(resolve(settings.labels, stage.root))  # a mistake in it shows before hours of decoding
-    folder = stage.scratch()
+    # What a decoded image depends on: a share of rejects that was set too low costs no second decoding.
+    keys = ("name", "path", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
+    depends_on = {key: getattr(settings, key) for key in keys} | {"labelled": settings.labels == "folders"}
+    folder = stage.scratch(depends_on)
     listed = artifacts.load_json(artifacts.SOURCE).get("source", {})
     total = source.total or (listed.get("files") if settings.name == "folder" else None)
     with CountProgress("prepare", total) as progress:

@@ -112,6 +112,7 @@ def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path,
 
 def test_stages_record_themselves(tracked, client, database, tmp_path):
     project = make_project(tmp_path / "project", {"seed": 11})
+    run_stage(project, "source")
     said = run(project, "python", "-m", "stages.prepare", MLFLOW_TRACKING_URI=tracked.address).stderr
     for split, count in {"train": 60, "val": 40}.items():
         features = np.random.default_rng(0).normal(size=(count, 8)).astype("float32")
@@ -132,6 +133,7 @@ def test_stages_record_themselves(tracked, client, database, tmp_path):
 
 def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path):
     project = make_project(tmp_path / "project", {"seed": 12})
+    run_stage(project, "source")
     for stage in STAGES:
         run_stage(project, stage)
     assert len(spools(project)) == len(STAGES)
@@ -160,6 +162,7 @@ def test_a_server_that_goes_away_costs_seconds_and_gets_everything_once(tracked,
     note = halfway.folder / "delivered.json"
     wait_until(lambda: note.exists() and '"done": 2' in note.read_text(), halfway._delivery, note, 60)
     project = make_project(tmp_path / "project", {"seed": 13})
+    run_stage(project, "source")
     away = {"MLFLOW_TRACKING_URI": tracked.address}
     tracked.stop()
     try:

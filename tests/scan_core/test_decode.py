@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import struct
+import sys
 import time
 import zlib
 
@@ -17,15 +18,13 @@ from PIL import Image, ImageCms, ImageOps, features
 
 from pipeline.params import read_params
 from scan_core import decode
+from scan_core.chunks import decode_chunk, load_chunk, load_thumbs
 from scan_core.decode import (
     EMPTY,
     ORIENTATION,
     UNKNOWN,
     Refused,
     Target,
-    decode_chunk,
-    load_chunk,
-    load_thumbs,
     open_image,
     short_side,
     square,
@@ -734,6 +733,14 @@ def test_a_resize_that_the_memory_cannot_hold_is_listed(tmp_path, monkeypatch):
     assert data == b""
 
 
+def test_garbage_in_a_table_is_rejected_whatever_its_name(tmp_path):
+    chunk, _ = decoded(tmp_path, [Item("a.parquet/0000003", b"hello", meant=True), Item("README", b"hello")])
+    assert [(each.name, each.kind) for each in chunk.findings] == [
+        ("a.parquet/0000003", "rejected"),
+        ("README", "ignored"),
+    ]
+
+
 @pytest.mark.parametrize("stored", ["array", "jpeg"])
 def test_a_chunk_without_an_image_is_still_a_chunk(tmp_path, stored):
     chunk, data = decoded(tmp_path, [], [Finding("a", "ignored", "b")], stored=stored)
@@ -741,7 +748,7 @@ def test_a_chunk_without_an_image_is_still_a_chunk(tmp_path, stored):
     assert chunk.shapes.shape == (0, 2)
     assert chunk.digests.shape == chunk.gray_digests.shape == (0, 32)
     assert chunk.sums.shape == chunk.squares.shape == (0, 3)
-    assert load_thumbs(tmp_path / "000003.npz").shape == (0, 16, 16)
+    assert load_thumbs(tmp_path / "000003.npz").shape == (0, 16, 16, 3)
 
 
 @pytest.mark.parametrize("which", ["gray", "colour", "both"])
@@ -806,3 +813,9 @@ def test_a_chunk_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_what_the_settings_make_of_an_image():
     assert target_of(change(DIGITS, size=32, fit="pad", max_pixels=5)) == Target(32, "pad", "array", 5)
     assert target_of(change(DIGITS, size=224)) == Target(224, "crop", "jpeg", 200_000_000)
+
+
+def test_without_the_package_that_reads_it_a_heic_image_is_refused_with_its_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Refused, match="pillow-heif"):
+        open_image(b"\0\0\0\x18ftypheic" + bytes(40), TARGET)

@@ -17,8 +17,10 @@ from scan_core import duplicates as module
 from scan_core.duplicates import (
     NEAR_BITS,
     NEAR_LEVELS,
+    NEAR_MEAN,
     WINDOW,
     exact_groups,
+    gray_of,
     groups_of,
     joining,
     near_pairs,
@@ -39,7 +41,7 @@ def array_of(pairs):
 
 
 def thumb(image):
-    return np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX))
+    return np.asarray(image.resize((16, 16), Image.Resampling.BOX).convert("RGB"))
 
 
 def photos(count=60, seed=0):
@@ -56,13 +58,14 @@ def photos(count=60, seed=0):
 
 def all_pairs(hashes, thumbs):
     """What ``near_pairs`` is to find, by its definition, in floating point."""
-    flat = thumbs.reshape(len(thumbs), 256).astype(np.float64)
+    flat = thumbs.reshape(len(thumbs), thumbs[0].size if len(thumbs) else 1).astype(np.float64)
     level = flat - flat.mean(axis=1, keepdims=True)
     return [
         [a, b]
         for a, b in combinations(range(len(hashes)), 2)
         if (int(hashes[a]) ^ int(hashes[b])).bit_count() <= NEAR_BITS
         and np.abs(level[a] - level[b]).mean() <= NEAR_LEVELS
+        and abs(flat[a].mean() - flat[b].mean()) <= NEAR_MEAN
     ]
 
 
@@ -79,7 +82,7 @@ def test_the_hash_is_that_of_a_float_transform_but_for_what_lies_at_the_median()
     rng = np.random.default_rng(0)
     thumbs = np.concatenate([
         rng.integers(0, 256, (50, 16, 16), dtype=np.uint8),
-        np.stack([thumb(crop) for crop in photos(30)]),
+        gray_of(np.stack([thumb(crop) for crop in photos(30)])),
     ])  # fmt: skip
     wanted = dctn(thumbs.astype(np.float64), axes=(1, 2))[:, :8, :8].reshape(-1, 64)[:, 1:] / 4
     margin = wanted - np.median(wanted, axis=1, keepdims=True)
@@ -153,10 +156,24 @@ def test_equal_hashes_are_all_compared(count):
     assert found.tolist() == [list(pair) for pair in combinations(range(count), 2)]
 
 
+def test_another_colour_or_brightness_is_another_image():
+    """The hash sees neither."""
+    flat = np.array([[200, 0, 0], [0, 102, 0], [60, 60, 60], [84, 84, 84], [85, 85, 85]], np.uint8)
+    thumbs = np.broadcast_to(flat[:, None, None], (5, 16, 16, 3))
+    assert len(set(perceptual_hash(gray_of(thumbs)).tolist())) == 1
+    assert near_pairs(perceptual_hash(gray_of(thumbs)), thumbs.__getitem__).tolist() == [[2, 3], [3, 4]]
+
+
+def test_gray_is_that_of_pillow_within_a_level():
+    colours = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    wanted = np.stack([np.asarray(Image.fromarray(each).convert("L")) for each in colours]).astype(int)
+    assert np.abs(gray_of(colours) - wanted).max() <= 1
+
+
 def test_of_many_flat_images_one_is_kept():
     """More than are compared with each other: the first is with each."""
     count = 2 * WINDOW + 9
-    thumbs = np.broadcast_to(np.arange(count).astype(np.uint8)[:, None, None], (count, 16, 16))
+    thumbs = np.broadcast_to((np.arange(count) % 20).astype(np.uint8)[:, None, None], (count, 16, 16))
     rng = np.random.default_rng(0)
     hashes = np.concatenate([perceptual_hash(thumbs), rng.integers(0, 2**63, 50, dtype=np.uint64)])
     thumbs = np.concatenate([thumbs, rng.integers(0, 256, (50, 16, 16), dtype=np.uint8)])
@@ -204,7 +221,6 @@ COPIES = {
     "double": (lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC), 0.9),
     "brighter": (lambda image: image.point(lambda value: min(value + 8, 255)), 0.9),
     "more exposed": (lambda image: ImageEnhance.Brightness(image).enhance(1.05), 0.85),
-    "grey": (lambda image: image.convert("L"), 0.9),
 }
 
 
@@ -214,7 +230,7 @@ def test_copies_of_photos_are_found_and_nothing_else(kind):
     crops = photos()
     square = [image.resize((32, 32), Image.Resampling.BICUBIC) for image in (*crops, *map(change, crops))]
     thumbs = np.stack([thumb(image) for image in square])
-    pairs = near_pairs(perceptual_hash(thumbs), thumbs.__getitem__)
+    pairs = near_pairs(perceptual_hash(gray_of(thumbs)), thumbs.__getitem__)
     assert (pairs[:, 1] - pairs[:, 0] == len(crops)).all()
     assert len(pairs) >= share * len(crops)
 
@@ -224,7 +240,7 @@ def test_different_digits_are_no_near_duplicates(size):
     scaled = (load_digits().images * 255 / 16).round().astype(np.uint8)
     resized = [Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC) for digit in scaled]
     thumbs = np.stack([thumb(digit) for digit in resized])
-    assert near_pairs(perceptual_hash(thumbs), thumbs.__getitem__).tolist() == []
+    assert near_pairs(perceptual_hash(gray_of(thumbs)), thumbs.__getitem__).tolist() == []
 
 
 # --- groups

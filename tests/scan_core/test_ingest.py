@@ -1,5 +1,6 @@
 """Chunks: the same for any number of processes, after any kill, and without the images that kill their decoder."""
 
+import faulthandler
 import io
 import multiprocessing
 import os
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.params import read_params
-from scan_core import decode, ingest
-from scan_core.decode import Target, load_thumbs
+from scan_core import chunks, ingest
+from scan_core.chunks import load_thumbs
+from scan_core.decode import Target
 from scan_core.errors import ScanError
 from scan_core.sources import Finding, Item, Source
 from tests.scan_core.tiny import change
@@ -78,14 +80,14 @@ def whole(tmp_path):
 
 def deadly(monkeypatch, numbers, how=lambda: os._exit(3)):
     """Decoders, which are forks of this process, that die of some images."""
-    bad, original = {png(number) for number in numbers}, decode.open_image
+    bad, original = {png(number) for number in numbers}, chunks.open_image
 
     def open_image(data, target):
         if data in bad:
             how()
         return original(data, target)
 
-    monkeypatch.setattr(decode, "open_image", open_image)
+    monkeypatch.setattr(chunks, "open_image", open_image)
 
 
 # --- pieces
@@ -156,13 +158,13 @@ def test_the_number_of_processes_changes_no_byte(tmp_path, whole, workers):
 
 
 def test_what_takes_longer_changes_no_byte(tmp_path, monkeypatch, whole):
-    original = decode.open_image
+    original = chunks.open_image
 
     def slow(data, target):
         time.sleep(0.02 * (data == png(0)))
         return original(data, target)
 
-    monkeypatch.setattr(decode, "open_image", slow)
+    monkeypatch.setattr(chunks, "open_image", slow)
     run(tmp_path / "slow", workers=3)
     assert contents(tmp_path / "slow") == whole
 
@@ -258,7 +260,7 @@ def test_chunks_without_images_are_chunks(tmp_path):
     known, where = ingest.load_chunks(tmp_path, count)
     assert known.names == ["a.png"] and len(known.findings) == 7 and where.tolist() == [[1, 0, 192]]
     assert reports == [(0, 6), (1, 7)]
-    assert load_thumbs(tmp_path / "000000.npz").shape == (0, 16, 16)
+    assert load_thumbs(tmp_path / "000000.npz").shape == (0, 16, 16, 3)
 
 
 def test_an_error_in_the_source_ends_the_run_and_the_workers(tmp_path):
@@ -303,7 +305,7 @@ def test_an_interrupt_is_not_the_workers(tmp_path, monkeypatch, whole):
 # --- decoders that kill their process
 
 HOW = {
-    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "segfault": lambda: (faulthandler.disable(), os.kill(os.getpid(), signal.SIGSEGV)),
     "exit": lambda: os._exit(3),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
@@ -321,7 +323,7 @@ def without(numbers, folder):
 
 @pytest.mark.parametrize(
     ("numbers", "workers"),
-    [((1,), 1), ((8,), 2), ((23,), 3), ((1, 2), 2), ((7, 11), 1), ((1, 8, 13, 29), 3), ((29,), 2), ((12, 13, 14), 2)],
+    [((1,), 1), ((8,), 2), ((1, 2), 2), ((7, 11), 1), ((1, 8, 13, 29), 3), ((12, 13, 14), 2)],
 )
 def test_a_crash_costs_that_image_alone(tmp_path, monkeypatch, numbers, workers):
     numbers = [number for number in numbers if number % 3]  # the others are grey, which this cannot tell apart

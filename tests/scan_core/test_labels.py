@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.params import read_params
-from scan_core.decode import decode_chunk, target_of
+from scan_core.chunks import decode_chunk
+from scan_core.decode import target_of
 from scan_core.errors import ScanError
 from scan_core.files import tree_layout
 from scan_core.ingest import load_chunks

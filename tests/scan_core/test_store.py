@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.params import read_params
 from scan_core import store as module
-from scan_core.decode import decode_chunk, target_of
+from scan_core.chunks import decode_chunk
+from scan_core.decode import target_of
 from scan_core.errors import ScanError
 from scan_core.ingest import load_chunks
 from scan_core.sources import Item

@@ -86,7 +86,10 @@ def test_the_hubs_layout(tmp_path):
     path = write(tmp_path / "a.parquet", image=hub(PNG, JPEG), label=pa.array([1, 0]))
     source = open_parquet(path, data())
     items = list(source.read())
-    assert items == [Item("a.parquet/0000000", PNG, "1"), Item("a.parquet/0000001", JPEG, "0")]
+    assert items == [
+        Item("a.parquet/0000000", PNG, "1", meant=True),
+        Item("a.parquet/0000001", JPEG, "0", meant=True),
+    ]
     assert list(source.read()) == items
     assert (source.total, source.classes) == (2, None)
     with Image.open(io.BytesIO(items[1].data)) as image:
@@ -382,7 +385,7 @@ def test_files_of_one_split_alone_have_none(tmp_path, kind):
 
 def test_a_file_by_itself_has_no_split(tmp_path):
     splits(tmp_path, "test-0.parquet", "train-0.parquet")
-    assert only(tmp_path / "test-0.parquet") == Item("test-0.parquet/0000000", PNG)
+    assert only(tmp_path / "test-0.parquet") == Item("test-0.parquet/0000000", PNG, meant=True)
 
 
 def test_hidden_files_and_others_are_left_alone(tmp_path):
