@@ -14,7 +14,7 @@ from scan_core.settings import Backbone
 from scan_core.weights import load_model, load_strictly, read_weights, save_model
 from tests.scan_core.tiny import BACKBONE, cluster_model
 
-STATS = {"channels": 3, "height": 8, "width": 10, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+STATS = {"channels": 3, "view": 8, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
 def projector_model():
@@ -55,7 +55,7 @@ def test_what_is_saved_is_loaded(tmp_path, model):
     for found, wanted in zip(loaded(images), model(images), strict=True):
         assert torch.equal(found, wanted)
     assert type(loaded.head) is type(model.head)
-    assert (description["channels"], description["size"]) == (3, [8, 10])
+    assert (description["channels"], description["size"]) == (3, [8, 8])
     assert (description["mean"], description["std"]) == (STATS["mean"], STATS["std"])
     assert Backbone(**description["backbone"]) == BACKBONE
 
