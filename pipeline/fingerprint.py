@@ -12,7 +12,7 @@ DVC_FILE = Path("dvc.yaml")
 
 
 def stage_entries() -> dict[str, dict[str, Any]]:
-    """The stages of ``dvc.yaml`` that make something, in the order they run; ``source`` only looks, and has no deps."""
+    """The stages of ``dvc.yaml`` that make something, in the order they run; ``source`` has no deps: it only looks."""
     entries = read_yaml(DVC_FILE)["stages"]
     assert isinstance(entries, dict)
     return {name: entry for name, entry in entries.items() if "deps" in entry}

@@ -19,6 +19,7 @@ from scan_core.duplicates import THUMB, gray_of, perceptual_hash
 from scan_core.sources import Finding, Item, Split
 
 JPEG_QUALITY = 90
+BLOCK = 32  # images whose sums are taken together
 ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
@@ -46,6 +47,9 @@ class Chunk:
 def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
     """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (n,16,16,3) uint8."""
     arrays = {name: value for name, value in vars(chunk).items() if isinstance(value, np.ndarray)}
+    rows = np.empty(len(chunk.names), [(name, value.dtype, value.shape[1:]) for name, value in arrays.items()])
+    for name, value in arrays.items():
+        rows[name] = value
     text = json.dumps({
         "names": chunk.names,
         "labels": chunk.labels,
@@ -54,17 +58,16 @@ def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
     })  # fmt: skip
     partial = file.with_suffix(".partial")
     with partial.open("wb") as opened:
-        np.savez(opened, text=np.frombuffer(text.encode(), np.uint8), thumbs=thumbs, **arrays)  # type: ignore[arg-type]
+        np.savez(opened, text=np.frombuffer(text.encode(), np.uint8), rows=rows, thumbs=thumbs)
     os.replace(partial, file)
 
 
 def load_chunk(file: Path) -> Chunk:
     """What ``save_chunk`` wrote, without the thumbnails."""
     with np.load(file, allow_pickle=False) as saved:
-        arrays = {name: saved[name] for name in saved.files if name != "thumbs"}
-    text = json.loads(arrays.pop("text").tobytes())
+        text, rows = json.loads(saved["text"].tobytes()), saved["rows"]
     findings = [Finding(*each) for each in text.pop("findings")]
-    return Chunk(findings=findings, **text, **arrays)
+    return Chunk(findings=findings, **text, **{name: rows[name] for name in rows.dtype.names})
 
 
 def load_thumbs(file: Path) -> np.ndarray:
@@ -118,15 +121,15 @@ def decode_chunk(
         colour = [to_colour(data) if is_gray else data for data, is_gray in zip(stored, gray, strict=True)]
         digests = [_sha256(data) for data in colour]
         stored = stored if all(gray) else colour
-        channels = 1 if all(gray) else 3
-        pixels = np.frombuffer(b"".join(stored), np.uint8)
-        total, squares = _sums(pixels.reshape(len(stored), target.size, target.size, channels))
+        joined = b"".join(stored)
+        pixels = np.frombuffer(joined, np.uint8)
+        total, squares = _sums(pixels.reshape(len(stored), target.size, target.size, 1 if all(gray) else 3))
     else:
-        digests = [_sha256(data) for data in stored]
+        digests, joined = [_sha256(data) for data in stored], b"".join(stored)
         total, squares = (np.array([each[part][0] for each in sums], np.int64).reshape(-1, 3) for part in (0, 1))
     pictures = np.frombuffer(b"".join(thumbs), np.uint8).reshape(-1, THUMB, THUMB, 3)
     file = folder / f"{number:06d}.bin"
-    file.write_bytes(b"".join(stored))
+    file.write_bytes(joined)
     chunk = Chunk(
         names=[item.name for item in taken],
         labels=[item.label for item in taken],
@@ -164,13 +167,18 @@ def _sums(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums and sums of squares by channel, (n,3) int64 each, exact; of pixels (n,height,width[,1 or 3]) uint8."""
     count, height, width = pixels.shape[:3]
     channels = pixels.shape[3] if pixels.ndim == 4 else 1
-    wide = pixels.reshape(count, height, width * channels).astype(np.uint16)
-    sums = _by_channel(wide, channels)
-    wide *= wide  # 255 * 255 still fits
-    return sums, _by_channel(wide, channels)
+    sums, squares = np.zeros((count, 3), np.int64), np.zeros((count, 3), np.int64)
+    for start in range(0, count, BLOCK):  # which stays in the processor's cache
+        part = slice(start, start + BLOCK)
+        wide = pixels[part].reshape(-1, height, width * channels).astype(np.uint16)
+        # First along what lies far apart, in as few bits as hold the sum of a column.
+        sums[part] = _by_channel(wide.sum(axis=1, dtype=np.uint16 if 255 * height < 2**16 else np.uint32), channels)
+        wide *= wide  # 255 * 255 still fits
+        squares[part] = _by_channel(wide.sum(axis=1, dtype=np.uint32), channels)
+    return sums, squares
 
 
-def _by_channel(values: np.ndarray, channels: int) -> np.ndarray:
-    rows = np.add.reduce(values, axis=1, dtype=np.uint32)  # (n,width*channels): first along what lies far apart
-    sums = rows.reshape(len(rows), rows.shape[1] // channels, channels).sum(axis=1, dtype=np.int64)  # (n,channels)
-    return np.broadcast_to(sums, (len(values), 3))
+def _by_channel(columns: np.ndarray, channels: int) -> np.ndarray:
+    """(n,width*channels) to (n,channels)."""
+    total: np.ndarray = columns.reshape(len(columns), columns.shape[1] // channels, channels).sum(1, dtype=np.int64)
+    return total

@@ -17,6 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 WIDEST = 4  # sides of an image in the jpeg store are at most 1 to 4: a strip of one pixel would grow to millions
 ORIENTATION = 0x0112  # EXIF
 ICON = b"\0\0\1\0"
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MEBIBYTE = 2**20
 LONGEST = 65536  # pixels of a side that resize is given: its memory grows with it
 UNKNOWN = "not an image of a known format"
@@ -124,7 +125,7 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
 
 def _opened(source: IO[bytes], target: Target) -> Image.Image:
     """The image, not decoded yet."""
-    head = source.read(8)
+    head = source.read(12)
     source.seek(0)
     try:
         if head.startswith(ICON):  # the one that is: and what it holds may be larger than it says
@@ -133,14 +134,14 @@ def _opened(source: IO[bytes], target: Target) -> Image.Image:
     except Image.DecompressionBombError:
         raise Refused(f"an icon of more pixels than data.max_pixels, {target.max_pixels:,}") from None
     except UnidentifiedImageError:
-        if head[4:] != b"ftyp":
+        if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
             raise
     finally:
         Image.MAX_IMAGE_PIXELS = None
     try:
         from pillow_heif import HeifImagePlugin  # noqa: F401 (photos of phones; registers itself)
     except ImportError:
-        raise Refused("a HEIC image or a film; the package pillow-heif reads the former") from None
+        raise Refused("a HEIC image; install the package pillow-heif, which reads it") from None
     source.seek(0)
     return Image.open(source, formats=("HEIF",))
 

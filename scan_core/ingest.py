@@ -5,6 +5,7 @@ What comes out depends neither on the number of processes nor on which chunks an
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -133,6 +134,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker(parent: int) -> None:
+    gc.set_threshold(50_000)  # decoding makes many objects and few cycles: collecting every 700 costs some percent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which says it in one line
     if sys.platform == "linux":
         # Workers of a parent that was killed would wait for ever, and with them the next run: a fork holds its locks.

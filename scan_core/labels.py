@@ -1,5 +1,6 @@
 """What is known of the images besides the images: for ``evaluate`` alone, and for splits that a source has itself."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ from scan_core.chunks import Chunk
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Source, Split, class_order, resolve
-from scan_core.tables import read_labels
 
 
 def labels_and_splits(
@@ -40,3 +40,41 @@ def numbered(labels: list[str | None], source: Source) -> tuple[list[str], np.nd
         classes = source.classes if present else []
     number = {name: position for position, name in enumerate(classes)}
     return classes, np.array([-1 if label is None else number[label] for label in labels], dtype=np.int64)
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Label of each source in a UTF-8 CSV file with columns ``source`` and ``label``; those without one are left out.
+
+    Raises ``ScanError`` if the file or a column is missing, it is no CSV file in UTF-8, or a source has two labels.
+    """
+    labels: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            for name in ("source", "label"):
+                if header.count(name) != 1:
+                    raise ScanError(
+                        f'{path} has {header.count(name)} columns named "{name}"; its columns are '
+                        f"{', '.join(header) or 'none'}; one source and one label, separated by commas, are needed in "
+                        "its first line"
+                    )
+            for line in lines:
+                row = dict(zip(header, line, strict=False))
+                source, label = row.get("source", ""), row.get("label", "").strip()
+                if not label:
+                    continue
+                if not source:
+                    raise ScanError(f'{path}, line {lines.line_num}: label "{label}" has no source; name its image')
+                if labels.setdefault(source, label) != label:
+                    raise ScanError(
+                        f'{path}, line {lines.line_num}: {source} is "{label}" here and "{labels[source]}" above; '
+                        "one label is allowed; remove one of the lines"
+                    )
+    except UnicodeDecodeError as error:
+        raise ScanError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise ScanError(f"{path}, line {lines.line_num}: {error}; mend that line") from error
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read: {error.strerror}; data.labels is to name a .csv file") from error
+    return labels

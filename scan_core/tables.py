@@ -1,6 +1,5 @@
-"""Images in tables: parquet files, as the Hugging Face Hub lays them out or others, and .npy arrays; labels in CSV."""
+"""Images in tables: parquet files, as the Hugging Face Hub lays them out or others, and .npy arrays."""
 
-import csv
 import json
 import math
 import re
@@ -103,43 +102,6 @@ def open_npy(path: Path, settings: Data) -> Source:
             yield Item(_row_name(path.name, row), image[..., 0] if image.shape[2:] == (1,) else image)
 
     return Source(read, None, shape[0])
-
-
-def read_labels(path: Path) -> dict[str, str]:
-    """Label of each source in a UTF-8 CSV file with columns ``source`` and ``label``; those without one are left out.
-
-    Raises ``ScanError`` if the file or a column is missing, it is no CSV file in UTF-8, or a source has two labels.
-    """
-    labels: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            for name in ("source", "label"):
-                if header.count(name) != 1:
-                    raise ScanError(
-                        f'{path} has {header.count(name)} columns named "{name}"; its columns are {_listed(header)}; '
-                        "one source and one label, separated by commas, are needed in its first line"
-                    )
-            for line in lines:
-                row = dict(zip(header, line, strict=False))
-                source, label = row.get("source", ""), row.get("label", "").strip()
-                if not label:
-                    continue
-                if not source:
-                    raise ScanError(f'{path}, line {lines.line_num}: label "{label}" has no source; name its image')
-                if labels.setdefault(source, label) != label:
-                    raise ScanError(
-                        f'{path}, line {lines.line_num}: {source} is "{label}" here and "{labels[source]}" above; '
-                        "one label is allowed; remove one of the lines"
-                    )
-    except UnicodeDecodeError as error:
-        raise ScanError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise ScanError(f"{path}, line {lines.line_num}: {error}; mend that line") from error
-    except OSError as error:
-        raise ScanError(f"{path} cannot be read: {error.strerror}; data.labels is to name a .csv file") from error
-    return labels
 
 
 def _parquet_files(folder: Path) -> list[Path]:

@@ -9,10 +9,9 @@ from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage, command, worker_count
 from scan_core.decode import target_of
 from scan_core.ingest import check_rejected, ingest, load_chunks
-from scan_core.labels import labels_and_splits, numbered
+from scan_core.labels import labels_and_splits, numbered, read_labels
 from scan_core.sources import open_source, resolve
 from scan_core.store import plan_store, write_store
-from scan_core.tables import read_labels
 
 
 def prepare(stage: Stage) -> None:

@@ -19,8 +19,9 @@ from PIL import Image
 from pipeline.params import read_params
 from scan_core import tables
 from scan_core.errors import ScanError
+from scan_core.labels import read_labels
 from scan_core.sources import Finding, Item, class_order
-from scan_core.tables import open_npy, open_parquet, read_labels
+from scan_core.tables import open_npy, open_parquet
 from tests.project import ROOT
 
 SETTINGS = read_params(ROOT / "presets" / "digits.yaml").data

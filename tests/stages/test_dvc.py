@@ -82,7 +82,7 @@ def test_the_registered_model_gives_the_predictions(project, monkeypatch):
 def test_a_second_repro_runs_nothing_logs_nothing_and_leaves_git_clean(project):
     before = len(rows(project, "stage"))
     done = run(project, "dvc", "repro")
-    assert stages_run(done.stdout) == [] and "up to date" in done.stdout
+    assert stages_run(done.stdout) == []
     assert run(project, "git", "status", "--porcelain").stdout == ""
     assert len(rows(project, "stage")) == before
 
@@ -139,3 +139,41 @@ def test_a_wrong_setting_stops_repro_at_its_stage_and_earlier_outputs_come_back(
     run(project, "git", "checkout", "-q", "--", "params.yaml")
     assert stages_run(run(project, "dvc", "repro").stdout) == []
     assert {path: (project / path).read_bytes() for path in OUTPUTS} == before
+
+
+FEW = {
+    "data": {"name": "folder", "path": "photos", "size": 8, "val_fraction": 0.25},
+    "pretext": {"epochs": 1, "batch_size": 16},
+    "neighbors": {"k": 5},
+    "cluster": {"num_clusters": 2, "epochs": 1, "neighbors": 3, "val_neighbors": 3, "batch_size": 16},
+    "selflabel": {"epochs": 1, "batch_size": 16},
+}
+
+
+def test_class_folders_are_labels_only_and_a_changed_folder_is_noticed(tmp_path):
+    """Moved or renamed, prepare and evaluate rerun, and what training reads stays; another image reruns everything."""
+    from PIL import Image
+
+    project = make_dvc_project(tmp_path / "project", FEW)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        folder = project / "photos" / ("cats" if number % 2 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    assert stages_run(run(project, "dvc", "repro").stdout) == list(STAGES)
+    assert stages_run(run(project, "dvc", "repro").stdout) == []
+    read_by_training = [path for path in OUTPUTS if path.startswith(("data/images", "models"))]
+    before = {path: (project / path).read_bytes() for path in read_by_training}
+    labels = (project / "data" / "labels" / "labels.npy").read_bytes()
+
+    (project / "photos" / "cats" / "1.png").rename(project / "photos" / "dogs" / "1.png")
+    assert stages_run(run(project, "dvc", "repro").stdout) == ["prepare", "evaluate"]
+    assert (project / "data" / "labels" / "labels.npy").read_bytes() != labels
+    (project / "photos" / "dogs").rename(project / "photos" / "a dog's life")
+    assert stages_run(run(project, "dvc", "repro").stdout) == ["prepare", "evaluate"]
+    assert json.loads((project / "data" / "labels" / "classes.json").read_text()) == ["a dog's life", "cats"]
+    assert {path: (project / path).read_bytes() for path in read_by_training} == before
+
+    Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(project / "photos" / "new.png")
+    assert stages_run(run(project, "dvc", "repro").stdout) == list(STAGES)
+    assert (project / "data" / "labels" / "labels.npy").read_bytes().count(b"\xff" * 8) == 1, "it lies in no class"
