@@ -114,6 +114,41 @@ def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
     assert files(project) == OUTPUTS
 
 
+def test_protocol_all_trains_on_and_reports_every_image(project):
+    set_params(project, {"data": {"protocol": "all"}})
+    for stage in STAGES:
+        run_stage(project, stage)
+    rows = {split: np.load(project / "data" / "images" / f"{split}.npy") for split in ("pretext", "train", "val")}
+    assert len(rows["train"]) == len(rows["pretext"]) == 1797 and len(rows["val"]) == 180
+    table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
+    assert table["id"] == list(range(1797)) and set(table["split"]) == {"train"}
+    report = (project / "reports" / "report.html").read_text()
+    assert "All images" in report and "accuracy on all images" in report and "alidation accuracy" not in report
+    said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
+    assert "All images, in %" in said and f"{100 * metrics(project)['train']['selflabel']['acc']:.1f}" in said
+
+
+def test_in_several_shards_everything_comes_out_the_same(project, finished):
+    set_params(project, {"data": {"shard_rows": 700}})
+    for stage in STAGES:
+        run_stage(project, stage)
+    shards = sorted(path.name for path in (project / "data" / "images").glob("pixels-*"))
+    assert shards == ["pixels-00000.npy", "pixels-00001.npy", "pixels-00002.npy"]
+    same = {path for path in OUTPUTS if not path.startswith("data/images") and path != "reports/report.html"}
+    assert {path for path in same if (project / path).read_bytes() != (finished / path).read_bytes()} == set()
+
+
+def test_the_jpeg_store_goes_through_all_stages(project):
+    set_params(project, {"data": {"store": "jpeg", "size": 16, "view": 12}})
+    (project / "data" / "images" / "pixels-00000.npy").unlink()
+    for stage in STAGES:
+        run_stage(project, stage)
+    stored = {"data/images/jpeg-00000.bin", "data/images/jpeg-00000.npy"}
+    assert files(project) == OUTPUTS - {"data/images/pixels-00000.npy"} | stored
+    assert json.loads((project / "data" / "images" / "stats.json").read_text())["view"] == 12
+    assert metrics(project)["val"]["kmeans_pixels"]["acc"] > 0.5, "these are still digits"
+
+
 WRITTEN = {
     "pretext": ("models/pretext.safetensors", "/pretext.csv"),
     "cluster": (

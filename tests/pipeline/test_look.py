@@ -1,0 +1,136 @@
+"""``scan data PATH``: it counts what is there, shows it, and what it suggests are settings."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline import look
+from pipeline.cli import app
+from pipeline.params import Params, read_params, read_yaml
+from scan_core.errors import ScanError
+from tests.project import ROOT, merge
+
+
+@pytest.fixture(scope="module")
+def base():
+    return read_params(ROOT / "presets" / "digits.yaml").data
+
+
+def picture(seed, width=40, height=30, mode="RGB"):
+    """Smooth, so that a copy saved again is nearly the same."""
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of ten, one image in no class, a copy, a grey one, one cut off, a text and a hidden file."""
+    folder = tmp_path / "photos"
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+    for seed in range(20):
+        picture(seed).save(folder / ("cats" if seed % 2 else "dogs") / f"{seed}.png")
+    picture(0).save(folder / "copy.jpg", quality=90)
+    picture(21, 50, 60, "L").save(folder / "dogs" / "grey.jpg")
+    (folder / "cats" / "cut.png").write_bytes((folder / "cats" / "1.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("cats are harder")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    return folder
+
+
+def looked(path, base, tmp_path, workers=1):
+    return look.look(str(path), base, tmp_path, tmp_path / "scratch", workers)
+
+
+def test_everything_in_a_folder_is_counted(photos, base, tmp_path):
+    found = looked(photos, base, tmp_path)
+    assert (found.images, found.labelled, found.classes, found.copies) == (22, 21, ["cats", "dogs"], 1)
+    assert {finding.name: finding.kind for finding in found.findings} == {
+        ".DS_Store": "ignored",
+        "cats/cut.png": "rejected",
+        "notes.txt": "ignored",
+    }
+    assert found.formats == {"PNG": 21, "JPEG": 2} and found.modes == {"RGB": 22, "L": 1}  # headers of all that has one
+    assert (min(found.widths), max(found.widths), max(found.heights)) == (40, 50, 60)
+    assert found.splits == {"no split of its own": 22}
+    assert list((tmp_path / "scratch").iterdir()) == [], "it leaves nothing behind"
+
+
+def test_an_archive_shows_the_same_as_the_folder(photos, base, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in sorted(photos.rglob("*")):
+            archive.write(file, file.relative_to(photos))
+    folder, packed = looked(photos, base, tmp_path), looked(tmp_path / "photos.zip", base, tmp_path, 2)
+    for name in ("images", "labelled", "classes", "copies", "formats", "modes", "splits"):
+        assert getattr(folder, name) == getattr(packed, name), name
+    assert packed.settings.name == "archive"
+
+
+def test_what_is_suggested_are_valid_settings(photos, base, tmp_path):
+    suggested = look.suggest(looked(photos, base, tmp_path))
+    assert suggested["data"] | {"path": None} == {
+        "name": "folder", "path": None, "labels": "folders", "size": 32, "view": None, "fit": "crop",
+        "duplicates": "drop", "protocol": "split",
+    }  # fmt: skip
+    assert suggested["cluster"]["num_clusters"] == 2
+    Params.model_validate(merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested), strict=False)
+
+
+def test_without_labels_everything_is_grouped(base, tmp_path):
+    for seed in range(8):
+        picture(seed, 300, 80).save(tmp_path / f"{seed}.png")
+    suggested = look.suggest(looked(tmp_path, base, tmp_path / "elsewhere"))
+    assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
+    assert suggested["data"]["fit"] == "pad", "most images are long"
+    assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
+
+
+def test_the_contact_sheet_shows_the_images_it_can(photos, base, tmp_path):
+    found = looked(photos, base, tmp_path)
+    assert look.contact_sheet(found, tmp_path / "sheets" / "sheet.png") == 22
+    with Image.open(tmp_path / "sheets" / "sheet.png") as sheet:
+        assert sheet.size == (12 * 102 + 6, 2 * 102 + 6)
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_a_sample_is_drawn_from_everything(base, tmp_path):
+    np.save(
+        tmp_path / "many.npy", np.arange(500, dtype=np.uint16)[:, None, None].repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    )
+    found = looked(tmp_path / "many.npy", base, tmp_path)
+    rows = [int(item.name.rpartition("/")[2]) for item in found.sample]
+    assert len(set(rows)) == 96 and min(rows) < 100 and max(rows) > 400
+
+
+@pytest.mark.parametrize("content", [None, b"not an archive"])
+def test_what_cannot_be_read_is_one_line(base, tmp_path, content):
+    path = tmp_path / "photos.zip"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ScanError) as caught:
+        looked(path, base, tmp_path)
+    assert "\n" not in str(caught.value) and "photos.zip" in str(caught.value)
+
+
+def test_the_command_prints_it_all(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sheet = tmp_path / "sheet.png"
+    done = CliRunner().invoke(app, ["data", str(photos), "--sheet", str(sheet)], env={"SCAN_WORKERS": "1"})
+    assert done.exit_code == 0, done.output
+    for part in ("22", "21 PNG", "1 L", "2 classes, 21 of 22", "1 truncated", "cats/cut.png", "num_clusters: 2"):
+        assert part in done.output, part
+    assert sheet.exists()
+    failed = CliRunner().invoke(app, ["data", str(tmp_path / "nothing")])
+    assert failed.exit_code == 1 and "scan: error: there is nothing at" in failed.output
+
+
+def test_no_image_at_all_is_said_without_a_suggestion(tmp_path, base):
+    (tmp_path / "empty" / "notes").mkdir(parents=True)
+    (tmp_path / "empty" / "notes" / "a.txt").write_text("x")
+    found = looked(tmp_path / "empty", base, tmp_path)
+    assert found.images == 0 and [finding.kind for finding in found.findings] == ["ignored"]
+    look.show(found, tmp_path / "sheet.png", look.contact_sheet(found, tmp_path / "sheet.png"))
+    assert (tmp_path / "sheet.png").stat().st_size
