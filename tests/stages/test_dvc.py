@@ -150,6 +150,11 @@ FEW = {
 }
 
 
+def repro(project):
+    """The stages that ``dvc repro`` executes, without waiting for MLflow."""
+    return stages_run(run(project, "dvc", "repro", SCAN_TRACKING="spool").stdout)
+
+
 def test_class_folders_are_labels_only_and_a_changed_folder_is_noticed(tmp_path):
     """Moved or renamed, prepare and evaluate rerun, and what training reads stays; another image reruns everything."""
     from PIL import Image
@@ -160,20 +165,20 @@ def test_class_folders_are_labels_only_and_a_changed_folder_is_noticed(tmp_path)
         folder = project / "photos" / ("cats" if number % 2 else "dogs")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    assert stages_run(run(project, "dvc", "repro").stdout) == list(STAGES)
-    assert stages_run(run(project, "dvc", "repro").stdout) == []
+    assert repro(project) == list(STAGES)
+    assert repro(project) == []
     read_by_training = [path for path in OUTPUTS if path.startswith(("data/images", "models"))]
     before = {path: (project / path).read_bytes() for path in read_by_training}
     labels = (project / "data" / "labels" / "labels.npy").read_bytes()
 
     (project / "photos" / "cats" / "1.png").rename(project / "photos" / "dogs" / "1.png")
-    assert stages_run(run(project, "dvc", "repro").stdout) == ["prepare", "evaluate"]
+    assert repro(project) == ["prepare", "evaluate"]
     assert (project / "data" / "labels" / "labels.npy").read_bytes() != labels
     (project / "photos" / "dogs").rename(project / "photos" / "a dog's life")
-    assert stages_run(run(project, "dvc", "repro").stdout) == ["prepare", "evaluate"]
+    assert repro(project) == ["prepare", "evaluate"]
     assert json.loads((project / "data" / "labels" / "classes.json").read_text()) == ["a dog's life", "cats"]
     assert {path: (project / path).read_bytes() for path in read_by_training} == before
 
     Image.fromarray(rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)).save(project / "photos" / "new.png")
-    assert stages_run(run(project, "dvc", "repro").stdout) == list(STAGES)
+    assert repro(project) == list(STAGES)
     assert (project / "data" / "labels" / "labels.npy").read_bytes().count(b"\xff" * 8) == 1, "it lies in no class"
