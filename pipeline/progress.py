@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Self
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -18,14 +19,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-class TrainingProgress:
-    """Epochs, loss, images/s and time left of one loop. A context manager."""
+class _Bar:
+    """A bar on a terminal, nothing elsewhere. A context manager."""
 
-    def __init__(self, stage: str, epochs: int, done: int, steps: int) -> None:
-        self.stage, self.epochs, self.epoch, self.steps = stage, epochs, done, steps
-        self.started, self.first, self.images, self.step = time.monotonic(), done, 0, 0
-        self.loss: float | None = None
-        self._line = self.started
+    def __init__(self, stage: str, total: int | None, done: int = 0) -> None:
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -37,9 +34,9 @@ class TrainingProgress:
                 TextColumn("{task.fields[text]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(stage, total=epochs * steps, completed=done * steps, text="")
+            self._task = self._bar.add_task(stage, total=total, completed=done, text="")
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
@@ -47,6 +44,17 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class TrainingProgress(_Bar):
+    """Epochs, loss, images/s and time left of one loop. A context manager."""
+
+    def __init__(self, stage: str, epochs: int, done: int, steps: int) -> None:
+        self.stage, self.epochs, self.epoch, self.steps = stage, epochs, done, steps
+        self.started, self.first, self.images, self.step = time.monotonic(), done, 0, 0
+        self.loss: float | None = None
+        self._line = self.started
+        super().__init__(stage, epochs * steps, done * steps)
 
     def step_done(self, images: int) -> None:
         """One optimiser step has used ``images`` views."""
@@ -81,34 +89,14 @@ class TrainingProgress:
         return f"epoch {self.epoch}/{self.epochs}  {loss}{rate}  {end}"
 
 
-class CountProgress:
+class CountProgress(_Bar):
     """Images taken and refused, images/s and time left where the total is known. A context manager."""
 
     def __init__(self, stage: str, total: int | None) -> None:
         self.stage, self.total = stage, total
         self.started = self._line = time.monotonic()
         self._first: int | None = None  # what an earlier run has left is no speed of this one
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("[bold]{task.description:<9}"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task(stage, total=total, text="")
-
-    def __enter__(self) -> "CountProgress":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        super().__init__(stage, total)
 
     def update(self, taken: int, refused: int) -> None:
         """So many images have been taken so far, and so many files have not."""

@@ -23,9 +23,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.params import read_params
-from scan_core import files
+from scan_core import archives
+from scan_core.archives import open_archive
 from scan_core.errors import ScanError
-from scan_core.files import open_archive, open_folder, signature, tree_layout
+from scan_core.files import open_folder, signature, tree_layout
 from scan_core.sources import Finding, Item, open_source
 from tests.project import ROOT
 from tests.scan_core.tiny import change
@@ -527,7 +528,7 @@ def test_what_is_beyond_the_limit_stops_the_reading(tmp_path):
 
 
 def test_a_member_beyond_the_memory_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST_MEMBER", 1000)
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
     for ending in ("zip", "tar"):
         found = archive(
             pack(tmp_path / f"a.{ending}", [("a.png", b"1"), ("b.png", bytes(1001)), ("c.png", bytes(1000))])
@@ -617,14 +618,14 @@ def test_nothing_is_written(tmp_path, ending, monkeypatch):
 
 def test_memory_does_not_grow_with_the_members(tmp_path, monkeypatch):
     kept = []
-    check = files._Unpacked.add
+    check = archives._Unpacked.add
 
     def add(self, size):
         frame = sys._getframe(1)
         kept.append(len(frame.f_locals["archive"].members))
         check(self, size)
 
-    monkeypatch.setattr(files._Unpacked, "add", add)
+    monkeypatch.setattr(archives._Unpacked, "add", add)
     path = tarred(tmp_path / "a.tar", [(f"{at}.png", b"x") for at in range(300)])
     assert len(archive(path)) == 300
     assert kept == [0] * 300

@@ -11,9 +11,9 @@ from scan_core.decode import target_of
 from scan_core.errors import ScanError
 from scan_core.files import tree_layout
 from scan_core.ingest import load_chunks
-from scan_core.labels import labels_and_splits, numbered
+from scan_core.labels import labels_and_splits, numbered, read_labels
 from scan_core.sources import Item, Source
-from tests.scan_core.tiny import change, pixels
+from tests.scan_core.tiny import change, pixels, refused
 
 ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 DATA = change(ALL, name="folder", path="images", size=8)
@@ -94,3 +94,70 @@ def test_other_labels_than_the_sets_have_an_order_of_their_own():
 def test_without_labels_there_are_no_classes(count, classes):
     found, numbers = numbered([None] * count, source(classes=classes))
     assert found == [] and numbers.tolist() == [-1] * count and numbers.dtype == np.int64
+
+
+# --- read_labels
+
+
+def labels_of(tmp_path, content):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("source,label\na.png,cat\nb.png,dog\n", {"a.png": "cat", "b.png": "dog"}),
+        ("﻿source,label\r\na.png,cat\r\n", {"a.png": "cat"}),
+        ("when,label,source\n1,cat,a.png\n2,dog,b.png", {"a.png": "cat", "b.png": "dog"}),
+        ('source,label\n"a, b.png","big\ncat"\n', {"a, b.png": "big\ncat"}),
+        ("source,label\na.png,\nb.png,  \nc.png\n\nd.png,dog", {"d.png": "dog"}),
+        ("source, label\na.png, cat\n", {"a.png": "cat"}),
+        ("source,label\n a.png,cat\n", {" a.png": "cat"}),
+        ("source,label\na.png,cat\na.png,cat\na.png,\n", {"a.png": "cat"}),
+        ("source,label\nä/é.png,köter\n", {"ä/é.png": "köter"}),
+        ("source,label\n,\n", {}),
+        ("source,label\n", {}),
+    ],
+)
+def test_labels_are_read(tmp_path, content, wanted):
+    assert labels_of(tmp_path, content) == wanted
+
+
+def test_two_labels_of_one_source_are_an_error_with_its_line(tmp_path):
+    content = 'source,label\na.png,"big\ncat"\nb.png,cat\n\nb.png,dog\n'
+    refused(lambda: labels_of(tmp_path, content), "line 6", "b.png", '"dog" here and "cat" above')
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("file,label\na,b\n", "its columns are file, label"),
+        ("source;label\na;b\n", "its columns are source;label"),
+        ("Source,Label\n", "its columns are Source, Label"),
+        ("source,label,label\n", '2 columns named "label"'),
+        ("", "its columns are none"),
+    ],
+)
+def test_a_missing_column_is_an_error_that_names_those_found(tmp_path, content, found):
+    refused(lambda: labels_of(tmp_path, content), "labels.csv", found)
+
+
+def test_a_label_of_nothing_is_an_error_with_its_line(tmp_path):
+    refused(lambda: labels_of(tmp_path, "source,label\na.png,cat\n,dog\n"), "line 3", '"dog" has no source')
+
+
+@pytest.mark.parametrize("content", ["source,label\na,é\n".encode("latin-1"), "source,label\na,b\n".encode("utf-16")])
+def test_what_is_not_utf8_is_an_error(tmp_path, content):
+    refused(lambda: labels_of(tmp_path, content), "labels.csv is not UTF-8")
+
+
+@pytest.mark.parametrize("row", ['"a"b,cat', '"a.png,cat', "a," + "x" * 200_000])
+def test_a_broken_line_is_an_error_with_its_number(tmp_path, row):
+    refused(lambda: labels_of(tmp_path, f"source,label\na.png,cat\n{row}\n"), "labels.csv, line 3")
+
+
+def test_a_missing_file_of_labels_is_an_error(tmp_path):
+    refused(lambda: read_labels(tmp_path / "gone.csv"), tmp_path / "gone.csv", "No such file", "data.labels")
+    refused(lambda: read_labels(tmp_path), tmp_path, "cannot be read")

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.params import read_params
 from scan_core.errors import ScanError
@@ -41,15 +43,25 @@ def test_names_become_text_that_any_file_can_hold():
 
 
 @pytest.mark.parametrize(
-    ("names", "order"),
+    ("names", "wanted"),
     [
-        ({"b", "a", "B"}, ["B", "a", "b"]),
-        ({"10", "9", "-1"}, ["-1", "9", "10"]),
-        ({"10", "9", "x"}, ["10", "9", "x"]),
-        ({"1", "1.0", "01"}, ["01", "1", "1.0"]),
+        ({"10", "9", "-3"}, ["-3", "9", "10"]),
+        ({"1.5", "10", "2"}, ["1.5", "2", "10"]),
+        ({"10", "9", "cat"}, ["10", "9", "cat"]),
         ({"10", "9", "nan"}, ["10", "9", "nan"]),
+        ({"10", "9", "Infinity"}, ["10", "9", "Infinity"]),
+        ({"1.0", "1", "01"}, ["01", "1", "1.0"]),
+        ({"9007199254740993", "9007199254740992", "10000000000000000"},
+         ["9007199254740992", "9007199254740993", "10000000000000000"]),
+        ({"True", "False"}, ["False", "True"]),
+        ({"b", "B", "a"}, ["B", "a", "b"]),
         (set(), []),
     ],
-)
-def test_classes_that_are_all_numbers_are_sorted_by_value(names, order):
-    assert class_order(names) == order
+)  # fmt: skip
+def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
+    assert class_order(names) == wanted
+
+
+@given(st.sets(st.integers()))
+def test_integers_are_in_order(numbers):
+    assert class_order({str(number) for number in numbers}) == [str(number) for number in sorted(numbers)]

@@ -19,10 +19,10 @@ from PIL import Image
 from pipeline.params import read_params
 from scan_core import tables
 from scan_core.errors import ScanError
-from scan_core.labels import read_labels
-from scan_core.sources import Finding, Item, class_order
+from scan_core.sources import Finding, Item
 from scan_core.tables import open_npy, open_parquet
 from tests.project import ROOT
+from tests.scan_core.tiny import refused
 
 SETTINGS = read_params(ROOT / "presets" / "digits.yaml").data
 HUB = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -65,19 +65,6 @@ def read(path, **values):
 def only(path, **values):
     (found,) = read(path, **values)
     return found
-
-
-def assert_one_line(error):
-    assert "\n" not in str(error.value)
-
-
-def refused(call, *parts):
-    """``call`` raises one line that holds each of ``parts``."""
-    with pytest.raises(ScanError) as error:
-        call()
-    assert_one_line(error)
-    for part in parts:
-        assert str(part) in str(error.value)
 
 
 # Image columns
@@ -715,98 +702,3 @@ def test_a_truncated_array_is_an_error_when_opened(tmp_path, missing):
     path = saved(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
     path.write_bytes(path.read_bytes()[:-missing])
     refused(lambda: open_npy(path, data()), path, "cannot be read")
-
-
-# Labels in CSV
-
-
-def labels_of(tmp_path, content):
-    path = tmp_path / "labels.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_labels(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "wanted"),
-    [
-        ("source,label\na.png,cat\nb.png,dog\n", {"a.png": "cat", "b.png": "dog"}),
-        ("﻿source,label\r\na.png,cat\r\n", {"a.png": "cat"}),
-        ("when,label,source\n1,cat,a.png\n2,dog,b.png", {"a.png": "cat", "b.png": "dog"}),
-        ('source,label\n"a, b.png","big\ncat"\n', {"a, b.png": "big\ncat"}),
-        ("source,label\na.png,\nb.png,  \nc.png\n\nd.png,dog", {"d.png": "dog"}),
-        ("source, label\na.png, cat\n", {"a.png": "cat"}),
-        ("source,label\n a.png,cat\n", {" a.png": "cat"}),
-        ("source,label\na.png,cat\na.png,cat\na.png,\n", {"a.png": "cat"}),
-        ("source,label\nä/é.png,köter\n", {"ä/é.png": "köter"}),
-        ("source,label\n,\n", {}),
-        ("source,label\n", {}),
-    ],
-)
-def test_labels_are_read(tmp_path, content, wanted):
-    assert labels_of(tmp_path, content) == wanted
-
-
-def test_two_labels_of_one_source_are_an_error_with_its_line(tmp_path):
-    content = 'source,label\na.png,"big\ncat"\nb.png,cat\n\nb.png,dog\n'
-    refused(lambda: labels_of(tmp_path, content), "line 6", "b.png", '"dog" here and "cat" above')
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        ("file,label\na,b\n", "its columns are file, label"),
-        ("source;label\na;b\n", "its columns are source;label"),
-        ("Source,Label\n", "its columns are Source, Label"),
-        ("source,label,label\n", '2 columns named "label"'),
-        ("", "its columns are none"),
-    ],
-)
-def test_a_missing_column_is_an_error_that_names_those_found(tmp_path, content, found):
-    refused(lambda: labels_of(tmp_path, content), "labels.csv", found)
-
-
-def test_a_label_of_nothing_is_an_error_with_its_line(tmp_path):
-    refused(lambda: labels_of(tmp_path, "source,label\na.png,cat\n,dog\n"), "line 3", '"dog" has no source')
-
-
-@pytest.mark.parametrize("content", ["source,label\na,é\n".encode("latin-1"), "source,label\na,b\n".encode("utf-16")])
-def test_what_is_not_utf8_is_an_error(tmp_path, content):
-    refused(lambda: labels_of(tmp_path, content), "labels.csv is not UTF-8")
-
-
-@pytest.mark.parametrize("row", ['"a"b,cat', '"a.png,cat', "a," + "x" * 200_000])
-def test_a_broken_line_is_an_error_with_its_number(tmp_path, row):
-    refused(lambda: labels_of(tmp_path, f"source,label\na.png,cat\n{row}\n"), "labels.csv, line 3")
-
-
-def test_a_missing_file_of_labels_is_an_error(tmp_path):
-    refused(lambda: read_labels(tmp_path / "gone.csv"), tmp_path / "gone.csv", "No such file", "data.labels")
-    refused(lambda: read_labels(tmp_path), tmp_path, "cannot be read")
-
-
-# Order of classes
-
-
-@pytest.mark.parametrize(
-    ("names", "wanted"),
-    [
-        ({"10", "9", "-3"}, ["-3", "9", "10"]),
-        ({"1.5", "10", "2"}, ["1.5", "2", "10"]),
-        ({"10", "9", "cat"}, ["10", "9", "cat"]),
-        ({"10", "9", "nan"}, ["10", "9", "nan"]),
-        ({"10", "9", "Infinity"}, ["10", "9", "Infinity"]),
-        ({"1.0", "1", "01"}, ["01", "1", "1.0"]),
-        ({"9007199254740993", "9007199254740992", "10000000000000000"},
-         ["9007199254740992", "9007199254740993", "10000000000000000"]),
-        ({"True", "False"}, ["False", "True"]),
-        ({"b", "B", "a"}, ["B", "a", "b"]),
-        (set(), []),
-    ],
-)  # fmt: skip
-def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
-    assert class_order(names) == wanted
-
-
-@given(st.sets(st.integers()))
-def test_integers_are_in_order(numbers):
-    assert class_order({str(number) for number in numbers}) == [str(number) for number in sorted(numbers)]

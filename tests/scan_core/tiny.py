@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from scan_core.errors import ScanError
 from scan_core.images import images_on, jpeg_images
 from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.settings import (
@@ -154,3 +156,12 @@ def _assert_same(first, second, where):
         assert torch.equal(first, second), where
     else:
         assert first == second, where
+
+
+def refused(call, *parts):
+    """``call`` raises one line that holds each of ``parts``."""
+    with pytest.raises(ScanError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert str(part) in str(error.value)
