@@ -11,12 +11,13 @@ import numpy as np
 from scan_core.errors import ScanError
 
 SOURCE = Path("data/source.json")  # what the source's files are, for DVC
+WEIGHTS = Path("data/weights.json")  # the hash of backbone.weights, for DVC
 IMAGES = Path("data/images")  # the shards, stats.json, and rows: pretext.npy, train.npy, val.npy
 ITEMS = Path("data/items")  # items.parquet, findings.csv; for evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; for evaluate alone
 EMBEDDINGS = Path("data/embeddings")  # train.npy, val.npy
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
-ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val) int32
+ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
 REJECTED = Path(".scan/rejected.csv")  # the findings of a run that was ended by them
 PLOTS = Path("reports/plots")

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from scan_core.errors import ScanError
 from scan_core.settings import Backbone, Cluster, Data, Embed, Evaluate, Neighbors, Pretext, Selflabel, Settings
@@ -26,6 +26,14 @@ class Params(Settings):
     cluster: Cluster
     selflabel: Selflabel
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _projector_there(self) -> "Params":
+        if self.embed.features == "projector" and self.pretext.method in ("rotation", "none"):
+            raise ValueError(
+                f"embed.features is projector; pretext.method {self.pretext.method} has none, backbone is allowed"
+            )
+        return self
 
 
 def read_yaml(path: Path) -> Any:

@@ -112,6 +112,10 @@ class Stage:
         blobs = [artifacts.IMAGES / f"jpeg-{number:05d}.bin" for number in range(len(shards))]
         return jpeg_images(compute.device, blobs, shards, stats["channels"], *seen), index, stats
 
+    def located(self, path: str | None) -> Path | None:
+        """A path of the settings, ``~`` expanded; a relative one starts at the project."""
+        return None if path is None else self.root / Path(path).expanduser()
+
     @property
     def data_home(self) -> Path:
         """``SCAN_DATA``: where named sets lie or are downloaded to; by default ``datasets`` in the project."""

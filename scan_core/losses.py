@@ -20,21 +20,72 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similarity, partner)
 
 
-def scan_loss(anchors: Tensor, neighbors: Tensor, entropy_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss against a queue (MoCo, arXiv 1911.05722, eq. 1). Scalar.
+
+    ``queries`` and ``keys`` are (B,D), row b of each a view of image b, ``queue`` (Q,D) the negatives; all float32 of
+    unit rows. Keys and queue have no gradient.
+    """
+    positive = (queries * keys.detach()).sum(dim=1, keepdim=True)  # (B,1)
+    logits = torch.cat([positive, queries @ queue.detach().T], dim=1) / temperature  # (B,1+Q)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def memory_bank_nce(positive: Tensor, noise: Tensor, log_z: Tensor, count: int) -> Tensor:
+    """Noise-contrastive estimation against a memory bank (Wu et al., arXiv 1805.01978, eqs. 4-7). Scalar.
+
+    ``positive`` (B,) and ``noise`` (B,m) are similarities over temperature of each image with its own entry and with m
+    entries drawn uniformly from all ``count``; ``log_z`` is the log of the constant Z. With P(i|v) = exp(similarity)/Z
+    and uniform noise, h = P / (P + m/count) is the probability that an entry is the image's own.
+    """
+    log_noise = math.log(noise.shape[1] / count)
+    own = F.logsigmoid(positive - log_z - log_noise)  # log h
+    other = F.logsigmoid(log_noise + log_z - noise).sum(dim=1)  # log (1 - h), each of the m
+    return -(own + other).mean()
+
+
+def byol_loss(predictions: Tensor, slow: Tensor) -> Tensor:
+    """2 - 2 cos of (B,D) predictions and ``slow`` projections, which get no gradient (BYOL, eq. 2). Scalar."""
+    return 2 - 2 * F.cosine_similarity(predictions, slow.detach(), dim=1).mean()
+
+
+def scan_loss(
+    anchors: Tensor,
+    neighbors: Tensor,
+    entropy_weight: float,
+    prior: Tensor | None = None,
+    entropy_of: str = "anchors",
+) -> tuple[Tensor, Tensor, Tensor]:
     """The SCAN objective (paper, eq. 2): total, consistency and entropy, each (...,).
 
     ``anchors`` and ``neighbors`` are log-probabilities (...,B,C). All in log space: a cluster that no image uses keeps
-    its gradient, where clamping its probability would end it.
+    its gradient, where clamping its probability would end it. ``entropy_of`` is ``anchors`` or ``both``; see
+    ``imbalance`` for ``prior``.
     """
     consistency = -torch.logsumexp(anchors + neighbors, dim=-1).mean(dim=-1)
-    entropy = mean_entropy(anchors)
-    return consistency - entropy_weight * entropy, consistency, entropy
+    balanced = anchors if entropy_of == "anchors" else torch.cat([anchors, neighbors], dim=-2)
+    return consistency + entropy_weight * imbalance(balanced, prior), consistency, mean_entropy(balanced)
+
+
+def imbalance(log_probabilities: Tensor, prior: Tensor | None) -> Tensor:
+    """What λ weighs: minus the entropy of the mean prediction, or its KL divergence from ``prior`` (C,).
+
+    (...,B,C) log-probabilities to (...,).
+    """
+    negative_entropy = -mean_entropy(log_probabilities)
+    if prior is None:
+        return negative_entropy
+    return negative_entropy - (_log_mean(log_probabilities).exp() * prior.log()).sum(dim=-1)
 
 
 def mean_entropy(log_probabilities: Tensor) -> Tensor:
     """Entropy in nats of the mean prediction: (...,B,C) log-probabilities to (...,)."""
-    log_mean = torch.logsumexp(log_probabilities, dim=-2) - math.log(log_probabilities.shape[-2])
+    log_mean = _log_mean(log_probabilities)
     return -(log_mean.exp() * log_mean).sum(dim=-1)
+
+
+def _log_mean(log_probabilities: Tensor) -> Tensor:
+    return torch.logsumexp(log_probabilities, dim=-2) - math.log(log_probabilities.shape[-2])
 
 
 def confident_cross_entropy(strong: Tensor, weak: Tensor, threshold: float, class_weights: bool) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scan_core.errors import ScanError
 from scan_core.settings import Backbone
 
 
@@ -19,6 +20,7 @@ class ConvNet(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
+        self.num_features = widths[-1]
         convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:])
@@ -34,36 +36,74 @@ class ConvNet(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-def _resnet18(channels: int, width: int) -> nn.Module:
-    """ResNet-18 with the small-image stem: one 3x3 stride-1 convolution of ``width`` = 64, no max-pool. D = 512."""
-    from torchvision.models import resnet18
+def _resnet(settings: Backbone, channels: int) -> nn.Module:
+    """torchvision's ResNet, of which D is 512, or 2048 for ResNet-50, with one of three stems.
 
-    resnet = resnet18()
-    resnet.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    ``small`` is one 3x3 convolution with stride 1 and no max-pool, ``stl`` the same and the max-pool, ``imagenet`` the
+    original 7x7 convolution with stride 2 and the max-pool.
+    """
+    from torchvision.models import resnet18, resnet34, resnet50
+
+    resnet = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}[settings.name]()
+    if settings.stem != "imagenet":
+        resnet.conv1 = nn.Conv2d(channels, settings.width, 3, padding=1, bias=False)
+    elif channels != 3:
+        resnet.conv1 = nn.Conv2d(channels, settings.width, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
-    resnet.maxpool, resnet.fc = nn.Identity(), nn.Identity()
+    if settings.stem == "small":
+        resnet.maxpool = nn.Identity()
+    resnet.num_features = resnet.fc.in_features
+    resnet.fc = nn.Identity()
     return cast(nn.Module, resnet)
 
 
-def feature_size(settings: Backbone) -> int:
-    """D of the network ``settings`` names."""
-    return {"convnet": 4, "resnet18": 8}[settings.name] * settings.width
+def _timm(settings: Backbone, channels: int) -> nn.Module:
+    """Any network of timm by its name, without classifier. Transformers take any size that their patches divide."""
+    import timm
+
+    assert settings.model is not None
+    try:
+        model = timm.create_model(settings.model, pretrained=False, num_classes=0, in_chans=channels)
+        if hasattr(model, "patch_embed") and hasattr(model, "dynamic_img_size"):
+            model = timm.create_model(
+                settings.model, pretrained=False, num_classes=0, in_chans=channels, dynamic_img_size=True
+            )
+    except RuntimeError as error:  # what timm raises for a name it does not know
+        raise ScanError(f"backbone.model is {settings.model}; timm has none of that name ({error})") from None
+    return cast(nn.Module, model)
 
 
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
-    """The network ``settings`` names, for images of ``channels`` channels: (B,channels,height,width) to (B,D)."""
-    backbone = {"convnet": ConvNet, "resnet18": _resnet18}[settings.name](channels, settings.width)
+    """The network ``settings`` names, for images of ``channels`` channels: (B,channels,height,width) to (B,D).
+
+    Its weights are new; ``weights.load_backbone`` puts those of ``settings.weights`` in.
+    """
+    if settings.name == "convnet":
+        backbone: nn.Module = ConvNet(channels, settings.width)
+    else:
+        backbone = (_timm if settings.name == "timm" else _resnet)(settings, channels)
     return backbone.to(memory_format=torch.channels_last)
 
 
-class Projector(nn.Module):
-    """SimCLR's head: Linear(D,D)-ReLU-Linear(D,projection)."""
+def feature_size(backbone: nn.Module) -> int:
+    """D of a network that ``build_backbone`` made."""
+    return cast(int, backbone.num_features)
 
-    def __init__(self, features: int, projection: int) -> None:
+
+class Projector(nn.Module):
+    """The pretext task's head: Linear-ReLU-Linear, with BatchNorm before the ReLU or not, or one Linear.
+
+    ``hidden`` None is as wide as the features (SimCLR, MoCo v2); 0 is one Linear (instance discrimination, rotation).
+    """
+
+    def __init__(self, features: int, projection: int, hidden: int | None = None, norm: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, projection)
-        )
+        self.projection, self.hidden, self.norm = projection, hidden, norm
+        width = features if hidden is None else hidden
+        layers: list[nn.Module] = []
+        if width:
+            layers = [nn.Linear(features, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Linear(width or features, projection))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B,D) to (B,projection)."""

@@ -10,16 +10,16 @@ from scan_core.device import seeded
 from scan_core.errors import ScanError
 from scan_core.images import Images
 from scan_core.inference import log_probabilities
-from scan_core.losses import mean_entropy, scan_loss
+from scan_core.losses import imbalance, scan_loss
 from scan_core.networks import ClusterHeads, Model, feature_size
-from scan_core.settings import Backbone, Cluster
-from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
+from scan_core.settings import Cluster
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
 
-def start_scan(settings: Cluster, pretext: Model, backbone: Backbone, seed: int, fabric: Fabric) -> TrainingState:
+def start_scan(settings: Cluster, pretext: Model, seed: int, fabric: Fabric) -> TrainingState:
     """``settings.heads`` new heads on the trained backbone, their optimiser and the generator, on the device."""
     generator = seeded(seed)
-    heads = ClusterHeads(feature_size(backbone), settings.num_clusters, settings.heads)
+    heads = ClusterHeads(feature_size(pretext.backbone), settings.num_clusters, settings.heads)
     module = Model(pretext.backbone, heads, frozen=settings.train == "head").to(fabric.device)
     return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
 
@@ -38,8 +38,9 @@ def train_scan(
 
     ``rows`` (N,) and ``val_rows`` (N_val,) index images; ``neighbors`` (N,K) and ``val_neighbors`` (N_val,K') index
     positions in them, nearest first. Each step pairs an anchor with one neighbour drawn uniformly from its first
-    ``settings.neighbors``. Keeps the head and epoch of the lowest validation loss in ``state.extra["best"]`` and each
-    epoch's assignments of the validation images, by its best head, in ``state.extra["assignments"]``.
+    ``settings.neighbors``. Keeps the head and epoch of the lowest validation loss in ``state.extra["best"]``, with what
+    all heads made of the validation images then, and each epoch's assignments by its best head in
+    ``state.extra["assignments"]``.
     """
     for name, wanted, mined in (
         ("neighbors", settings.neighbors, neighbors),
@@ -50,9 +51,9 @@ def train_scan(
                 f"cluster.{name} is {wanted}, but {mined.shape[1]} neighbours were mined; lower it or raise neighbors.k"
             )
     steps = check_batch("cluster", settings.batch_size, len(rows))
-    module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
-    model, optimizer = fabric.setup(module, state.optimizer)
+    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    prior = None if settings.prior is None else torch.tensor(settings.prior, device=fabric.device)  # (C,)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = torch.randperm(len(rows), generator=state.generator)
@@ -65,26 +66,28 @@ def train_scan(
             second = random_view(images, rows[partners], settings.augmentation, state.generator)
             _, logits = model(torch.cat([first, second]))  # (H,2B,C)
             anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)  # (H,B,C) each
-            total, consistency, entropy = scan_loss(anchor_p, partner_p, settings.entropy_weight)  # (H,)
+            total, consistency, entropy = scan_loss(  # (H,) each
+                anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
+            )
             step(epoch, total.sum(), {
                 "loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean(),
             })  # fmt: skip
             yield Step(2 * len(anchors))
         log_p = log_probabilities(state.module, images, val_rows, fabric)  # (H,N_val,C)
-        losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight)
+        losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight, prior)
         _keep_best(state, losses, log_p)
         lowest = {"val_loss": float(losses.min()), "val_loss_worst_head": float(losses.max())}
         yield state.end_epoch({**step.means(epoch), **lowest})
 
 
-def validation_loss(log_p: Tensor, neighbors: Tensor, entropy_weight: float) -> Tensor:
+def validation_loss(log_p: Tensor, neighbors: Tensor, entropy_weight: float, prior: Tensor | None = None) -> Tensor:
     """The SCAN loss of every image with all its neighbours, without augmentation: (H,).
 
     ``log_p`` is (H,N,C), ``neighbors`` (N,K) positions in N; the entropy is that of the whole set.
     """
     pairs = log_p[:, neighbors.to(log_p.device)]  # (H,N,K,C)
     consistency = -torch.logsumexp(log_p[:, :, None] + pairs, dim=-1).mean(dim=(1, 2))
-    return consistency - entropy_weight * mean_entropy(log_p)
+    return consistency + entropy_weight * imbalance(log_p, prior)
 
 
 def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
@@ -100,6 +103,7 @@ def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
             "head": head,
             "backbone": {key: value.clone() for key, value in state.module.backbone.state_dict().items()},
             "weights": state.module.head.only(head).state_dict(),
+            "heads": log_p.argmax(dim=2).to(torch.int32).cpu(),  # (H,N_val)
         }
 
 

@@ -12,17 +12,34 @@ from scan_core.inference import log_probabilities
 from scan_core.losses import confident_cross_entropy
 from scan_core.networks import Model
 from scan_core.settings import Selflabel
-from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
+from scan_core.training import (
+    Progress,
+    Step,
+    Stepper,
+    TrainingState,
+    batches,
+    build_optimizer,
+    check_batch,
+    compiled,
+    follow,
+    slow_copy,
+)
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
 GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbour
 
 
 def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> TrainingState:
-    """A clustering network with one head, a new optimiser and the generator, on the device."""
+    """A clustering network with one head, its average, a new optimiser and the generator, on the device."""
     generator = seeded(seed)
-    module = model.to(fabric.device)
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    module = Model(model.backbone, model.head, frozen=settings.train == "head").to(fabric.device)
+    average = slow_copy(module) if settings.ema else None
+    return TrainingState(module, build_optimizer(settings.optimizer, module), generator, average)
+
+
+def final_model(state: TrainingState) -> Model:
+    """What is evaluated and kept: the average, where there is one."""
+    return state.average or state.module
 
 
 def train_selflabel(
@@ -35,16 +52,18 @@ def train_selflabel(
 ) -> Progress:
     """Trains ``state`` in place from its epoch on, until the confident count plateaus. Yields steps and epochs.
 
-    ``rows`` (N,) and ``val_rows`` (N_val,) index images. Each epoch's assignments of the validation images are in
+    ``rows`` (N,) and ``val_rows`` (N_val,) index images. What an epoch reports, and whether it is the last, goes by the
+    average of the weights where ``settings.ema`` asks for one; it never reaches the network that learns, nor its
+    pseudo-labels. Each epoch's assignments of the validation images are in
     ``state.extra["assignments"]``, those before the first epoch ahead of them.
     """
     steps = check_batch("selflabel", settings.batch_size, len(rows))
-    module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
-    model, optimizer = fabric.setup(module, state.optimizer)
+    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    judged = final_model(state)
     if not state.extra:
-        before = log_probabilities(state.module, images, val_rows, fabric)[0].argmax(dim=1)
-        share = confident_share(state.module, images, rows, settings.threshold, fabric)
+        before = log_probabilities(judged, images, val_rows, fabric)[0].argmax(dim=1)
+        share = confident_share(judged, images, rows, settings.threshold, fabric)
         state.extra.update(assignments=[before.to(torch.int32).cpu()], confident=[share])
     while state.epoch < settings.epochs and not has_plateaued(state.extra["confident"]):
         epoch, skipped = state.epoch, 0
@@ -62,15 +81,17 @@ def train_selflabel(
             strong = model(random_view(images, batch, settings.augmentation, state.generator))[1][0]  # (B,C)
             loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
             step(epoch, loss, {"loss": loss})
+            if state.average:
+                follow(state.average, state.module, settings.ema, buffers=True)
             yield Step(2 * len(batch))
-        share = confident_share(state.module, images, rows, settings.threshold, fabric)
-        assigned = log_probabilities(state.module, images, val_rows, fabric)[0].argmax(dim=1).to(torch.int32).cpu()
+        share = confident_share(judged, images, rows, settings.threshold, fabric)
+        assigned = log_probabilities(judged, images, val_rows, fabric)[0].argmax(dim=1).to(torch.int32).cpu()
         state.extra["confident"].append(share)
-        changed = float((assigned != state.extra["assignments"][-1]).float().mean())
+        agreement = float((assigned == state.extra["assignments"][-1]).double().mean())
         state.extra["assignments"].append(assigned)
         yield state.end_epoch({
             "loss": 0.0, **step.means(epoch), "confident": share * len(rows), "confident_share": share,
-            "skipped_steps": skipped, "clusters_alive": len(torch.unique(assigned)), "changed_share": changed,
+            "skipped_steps": skipped, "clusters_alive": len(torch.unique(assigned)), "agreement": agreement,
         })  # fmt: skip
 
 

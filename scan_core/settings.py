@@ -46,6 +46,8 @@ class Data(Settings):
     max_rejected: Probability  # share of the files that may be unreadable
     max_pixels: Count  # an image with more is rejected before it is decoded
     max_unpacked: Positive  # GiB in an archive
+    mean: tuple[float, ...] | None  # of each channel in [0,1]; null: measured on train
+    std: tuple[Positive, ...] | None
 
     @property
     def stored(self) -> Literal["array", "jpeg"]:
@@ -75,18 +77,23 @@ class Data(Settings):
 class Backbone(Settings):
     """The feature network. ``width`` is the number of channels of its first stage."""
 
-    name: Literal["convnet", "resnet18"]
-    width: Count
+    name: Literal["convnet", "resnet18", "resnet34", "resnet50", "timm"]
+    width: Count  # 64 but for convnet; of no use to timm
+    stem: Literal["small", "stl", "imagenet"]  # of ResNets: 3x3; 3x3 and max-pool; 7x7 with stride 2 and max-pool
+    model: str | None  # timm's name of it
+    weights: str | None  # a .safetensors file that ``scan weights import`` wrote; a relative path starts at the project
 
     @model_validator(mode="after")
-    def _published_width(self) -> "Backbone":
-        if self.name == "resnet18" and self.width != 64:
-            raise ValueError(f"width is {self.width}; resnet18 has 64")
+    def _consistent(self) -> "Backbone":
+        if self.name.startswith("resnet") and self.width != 64:
+            raise ValueError(f"width is {self.width}; {self.name} has 64")
+        if self.name == "timm" and not self.model:
+            raise ValueError("model is null; backbone.name timm needs timm's name of a network")
         return self
 
 
 class SimclrAugmentation(Settings):
-    """SimCLR's views, in the order they are applied: crop (with rotation and shear), flip, colour jitter, grayscale."""
+    """SimCLR's views, in the order applied: crop (with rotation and shear), flip, colour jitter, grayscale, blur."""
 
     kind: Literal["simclr"]
     crop_scale: tuple[Positive, Positive]  # share of the area
@@ -100,10 +107,12 @@ class SimclrAugmentation(Settings):
     saturation: NonNegative
     hue: Annotated[float, Field(ge=0, le=0.5)]
     grayscale: Probability
+    blur: Probability
+    blur_sigma: tuple[Positive, Positive]  # pixels
 
     @model_validator(mode="after")
     def _ordered(self) -> "SimclrAugmentation":
-        for name in ("crop_scale", "crop_ratio"):
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is [{low}, {high}]; the first may not exceed the second")
@@ -125,9 +134,9 @@ Augmentation = Annotated[SimclrAugmentation | StrongAugmentation, Field(discrimi
 
 
 class Optimizer(Settings):
-    """SGD with momentum or Adam, both with L2 weight decay; the rate is a function of the step (``schedule``)."""
+    """SGD with momentum, LARS or Adam, all with L2 weight decay; the rate is a function of the step (``schedule``)."""
 
-    name: Literal["sgd", "adam"]
+    name: Literal["sgd", "lars", "adam"]
     lr: Positive
     weight_decay: NonNegative
     momentum: Annotated[float, Field(ge=0, lt=1)]  # Adam's first beta
@@ -137,15 +146,35 @@ class Optimizer(Settings):
 
 
 class Pretext(Settings):
-    """Self-supervised features (SimCLR)."""
+    """Self-supervised features. A setting that a method has no use for is left alone, as in ``Data``."""
 
-    method: Literal["simclr"]
+    method: Literal["simclr", "moco", "instance_discrimination", "rotation", "byol", "none"]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
-    temperature: Positive
+    temperature: Positive  # of simclr, moco, instance_discrimination
     projection: Count  # dimensions after the projector
+    hidden: Count | None  # those inside it; null: as many as the features
+    projector_norm: bool  # BatchNorm inside the projector; byol's always have it
+    encoder_momentum: Annotated[float, Field(ge=0, lt=1)]  # of moco's and byol's slow encoder; byol's rises to 1
+    queue: Count  # moco's negatives
+    key_groups: Count  # parts of a shuffled batch in which moco's keys see BatchNorm, as if on so many devices
+    negatives: Count  # drawn from instance_discrimination's memory bank for each image
+    memory_momentum: Annotated[float, Field(ge=0, lt=1)]
     optimizer: Optimizer
     augmentation: Augmentation
+
+    @property
+    def trained_epochs(self) -> int:
+        """``epochs``, of which ``none`` has none."""
+        return 0 if self.method == "none" else self.epochs
+
+    @model_validator(mode="after")
+    def _groups(self) -> "Pretext":
+        if self.method == "moco" and self.batch_size % self.key_groups:
+            raise ValueError(f"key_groups is {self.key_groups}; it must divide batch_size, {self.batch_size}")
+        if self.method == "moco" and self.batch_size < 2 * self.key_groups:
+            raise ValueError(f"key_groups is {self.key_groups}; at most half of batch_size, {self.batch_size}")
+        return self
 
 
 class Embed(Settings):
@@ -168,11 +197,22 @@ class Cluster(Settings):
     neighbors: Annotated[int, Field(ge=0)]  # 0: another view of the same image
     val_neighbors: Count
     entropy_weight: NonNegative
+    entropy_of: Literal["anchors", "both"]  # whose mean prediction the entropy is taken of; both: neighbours too
+    prior: tuple[Positive, ...] | None  # known shares of the clusters, in any order; null: the entropy, for equal ones
     train: Literal["all", "head"]  # head: the backbone is frozen, in eval mode
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Optimizer
     augmentation: Augmentation
+
+    @model_validator(mode="after")
+    def _prior_fits(self) -> "Cluster":
+        if self.prior is not None and (len(self.prior) != self.num_clusters or abs(sum(self.prior) - 1) > 1e-4):
+            raise ValueError(
+                f"prior has {len(self.prior)} values with sum {sum(self.prior):g}; "
+                f"num_clusters, {self.num_clusters}, values with sum 1 are allowed"
+            )
+        return self
 
 
 class Selflabel(Settings):
@@ -180,13 +220,16 @@ class Selflabel(Settings):
 
     threshold: Annotated[float, Field(gt=0, lt=1)]
     class_weights: bool
-    epochs: Count
+    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the average that is evaluated and kept; 0: none
+    train: Literal["all", "head"]  # head: the backbone is frozen, in eval mode
+    epochs: Annotated[int, Field(ge=0)]  # 0: the model is kept as it is
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Optimizer
     augmentation: Augmentation
 
 
 class Evaluate(Settings):
-    """What the report compares with."""
+    """What the report compares with. ``probes`` are extras that see labels and decide nothing."""
 
     kmeans_runs: Annotated[int, Field(ge=2)]
+    probes: bool  # accuracy of a linear model and of nearest neighbours, trained on labels, on the embeddings

@@ -2,31 +2,30 @@
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from scan_core.augment import random_view
-from scan_core.device import seeded
+from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.losses import nt_xent
-from scan_core.networks import Model, Projector, build_backbone, feature_size
-from scan_core.settings import Backbone, Pretext
-from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
+from scan_core.networks import Model, Projector, feature_size
+from scan_core.settings import Pretext
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
 
-def start_simclr(settings: Pretext, backbone: Backbone, channels: int, seed: int, fabric: Fabric) -> TrainingState:
-    """A new network, its optimiser and the generator, on the device."""
-    generator = seeded(seed)
-    module = Model(build_backbone(backbone, channels), Projector(feature_size(backbone), settings.projection)).to(
-        fabric.device
-    )
+def start_simclr(
+    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+) -> TrainingState:
+    """The backbone with a new projector, and its optimiser, on the device."""
+    projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
+    module = Model(backbone, projector).to(fabric.device)
     return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
 
 
 def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs."""
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    module = torch.compile(state.module) if fabric.device.type == "cuda" else state.module
-    model, optimizer = fabric.setup(module, state.optimizer)
+    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
@@ -39,4 +38,4 @@ def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: P
             loss = nt_xent(first_z, second_z, settings.temperature)
             step(epoch, loss, {"loss": loss})
             yield Step(2 * len(batch))
-        yield state.end_epoch(step.means(epoch))
+        yield end_pretext_epoch(state, step.means(epoch), first_z)

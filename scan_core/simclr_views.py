@@ -28,6 +28,7 @@ class SimclrDraw:
     order: Tensor  # (B,4) int64: which of brightness, contrast, saturation, hue comes first, second, ...
     factors: Tensor  # (B,4) float32: of brightness, contrast, saturation, hue
     grayscale: Tensor  # (B,) bool
+    blur: Tensor | None  # (B,) float32: sigma in pixels, 0 where there is none; None where no image is blurred
 
     @property
     def theta(self) -> Tensor:
@@ -69,14 +70,18 @@ def draw(
 
     spread = [settings.brightness, settings.contrast, settings.saturation]
     factors = [uniform(max(0.0, 1 - s), 1 + s) for s in spread] + [uniform(-settings.hue, settings.hue)]
+    jitter, order = uniform(0, 1) < settings.jitter, torch.rand(batch, 4, generator=generator).argsort(dim=1)
+    grayscale = uniform(0, 1) < settings.grayscale
+    blur = (uniform(0, 1) < settings.blur) * uniform(*settings.blur_sigma) if settings.blur else None
     return SimclrDraw(
         centre=torch.stack([centre_x, centre_y], dim=1),
         crop=torch.stack([crop_w, crop_h], dim=1),
         turn=torch.stack([row_x, row_y], dim=1),  # (B,2,2)
-        jitter=uniform(0, 1) < settings.jitter,
-        order=torch.rand(batch, 4, generator=generator).argsort(dim=1),
+        jitter=jitter,
+        order=order,
         factors=torch.stack(factors, dim=1),
-        grayscale=uniform(0, 1) < settings.grayscale,
+        grayscale=grayscale,
+        blur=blur,
     )
 
 
@@ -98,6 +103,12 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
     if images.shape[1] == 3:
         chosen = drawn.grayscale.nonzero()[:, 0].to(device, non_blocking=True)
         images[chosen] = luma(images[chosen]).expand(-1, 3, -1, -1)
+    if drawn.blur is not None:
+        chosen = drawn.blur.nonzero()[:, 0]
+        if len(chosen):
+            sigma = drawn.blur[chosen].to(device, non_blocking=True)
+            chosen = chosen.to(device, non_blocking=True)
+            images[chosen] = _blur(images[chosen], sigma, math.ceil(3 * float(drawn.blur.max())))
     return images
 
 
@@ -140,6 +151,19 @@ def _contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(luma(images).expand_as(images), images, factor).clamp_(0, 1)
+
+
+def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian blur with each image's ``sigma`` (B,), cut off at ``radius`` pixels; images continue mirrored."""
+    batch, channels, height, width = images.shape
+    radius = min(radius, height - 1, width - 1)
+    distance = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (distance / sigma[:, None]).square())  # (B,2*radius+1)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    planes = F.pad(images, [radius] * 4, mode="reflect").reshape(1, batch * channels, height + 2 * radius, -1)
+    planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
+    planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
+    return planes.view(batch, channels, height, width)
 
 
 def _hue(images: Tensor, factor: Tensor) -> Tensor:

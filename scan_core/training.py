@@ -1,15 +1,17 @@
 """What the three training loops share: the state that a resume needs, one optimiser step, and what loops yield."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scan_core.errors import ScanError
+from scan_core.lars import Lars
 from scan_core.networks import Model
 from scan_core.schedule import learning_rate
 from scan_core.settings import Optimizer
@@ -46,6 +48,7 @@ class TrainingState:
     module: Model  # unwrapped: what is saved has the same keys on every launcher
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
+    average: Model | None = None  # a copy of the network that follows it slowly: momentum encoder, target, EMA
     epoch: int = 0  # epochs done
     history: list[dict[str, float]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)  # tensors, numbers and lists that one loop adds
@@ -66,6 +69,7 @@ class TrainingState:
         """Tensors, numbers, lists and dicts only: loads without unpickling code."""
         return {
             "module": self.module.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -77,6 +81,8 @@ class TrainingState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.module.load_state_dict(saved["module"])
+        if self.average:
+            self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())
         torch.set_rng_state(saved["torch_rng"].cpu())
@@ -84,12 +90,39 @@ class TrainingState:
 
 
 def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam with L2 decay as the paper's, over the parameters that train."""
+    """SGD with momentum, LARS, or Adam with L2 decay as the paper's, over the parameters that train."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    if settings.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
-    return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), **common)
+    if settings.name == "adam":
+        return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), **common)
+    kind: type[Any] = {"sgd": torch.optim.SGD, "lars": Lars}[settings.name]
+    return cast(torch.optim.Optimizer, kind(parameters, momentum=settings.momentum, **common))
+
+
+def compiled(module: Model, fabric: Fabric) -> nn.Module:
+    """``module``, compiled where that pays: on a GPU."""
+    return cast(nn.Module, torch.compile(module)) if fabric.device.type == "cuda" else module
+
+
+def slow_copy(model: Model) -> Model:
+    """A copy that no optimiser changes, to be moved by ``follow``."""
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, decay: float, buffers: bool) -> None:
+    """average <- decay * average + (1 - decay) * module, for parameters and, if ``buffers``, BatchNorm's statistics.
+
+    An average that is only evaluated needs the statistics; one that is trained with keeps its own.
+    """
+    pairs = list(zip(average.parameters(), module.parameters(), strict=True))
+    if buffers:
+        pairs += list(zip(average.buffers(), module.buffers(), strict=True))  # type: ignore[arg-type]
+    for slow, fast in pairs:
+        if slow.is_floating_point():
+            slow.lerp_(fast, 1 - decay)
+        else:
+            slow.copy_(fast)
 
 
 class Stepper:

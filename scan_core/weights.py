@@ -27,7 +27,10 @@ def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, An
     if isinstance(head, ClusterHeads):
         description["head"] = {"kind": "cluster", "clusters": head.clusters, "heads": head.heads}
     elif isinstance(head, Projector):
-        description["head"] = {"kind": "projector", "projection": head.layers[2].out_features}
+        sizes = {"projection": head.projection, "hidden": head.hidden, "norm": head.norm}
+        description["head"] = {"kind": "projector", **sizes}
+    else:
+        description["head"] = {"kind": "none"}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"scan": json.dumps(description, sort_keys=True)})
@@ -51,8 +54,11 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     try:
         settings = Backbone(**description["backbone"])
         sizes = dict(description["head"])
-        head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector}[sizes.pop("kind")]
-        model = Model(build_backbone(settings, description["channels"]), head_type(feature_size(settings), **sizes))
+        backbone = build_backbone(settings, description["channels"])
+        head_type: type[nn.Module] = {"cluster": ClusterHeads, "projector": Projector, "none": nn.Identity}[
+            sizes.pop("kind")
+        ]
+        model = Model(backbone, head_type(feature_size(backbone), **sizes))
     except (KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())
         raise ScanError(f"{path} is not a model of this pipeline ({what}); delete it and run dvc repro") from None
@@ -60,7 +66,31 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     return model, description
 
 
-def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_backbone(path: Path, tensors: dict[str, torch.Tensor], origin: dict[str, str]) -> None:
+    """A backbone's weights by themselves, under its own keys; ``origin`` says where they come from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(tensors, path, metadata={"scan": json.dumps({"origin": origin}, sort_keys=True)})
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Puts the weights of a file that ``save_backbone`` wrote into a network, strictly.
+
+    Raises ``ScanError`` where it is no such file or of another network, naming the keys that differ.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            origin = json.loads((file.metadata() or {})["scan"])["origin"]
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ScanError(f"{path} holds no imported weights ({what}); make it with: scan weights import") from None
+    load_strictly(backbone, tensors, path, f"it comes from {origin.get('from')}: change backbone, or import it anew")
+
+
+def load_strictly(
+    module: nn.Module, tensors: dict[str, torch.Tensor], path: Path, advice: str = "delete it and run dvc repro"
+) -> None:
     """Loads exactly the module's keys at exactly their shapes, or raises ``ScanError`` and says which differ."""
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
@@ -72,5 +102,5 @@ def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
     ]  # fmt: skip
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise ScanError(f"{path} does not fit the network: {'; '.join(differ[:3])}{more}; delete it and run dvc repro")
+        raise ScanError(f"{path} does not fit the network: {'; '.join(differ[:3])}{more}; {advice}")
     module.load_state_dict(tensors)

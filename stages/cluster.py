@@ -20,7 +20,7 @@ def cluster(stage: Stage) -> None:
     train, val = (torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val"))
     steps = check_batch("cluster", settings.batch_size, len(rows["train"]))
     pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
-    state = start_scan(settings, pretext, params.backbone, params.seed, fabric)
+    state = start_scan(settings, pretext, params.seed, fabric)
     loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
     stage.train(state, loop, settings.epochs, steps)
 
@@ -29,6 +29,7 @@ def cluster(stage: Stage) -> None:
     artifacts.save_array(
         stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), torch.stack(state.extra["assignments"]).numpy()
     )
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "heads.npy"), best["heads"].numpy())
     artifacts.save_history(stage.out(artifacts.PLOTS / "cluster.csv"), state.history)
     heads = [
         {"epoch": epoch, "head": head, "val_loss": loss}

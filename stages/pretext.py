@@ -5,20 +5,21 @@ from pipeline.stage import Stage, command
 
 
 def pretext(stage: Stage) -> None:
-    """Train the backbone with SimCLR on data/images; write models/pretext.safetensors and its history."""
+    """Train the backbone on data/images by pretext.method; write models/pretext.safetensors and its history."""
     from scan_core.device import choose_compute, make_fabric
-    from scan_core.simclr import start_simclr, train_simclr
-    from scan_core.training import check_batch
+    from scan_core.pretext import start_pretext, train_pretext, trained_model
     from scan_core.weights import save_model
 
     params, settings = stage.params, stage.params.pretext
     compute = stage.use(choose_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
-    steps = check_batch("pretext", settings.batch_size, len(rows["pretext"]))
-    state = start_simclr(settings, params.backbone, stats["channels"], params.seed, fabric)
-    stage.train(state, train_simclr(state, images, rows["pretext"], settings, fabric), settings.epochs, steps)
-    save_model(stage.out(artifacts.MODELS / "pretext.safetensors"), state.module, params.backbone, stats)
+    train = rows["pretext"]
+    weights = stage.located(params.backbone.weights)
+    state = start_pretext(settings, params.backbone, stats["channels"], len(train), params.seed, fabric, weights)
+    loop = train_pretext(state, images, train, settings, fabric)
+    stage.train(state, loop, settings.trained_epochs, len(train) // settings.batch_size)
+    save_model(stage.out(artifacts.MODELS / "pretext.safetensors"), trained_model(state), params.backbone, stats)
     artifacts.save_history(stage.out(artifacts.PLOTS / "pretext.csv"), state.history)
 
 

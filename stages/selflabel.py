@@ -10,7 +10,7 @@ def selflabel(stage: Stage) -> None:
     import torch
 
     from scan_core.device import choose_compute, make_fabric
-    from scan_core.selflabel import choose_model, start_selflabel, train_selflabel
+    from scan_core.selflabel import choose_model, final_model, start_selflabel, train_selflabel
     from scan_core.training import check_batch
     from scan_core.weights import load_model, save_model
 
@@ -29,7 +29,7 @@ def selflabel(stage: Stage) -> None:
     assignments = state.extra["assignments"]
     kept, why = choose_model(assignments[0], assignments[-1], nearest)
     say(f"selflabel kept the model from {kept} it: {why}" if kept == "before" else f"selflabel: {why}")
-    model = before if kept == "before" else state.module
+    model = before if kept == "before" else final_model(state)
     save_model(stage.out(artifacts.MODELS / "selflabel.safetensors"), model, params.backbone, stats)
     artifacts.save_json(stage.out(artifacts.MODELS / "selflabel.json"), {"kept": kept, "reason": why})
     artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "selflabel.npy"), torch.stack(assignments).numpy())

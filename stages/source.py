@@ -1,5 +1,6 @@
-"""source: has what is to be read changed? DVC runs it each time, for it cannot see a source by itself."""
+"""source: have the images or imported weights changed? DVC runs it each time, for it cannot see them by itself."""
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -17,13 +18,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main() -> None:
-    """List the source's files, their sizes and times into data/source.json: prepare runs again when it changes."""
+    """List the source's files, sizes and times, and the hash of imported weights: what reads them runs again then."""
     try:
         root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-        artifacts.save_json(artifacts.SOURCE, signature(read_params().data, root))
+        params = read_params()
+        artifacts.save_json(artifacts.SOURCE, signature(params.data, root))
+        artifacts.save_json(artifacts.WEIGHTS, weights_signature(params.backbone.weights, root))
     except (ScanError, OSError) as error:
         say(f"source: error: {' '.join(str(error).split())}")
         sys.exit(1)
+
+
+def weights_signature(weights: str | None, root: Path) -> dict[str, str | None]:
+    """The SHA-256 of the file that backbone.weights names. Raises ``ScanError`` where there is none."""
+    if weights is None:
+        return {"sha256": None}
+    path = root / Path(weights).expanduser()
+    if not path.is_file():
+        raise ScanError(f"backbone.weights is {weights}; there is no file at {path}: make it with scan weights import")
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ TINY: dict[str, Any] = {
 }
 OUTPUTS = {
     "data/source.json",
+    "data/weights.json",
     *(f"data/images/{name}" for name in ("pixels-00000.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
     *("data/items/items.parquet", "data/items/findings.csv", "data/labels/labels.npy", "data/labels/classes.json"),
     *("data/embeddings/train.npy", "data/embeddings/val.npy"),
     *(f"data/neighbors/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_similarity")),
-    *("data/assignments/cluster.npy", "data/assignments/selflabel.npy"),
+    *(f"data/assignments/{name}.npy" for name in ("cluster", "heads", "selflabel")),
     *(f"models/{name}.safetensors" for name in ("pretext", "cluster", "selflabel")),
     "models/selflabel.json",
     *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html", "reports/clusters.png"),

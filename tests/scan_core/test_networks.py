@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from scan_core.device import Compute
 from scan_core.networks import ClusterHeads, ConvNet, Model, Projector, build_backbone, feature_size
-from scan_core.settings import Backbone
-from tests.scan_core.tiny import BACKBONE, CPU, cluster_model
+from tests.scan_core.tiny import BACKBONE, CPU, backbone_settings, cluster_model
 
-RESNET18 = Backbone(name="resnet18", width=64)
+RESNET18 = backbone_settings(name="resnet18", width=64)
 
 
 def inputs(batch=4, channels=3, size=8, seed=0):
@@ -34,14 +33,14 @@ def test_features_have_the_size_that_is_announced(settings, channels, size):
     backbone = build_backbone(settings, channels).eval()
     with torch.no_grad():
         features = backbone(inputs(2, channels, size))
-    assert features.shape == (2, feature_size(settings))
+    assert features.shape == (2, feature_size(backbone))
 
 
 def test_resnet18_has_the_published_parameters():
     """11,168,832 without a head, the number of the small-image stem, for colour images; D is 512."""
     backbone = build_backbone(RESNET18, 3)
     assert parameters(backbone) == 11_168_832
-    assert feature_size(RESNET18) == 512
+    assert feature_size(backbone) == 512
     assert parameters(build_backbone(RESNET18, 1)) == 11_168_832 - 2 * 64 * 9
 
 

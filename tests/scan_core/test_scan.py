@@ -15,7 +15,6 @@ from scan_core.losses import scan_loss
 from scan_core.scan import best_model, start_scan, train_scan, validation_loss
 from scan_core.training import Epoch
 from tests.scan_core.tiny import (
-    BACKBONE,
     NO_AUGMENTATION,
     TRAIN,
     VAL,
@@ -35,7 +34,7 @@ COSINE = optimizer(schedule="cosine", warmup_epochs=1)
 
 
 def start(settings, fabric, seed=0):
-    return start_scan(settings, cluster_model(), BACKBONE, seed, fabric)
+    return start_scan(settings, cluster_model(), seed, fabric)
 
 
 def train(state, settings, fabric, data=None, mined=MINED, rows=TRAIN):
@@ -57,7 +56,7 @@ def test_heads_are_new_and_the_seeds_and_the_backbone_is_the_given_one(fp32):
     pretext = cluster_model(seed=5)
     weights = copy.deepcopy(pretext.backbone.state_dict())
     settings = cluster_settings(num_clusters=4, heads=3)
-    one, other = (start_scan(settings, pretext, BACKBONE, seed, fp32) for seed in (0, 1))
+    one, other = (start_scan(settings, pretext, seed, fp32) for seed in (0, 1))
     assert (one.module.head.heads, one.module.head.clusters) == (3, 4)
     assert all(torch.equal(value, weights[key]) for key, value in one.module.backbone.state_dict().items())
     assert not torch.equal(one.module.head.linear.weight, other.module.head.linear.weight)
@@ -130,7 +129,7 @@ def test_without_neighbors_the_partner_is_another_view_of_the_same_image(monkeyp
     values = epochs_of(train(start(settings, fp32), settings, fp32, mined=MINED[:, :0]))
     assert len(values) == 2
     assert all(torch.equal(first, second) for first, second in zip(seen[::2], seen[1::2], strict=True))
-    assert all(not torch.allclose(anchors, partners) for anchors, partners, _ in given)
+    assert all(not torch.allclose(anchors, partners) for anchors, partners, *_ in given)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("neighbors", 5), ("val_neighbors", 4)])

@@ -20,6 +20,7 @@ from scan_core.settings import (
     StrongAugmentation,
 )
 from tests.scan_core.tiny import (
+    backbone_settings,
     cluster_settings,
     data_settings,
     optimizer,
@@ -31,7 +32,7 @@ from tests.scan_core.tiny import (
 
 VALID = {
     Data: data_settings(),
-    Backbone: Backbone(name="convnet", width=4),
+    Backbone: backbone_settings(),
     SimclrAugmentation: simclr_augmentation(),
     StrongAugmentation: strong_augmentation(),
     Optimizer: optimizer(),
@@ -40,7 +41,7 @@ VALID = {
     Neighbors: Neighbors(k=5),
     Cluster: cluster_settings(),
     Selflabel: selflabel_settings(),
-    Evaluate: Evaluate(kmeans_runs=2),
+    Evaluate: Evaluate(kmeans_runs=2, probes=False),
 }
 KINDS = sorted(VALID, key=lambda kind: kind.__name__)
 NAN, INF = float("nan"), float("inf")

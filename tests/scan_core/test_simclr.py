@@ -9,7 +9,8 @@ from scan_core import simclr
 from scan_core.augment import random_view
 from scan_core.losses import nt_xent
 from scan_core.networks import Projector
-from scan_core.simclr import start_simclr, train_simclr
+from scan_core.pretext import start_pretext
+from scan_core.simclr import train_simclr
 from scan_core.training import Epoch
 from tests.scan_core.tiny import (
     BACKBONE,
@@ -25,7 +26,7 @@ from tests.scan_core.tiny import (
 
 
 def start(settings, fabric, seed=0):
-    return start_simclr(settings, BACKBONE, 3, seed, fabric)
+    return start_pretext(settings, BACKBONE, 3, len(TRAIN), seed, fabric)
 
 
 def test_a_new_state_is_the_seeds(fp32):

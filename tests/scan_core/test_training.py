@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from scan_core import scan, selflabel, simclr
+from scan_core import byol, instance_discrimination, moco, rotation, scan, selflabel, simclr
 from scan_core.errors import ScanError
 from scan_core.networks import Model
+from scan_core.pretext import METHODS, start_pretext, train_pretext
 from scan_core.schedule import learning_rate
 from scan_core.training import Epoch, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
 from tests.scan_core.tiny import (
@@ -156,12 +157,13 @@ def test_means_are_those_of_the_epoch_and_start_anew(fp32):
 def loop(method, fabric, **values):
     """A loop of one epoch over the tiny images, ready to run."""
     data = images()
-    if method == "simclr":
-        settings = pretext_settings(epochs=1, **values)
-        return simclr.train_simclr(simclr.start_simclr(settings, BACKBONE, 3, 0, fabric), data, TRAIN, settings, fabric)
+    if method in METHODS:
+        settings = pretext_settings(method=method, epochs=1, **values)
+        state = start_pretext(settings, BACKBONE, 3, len(TRAIN), 0, fabric)
+        return train_pretext(state, data, TRAIN, settings, fabric)
     if method == "scan":
         settings = cluster_settings(epochs=1, **values)
-        state = scan.start_scan(settings, cluster_model(), BACKBONE, 0, fabric)
+        state = scan.start_scan(settings, cluster_model(), 0, fabric)
         mined = neighbors(len(TRAIN), 3), VAL, neighbors(len(VAL), 2)
         return scan.train_scan(state, data, TRAIN, *mined, settings, fabric)
     settings = selflabel_settings(epochs=1, **values)
@@ -171,6 +173,10 @@ def loop(method, fabric, **values):
 
 LOSSES = {
     "simclr": (simclr, "nt_xent"),
+    "moco": (moco, "info_nce"),
+    "instance_discrimination": (instance_discrimination, "memory_bank_nce"),
+    "rotation": (rotation.F, "cross_entropy"),
+    "byol": (byol, "byol_loss"),
     "scan": (scan, "scan_loss"),
     "selflabel": (selflabel, "confident_cross_entropy"),
 }
@@ -189,8 +195,9 @@ def test_losses_are_computed_in_float32_outside_autocast_under_bf16(monkeypatch,
 
     monkeypatch.setattr(module, name, spy)
     (values,) = epochs_of(loop(method, bf16))
-    assert len(seen) == 4
-    assert set(seen) == {(torch.float32, torch.float32, torch.float32, False)}
+    assert len(seen) == (8 if method == "byol" else 4)
+    assert {each[2:] for each in seen} == {(torch.float32, False)}
+    assert all(dtype in (torch.float32, torch.int64) for each in seen for dtype in each[:2])
     assert all(isinstance(value, (int, float)) for value in values.values())
 
 
@@ -198,14 +205,15 @@ def test_losses_are_computed_in_float32_outside_autocast_under_bf16(monkeypatch,
 def test_a_loop_yields_its_steps_and_then_the_epoch(fp32, method):
     done = list(loop(method, fp32))
     assert [type(each) for each in done] == [Step] * 4 + [Epoch]
-    assert [each.images for each in done[:4]] == [16] * 4  # two views of each of 8 images
+    views = {"instance_discrimination": 1, "rotation": 4}.get(method, 2)
+    assert [each.images for each in done[:4]] == [8 * views] * 4
     assert done[4].number == 1
     assert done[4].values["lr"] == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize("method", LOSSES)
 def test_a_batch_larger_than_the_data_is_an_error(fp32, method):
-    stage = {"simclr": "pretext", "scan": "cluster"}.get(method, method)
+    stage = "pretext" if method in METHODS else {"scan": "cluster"}.get(method, method)
     with pytest.raises(ScanError, match=rf"{stage}\.batch_size is 33, but there are 32 images"):
         next(loop(method, fp32, batch_size=33))
 
@@ -227,7 +235,24 @@ def test_training_is_the_seeds_whatever_was_drawn_before(fp32, method):
 
 @pytest.mark.parametrize(
     "module",
-    ["augment", "images", "inference", "losses", "neighbors", "networks", "scan", "selflabel", "simclr", "training"],
+    [
+        "augment",
+        "byol",
+        "collapse",
+        "images",
+        "inference",
+        "instance_discrimination",
+        "losses",
+        "moco",
+        "neighbors",
+        "networks",
+        "pretext",
+        "rotation",
+        "scan",
+        "selflabel",
+        "simclr",
+        "training",
+    ],
 )
 def test_labels_reach_no_module_that_trains_or_mines(module):
     """They come with sources, and are used in metrics and evaluation: none of these may be imported there."""

@@ -23,7 +23,14 @@ from scan_core.settings import (
 
 SIZE = 8  # pixels
 TRAIN, VAL = torch.arange(32), torch.arange(32, 48)
-BACKBONE = Backbone(name="convnet", width=4)
+
+
+def backbone_settings(**values):
+    base = {"name": "convnet", "width": 4, "stem": "small", "model": None, "weights": None}
+    return Backbone(**{**base, **values})
+
+
+BACKBONE = backbone_settings()
 CPU = torch.device("cpu")
 
 
@@ -36,6 +43,7 @@ def data_settings(**values):
     """The digits preset's ``data``."""
     base = {"name": "digits", "path": None, "labels": "folders", "subset": None, "extra": "pretext", "size": 16}
     base |= {"view": None, "fit": "crop", "store": "auto", "shard_rows": 100_000, "duplicates": "keep"}
+    base |= {"mean": None, "std": None}
     base |= {"protocol": "split", "val_fraction": 0.2, "split_seed": 0, "max_rejected": 0.05, "max_pixels": 200_000_000}
     return Data(**{**base, "max_unpacked": 200.0, **values})
 
@@ -48,6 +56,7 @@ def optimizer(**values):
 def simclr_augmentation(**values):
     base = {"crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 1.333), "rotate": 15.0, "shear": 10.0, "flip": 0.5}
     colours = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
+    colours |= {"blur": 0.0, "blur_sigma": (0.1, 2.0)}
     return SimclrAugmentation(kind="simclr", **{**base, **colours, **values})
 
 
@@ -62,18 +71,21 @@ NO_AUGMENTATION = simclr_augmentation(
 
 
 def pretext_settings(**values):
-    base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8}
+    base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8, "hidden": None}
+    base |= {"projector_norm": False, "encoder_momentum": 0.9, "queue": 24, "key_groups": 2, "negatives": 6}
+    base |= {"memory_momentum": 0.5}
     return Pretext(**{**base, "optimizer": optimizer(), "augmentation": simclr_augmentation(), **values})
 
 
 def cluster_settings(**values):
     base = {"num_clusters": 3, "heads": 2, "neighbors": 3, "val_neighbors": 2, "entropy_weight": 5.0, "train": "all"}
+    base |= {"entropy_of": "anchors", "prior": None}
     base |= {"epochs": 2, "batch_size": 8, "optimizer": optimizer(), "augmentation": strong_augmentation()}
     return Cluster(**{**base, **values})
 
 
 def selflabel_settings(**values):
-    base = {"threshold": 0.4, "class_weights": True, "epochs": 2, "batch_size": 8}
+    base = {"threshold": 0.4, "class_weights": True, "ema": 0.0, "train": "all", "epochs": 2, "batch_size": 8}
     return Selflabel(**{**base, "optimizer": optimizer(), "augmentation": strong_augmentation(), **values})
 
 
@@ -121,7 +133,8 @@ def neighbors(count, k):
 
 def cluster_model(clusters=3, heads=1, seed=0, channels=3):
     torch.manual_seed(seed)
-    return Model(build_backbone(BACKBONE, channels), ClusterHeads(feature_size(BACKBONE), clusters, heads))
+    backbone = build_backbone(BACKBONE, channels)
+    return Model(backbone, ClusterHeads(feature_size(backbone), clusters, heads))
 
 
 def through_a_file(state):

@@ -1,0 +1,61 @@
+"""Pretext task: instance discrimination with a memory bank and NCE (Wu et al. 2018, arXiv 1805.01978)."""
+
+import math
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scan_core.augment import random_view
+from scan_core.collapse import end_pretext_epoch
+from scan_core.images import Images
+from scan_core.losses import memory_bank_nce
+from scan_core.networks import Model, Projector, feature_size
+from scan_core.settings import Pretext
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
+
+
+def start_instance_discrimination(
+    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+) -> TrainingState:
+    """The backbone with one linear layer, and a memory bank of ``count`` random unit vectors, on the device."""
+    module = Model(backbone, Projector(feature_size(backbone), settings.projection, hidden=0)).to(fabric.device)
+    state = TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    bank = F.normalize(torch.randn(count, settings.projection, generator=generator), dim=1)
+    state.extra.update(memory_bank=bank.to(fabric.device))
+    return state
+
+
+def train_instance_discrimination(
+    state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric
+) -> Progress:
+    """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs.
+
+    ``state.extra["memory_bank"]`` (N,projection) holds each image's averaged embedding, ``state.extra["log_z"]`` the
+    log of the constant Z, estimated once, from the first batch (section 3.2).
+    """
+    steps = check_batch("pretext", settings.batch_size, len(rows))
+    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    bank, count = state.extra["memory_bank"], len(rows)
+    model.train()
+    for epoch in range(state.epoch, settings.epochs):
+        order = torch.randperm(count, generator=state.generator)
+        for batch in batches(order, settings.batch_size):
+            drawn = torch.randint(count, (len(batch), settings.negatives), generator=state.generator)
+            batch_there, drawn = (index.to(fabric.device, non_blocking=True) for index in (batch, drawn))
+            views = random_view(images, rows[batch], settings.augmentation, state.generator)
+            embedded = F.normalize(model(views)[1], dim=1)  # (B,projection)
+            own = bank[batch_there]
+            positive = (embedded * own).sum(dim=1) / settings.temperature  # (B,)
+            noise = torch.einsum("bd,bmd->bm", embedded, bank[drawn]) / settings.temperature  # (B,m)
+            if "log_z" not in state.extra:
+                log_sum = torch.logsumexp(noise.detach().flatten(), dim=0)
+                state.extra["log_z"] = log_sum - math.log(noise.numel()) + math.log(count)
+            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count)
+            step(epoch, loss, {"loss": loss})
+            with torch.no_grad():
+                bank[batch_there] = F.normalize(torch.lerp(embedded, own, settings.memory_momentum), dim=1)
+            yield Step(len(batch))
+        yield end_pretext_epoch(state, step.means(epoch), embedded)

@@ -1,0 +1,49 @@
+"""Pretext task: RotNet, telling by how many quarter turns an image was turned (arXiv 1803.07728)."""
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scan_core.augment import random_view
+from scan_core.collapse import end_pretext_epoch
+from scan_core.images import Images
+from scan_core.networks import Model, Projector, feature_size
+from scan_core.settings import Pretext
+from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
+
+TURNS = 4
+
+
+def start_rotation(
+    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+) -> TrainingState:
+    """The backbone with a linear classifier of four turns, and the optimiser, on the device."""
+    module = Model(backbone, Projector(feature_size(backbone), TURNS, hidden=0)).to(fabric.device)
+    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+
+
+def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
+    """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs.
+
+    Every image of a batch is seen in all four turns of one augmented view.
+    """
+    steps = check_batch("pretext", settings.batch_size, len(rows))
+    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model.train()
+    for epoch in range(state.epoch, settings.epochs):
+        order = rows[torch.randperm(len(rows), generator=state.generator)]
+        for batch in batches(order, settings.batch_size):
+            turned, turn = rotations(random_view(images, batch, settings.augmentation, state.generator))
+            features, logits = model(turned)  # (4B,D), (4B,4)
+            loss = F.cross_entropy(logits, turn)
+            step(epoch, loss, {"loss": loss, "accuracy": (logits.argmax(dim=1) == turn).float().mean()})
+            yield Step(len(turned))
+        yield end_pretext_epoch(state, step.means(epoch), features)
+
+
+def rotations(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,channels,side,side) to (4B,...), turned by 0 to 3 quarters counter-clockwise; and the quarters (4B,)."""
+    turned = torch.cat([torch.rot90(images, turn, dims=(2, 3)) for turn in range(TURNS)])
+    return turned, torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
