@@ -1,5 +1,6 @@
 """``scan``: what is not a stage."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,18 @@ from pipeline.tracking import tracking_address
 from scan_core.errors import ScanError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+weights = typer.Typer(no_args_is_help=True, help="Weights that others have published.")
+app.add_typer(weights, name="weights")
+
+# What ``show`` calls the measures of metrics.json.
+SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
+SHOWN_QUALITY = {
+    "neighbor_consistency": ("neighbours together", ".1%"),
+    "linear_predictability": ("told by a linear model", ".1%"),
+    "heads_ari": ("heads agree (ARI)", ".2f"),
+    "silhouette": ("silhouette", ".2f"),
+}
+SHOWN_PROBES = {"knn_acc": "nearest neighbours", "linear_probe_acc": "linear probe"}
 
 
 @app.command()
@@ -22,6 +35,54 @@ def check() -> None:
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)
+
+
+@app.command()
+def use(
+    name: str | None = typer.Argument(None, help="A preset; without one, those there are."),
+) -> None:
+    """Put a preset's settings into params.yaml; settings of your own that stood there are kept."""
+    from pipeline import presets
+
+    try:
+        if name is None:
+            used, names = presets.in_use(), presets.list_presets()
+            width = max(map(len, names))
+            for preset, path in names.items():
+                print(f"{'*' if preset == used else ' '} {preset:<{width}}  {presets.read_header(path)['title']}")
+            print("\n* is in params.yaml" if used else "\nparams.yaml is none of them")
+            return
+        path = presets.find_preset(name)
+        kept = presets.use_preset(path)
+    except (ScanError, OSError) as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
+    print(f"params.yaml is now {path}" + (f"; what stood there was kept as {kept}" if kept else ""))
+    header = presets.read_header(path)
+    for key in ("expected", "cost"):
+        if key in header:
+            print(f"{key:<9} {header[key]}")
+    print("next      dvc repro")
+
+
+@app.command()
+def params(
+    name: str | None = typer.Argument(None, help="A preset; without one, params.yaml."),
+    as_json: bool = typer.Option(False, "--json", help="JSON with sorted keys."),
+) -> None:
+    """Print validated settings."""
+    from pipeline import presets
+
+    try:
+        settings = read_params(presets.find_preset(name)) if name else read_params()
+    except ScanError as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
+    values = settings.model_dump(mode="json")
+    if as_json:
+        print(json.dumps(values, indent=2, sort_keys=True))
+    else:
+        print(presets.as_yaml(values), end="")
 
 
 @app.command()
@@ -54,18 +115,65 @@ def show() -> None:
         say(f"scan: error: {error}")
         sys.exit(1)
     reported, title = ("train", "All images") if protocol == "all" else ("val", "Validation images")
-    table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    measures = [name for name in ("acc", "nmi", "ari") if name in metrics[reported]["selflabel"]]
-    for name in [measure.upper() for measure in measures] + ["clusters in use", "confident"]:
-        table.add_column(name, justify="right")
+    table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    measures = [name for name in SHOWN if name in metrics[reported]["selflabel"]]
+    for name in [SHOWN[measure] for measure in measures] + ["clusters in use", "confident"]:
+        table.add_column(name, justify="right", no_wrap=name != "clusters in use")  # 80 characters in all
     for step, label in STEPS.items():
         scores = metrics[reported][step]
-        cells = [f"{100 * scores[name]:.1f}" for name in measures] + [f"{scores['clusters_alive']:g}"]
+        cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in measures]
         share = scores.get("confident_share")
-        table.add_row(label, *cells, "" if share is None else f"{100 * share:.0f}")
+        table.add_row(label, *cells, f"{scores['clusters_alive']:g}", "" if share is None else f"{100 * share:.0f}")
     Console().print(table)
+    quality = metrics["val"]["quality"] | metrics[reported]["quality"]  # the heads are compared on val alone
+    found = [f"{name} {quality[key]:{form}}" for key, (name, form) in SHOWN_QUALITY.items() if key in quality]
+    if found:
+        print("\nwithout labels: " + ", ".join(found))
+    probes = metrics["val"].get("uses_labels", {})
+    if probes:
+        found = [f"{name} {probes[measure]:.1%}" for measure, name in SHOWN_PROBES.items()]
+        print("labels used, on embeddings: " + ", ".join(found))
     print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
+
+
+@weights.command("import")
+def import_weights(
+    file: str = typer.Argument(help="A checkpoint: .pth, .pt, .pth.tar, .bin or .safetensors."),
+    kind: str = typer.Option(..., "--from", help="Whose it is: moco_v2, torchvision, timm or dino (v1 and v2)."),
+    backbone: str | None = typer.Option(None, help="resnet18, resnet34 or resnet50; else found from the tensors."),
+    model: str | None = typer.Option(None, help="timm's name of the network; found from the tensors for dino."),
+    stem: str | None = typer.Option(None, help="Of a ResNet with a 3x3 stem: small, or stl with the max-pool."),
+    to: str | None = typer.Option(None, help="Where to; by default weights/, under the checkpoint's name."),
+) -> None:
+    """Make a published checkpoint a file that backbone.weights can name; nothing pickled in it is run."""
+    from scan_core.checkpoints import import_checkpoint
+    from scan_core.weights import save_backbone
+
+    try:
+        source = Path(file)
+        found = import_checkpoint(source, kind, backbone, model, stem)
+        named = source.name.split(".pt")[0].removesuffix(".bin").removesuffix(".safetensors")
+        # Hugging Face's files are all called the same.
+        named = found.backbone.model or named if named in ("model", "pytorch_model") else named
+        path = Path(to or f"weights/{named}.safetensors")
+        if path.suffix != ".safetensors" or (path.exists() and path.samefile(source)):
+            raise ScanError(f"--to is {path}; a .safetensors file other than the checkpoint is allowed")
+        save_backbone(path, found.tensors, found.origin)
+    except (ScanError, OSError) as error:
+        say(f"scan: error: {' '.join(str(error).split())}")
+        sys.exit(1)
+    left_out = ", ".join(f"{what} ({count})" for what, count in found.left_out.items()) or "nothing"
+    print(f"read      {file}, {kind}\nnetwork   {found.origin['network']}, {len(found.tensors)} tensors")
+    print(f"left out  {left_out}\nwrote     {path}")
+    for note in found.notes:
+        print(f"note      {note}")
+    settings = found.backbone.model_dump(mode="json") | {"weights": path.as_posix()}
+    print("\nTo group images on these features as they are, set in params.yaml:\n\ndata:")
+    for key, value in {"size": found.size, "view": found.view, "mean": found.mean, "std": found.std}.items():
+        print(f"  {key}: {json.dumps(value)}")
+    print("backbone:\n" + "\n".join(f"  {key}: {json.dumps(value)}" for key, value in settings.items()))
+    print("pretext:\n  method: none\nembed:\n  features: backbone\ncluster:\n  train: head\nselflabel:\n  train: head")
 
 
 @app.command()

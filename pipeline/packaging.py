@@ -7,9 +7,10 @@ from importlib.metadata import distributions, version
 MODEL_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
 
 
-def requirements() -> list[str]:
-    """Pinned requirements of the packaged model; a local version part such as ``+cu130`` is left out."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in MODEL_REQUIREMENTS]
+def requirements(backbone: str) -> list[str]:
+    """Pinned requirements of a packaged model; a local version part such as ``+cu130`` is left out."""
+    names = [*MODEL_REQUIREMENTS, *(["timm"] if backbone == "timm" else [])]
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
 def environment() -> dict[str, object]:

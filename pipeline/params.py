@@ -31,7 +31,8 @@ class Params(Settings):
     def _projector_there(self) -> "Params":
         if self.embed.features == "projector" and self.pretext.method in ("rotation", "none"):
             raise ValueError(
-                f"embed.features is projector; pretext.method {self.pretext.method} has none, backbone is allowed"
+                f"embed.features is projector; pretext.method {self.pretext.method} has no projector, "
+                "backbone is allowed"
             )
         return self
 
@@ -55,43 +56,51 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         raise ScanError(f"{path} holds {type(values).__name__}; it must hold a mapping of settings")
     try:
         # By way of JSON: strict validation then takes a YAML list where the model has a tuple.
-        return Params.model_validate_json(json.dumps(values))
+        return Params.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise ScanError(f"{path}: {_explain(error, values)}") from None
+        raise ScanError(f"{path}: {_explain(error)}") from None
 
 
-def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+def _explain(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False)
-    name, model = _locate(first["loc"], values)
+    kind, context = first["type"], first.get("ctx", {})
+    name, model = _locate(first["loc"])
     given = json.dumps(first["input"], default=str)
     given = given if len(given) <= 60 else given[:57] + "..."
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         allowed = sorted(model.model_fields) if model else []
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         text = f"{name} is not a setting; {hint}allowed here: {', '.join(allowed)}"
-    elif first["type"] == "missing":
+    elif kind == "missing" and isinstance(first["loc"][-1], int):
+        text = f"{name.rpartition('.')[0]} is {given}; at least {first['loc'][-1] + 1} values are needed"
+    elif kind == "missing":
         text = f"{name} is missing; add it (presets/ has complete files)"
-    elif first["type"] == "value_error":
-        text = f"{name}.{message}"
+    elif kind == "too_long":
+        text = f"{name} is {given}; at most {context['max_length']} values are allowed"
+    elif kind == "union_tag_not_found":
+        text = f"{name}.kind is missing; add it (presets/ has complete files)"
+    elif kind == "union_tag_invalid":
+        text = f"{name}.kind is {json.dumps(first['input']['kind'])}; {context['expected_tags']} are allowed"
+    elif kind == "value_error":
+        text = f"{name}.{message}".removeprefix(".")  # a rule about all of the file names its keys in full
     else:
         text = f"{name} is {given}; {message[0].lower()}{message[1:]}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _locate(loc: tuple[int | str, ...], values: Any) -> tuple[str, type[BaseModel] | None]:
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
     """The dotted name of an error's place, and the settings class it lies in; union tags in ``loc`` are left out."""
     parts: list[str] = []
+    inside: Any = None
     model: Any = Params
-    for part in loc[:-1]:
-        if isinstance(values, dict) and part not in values:  # the tag of a union: which of its classes it is
-            model = next(
-                choice for choice in get_args(model) if part in get_args(choice.model_fields["kind"].annotation)
-            )
+    for part in loc:
+        choices = [choice for choice in get_args(model) if "kind" in getattr(choice, "model_fields", {})]
+        if choices:  # the tag of a union: which of its classes it is
+            model = next(choice for choice in choices if part in get_args(choice.model_fields["kind"].annotation))
             continue
         parts.append(str(part))
-        values = values[part]
         fields = getattr(model, "model_fields", {})
-        model = fields[part].annotation if part in fields else None
-    return ".".join([*parts, *map(str, loc[-1:])]), model if hasattr(model, "model_fields") else None
+        inside, model = (model if fields else None), (fields[part].annotation if part in fields else None)
+    return ".".join(parts), inside

@@ -98,7 +98,8 @@ class Stage:
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
         return compute
 
-    def images(self, compute: "Compute") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
+    @staticmethod
+    def images(compute: "Compute") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
         """The store on the device, rows by split (on the host), statistics."""
         import torch
 

@@ -1,4 +1,4 @@
-"""Pretext task: instance discrimination with a memory bank and NCE (Wu et al. 2018, arXiv 1805.01978)."""
+"""Pretext task: instance discrimination with a memory bank, NCE and its proximal term (Wu et al., arXiv 1805.01978)."""
 
 import math
 
@@ -14,6 +14,10 @@ from scan_core.losses import memory_bank_nce
 from scan_core.networks import Model, Projector, feature_size
 from scan_core.settings import Pretext
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
+
+# λ of the term (section 3.3). Without it a network that makes all images alike, as a new one does, is pushed from one common
+# direction to the next, the bank after it: on the digits their nearest neighbours got worse than the new network's.
+PROXIMAL = 30.0
 
 
 def start_instance_discrimination(
@@ -38,6 +42,7 @@ def train_instance_discrimination(
     steps = check_batch("pretext", settings.batch_size, len(rows))
     model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    state.extra = {name: value.to(fabric.device) for name, value in state.extra.items()}  # a resume reads to the host
     bank, count = state.extra["memory_bank"], len(rows)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
@@ -53,7 +58,8 @@ def train_instance_discrimination(
             if "log_z" not in state.extra:
                 log_sum = torch.logsumexp(noise.detach().flatten(), dim=0)
                 state.extra["log_z"] = log_sum - math.log(noise.numel()) + math.log(count)
-            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count)
+            proximal = PROXIMAL * (embedded - own).square().sum(dim=1).mean()  # eq. 8
+            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + proximal
             step(epoch, loss, {"loss": loss})
             with torch.no_grad():
                 bank[batch_there] = F.normalize(torch.lerp(embedded, own, settings.memory_momentum), dim=1)

@@ -42,6 +42,7 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
 
     ``state.extra["queue"]`` (Q,projection) holds the latest keys, ``state.extra["oldest"]`` the row replaced next.
     """
+    state.extra["queue"] = state.extra["queue"].to(fabric.device)  # a resume reads it to the host
     steps = check_batch("pretext", settings.batch_size, len(rows))
     model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     assert state.average is not None
@@ -54,8 +55,8 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
         for batch in batches(order, settings.batch_size):
             first = random_view(images, batch, settings.augmentation, state.generator)
             second = random_view(images, batch, settings.augmentation, state.generator)
+            follow(state.average, state.module, settings.encoder_momentum, buffers=False)
             with torch.no_grad(), fabric.autocast():
-                follow(state.average, state.module, settings.encoder_momentum, buffers=False)
                 keys = encode_keys(key_model, second, settings.key_groups, state.generator)  # (B,projection)
             queries = F.normalize(model(first)[1], dim=1)  # (B,projection)
             loss = info_nce(queries, keys, state.extra["queue"], settings.temperature)

@@ -1,7 +1,8 @@
 """Backbones without their classifier, and the heads on top. Heads compute in float32 whatever the backbone does."""
 
+import difflib
 import itertools
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class ConvNet(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
-        self.num_features = widths[-1]
+        self.feature_size = widths[-1]
         convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:])
@@ -52,42 +53,98 @@ def _resnet(settings: Backbone, channels: int) -> nn.Module:
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     if settings.stem == "small":
         resnet.maxpool = nn.Identity()
-    resnet.num_features = resnet.fc.in_features
+    resnet.feature_size = resnet.fc.in_features
     resnet.fc = nn.Identity()
     return cast(nn.Module, resnet)
 
 
 def _timm(settings: Backbone, channels: int) -> nn.Module:
-    """Any network of timm by its name, without classifier. Transformers take any size that their patches divide."""
+    """Any network of timm by its name, without classifier. Transformers take any size that their patches divide.
+
+    Raises ``ScanError`` for a name that timm does not have, and for a network that gives no features (B,D).
+    """
     import timm
 
-    assert settings.model is not None
+    name = settings.model or ""
+    # Asked first, for create_model takes a name such as hf-hub:owner/name for an address and goes there.
+    if not timm.is_model(name):
+        raise ScanError(f"backbone.model is {name}; timm {timm.__version__} has no such network{_close_to(name)}")
+    made = {"pretrained": False, "num_classes": 0, "in_chans": channels}
     try:
-        model = timm.create_model(settings.model, pretrained=False, num_classes=0, in_chans=channels)
-        if hasattr(model, "patch_embed") and hasattr(model, "dynamic_img_size"):
-            model = timm.create_model(
-                settings.model, pretrained=False, num_classes=0, in_chans=channels, dynamic_img_size=True
-            )
-    except RuntimeError as error:  # what timm raises for a name it does not know
-        raise ScanError(f"backbone.model is {settings.model}; timm has none of that name ({error})") from None
-    return cast(nn.Module, model)
+        try:
+            model, any_size = timm.create_model(name, **made, dynamic_img_size=True), True
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            model, any_size = timm.create_model(name, **made), False
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # a tag it does not know, other channels
+        what = " ".join(str(error).split())
+        raise ScanError(
+            f"backbone.model is {name}; timm cannot make it for {channels} channels ({what}){_close_to(name)}"
+        ) from None
+    patches = getattr(model, "patch_embed", None) if any_size else None
+    if patches is not None:
+        model.register_forward_pre_hook(_patches_fit)
+    # What comes out is measured: num_features is not it where layers follow the pooling, as in MobileNetV3.
+    wants = model.pretrained_cfg
+    side = wants["input_size"][-1] if wants.get("fixed_input_size") else 96
+    side = 2 * max(patches.patch_size) if patches is not None else side
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, channels, side, side))
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ScanError(
+            f"backbone.model is {name}, whose output is {shape}; one that gives (images, features) is allowed"
+        )
+    model.feature_size = found.shape[1]
+    return cast(nn.Module, model.train())
+
+
+def _close_to(name: str) -> str:
+    """The names of timm's that ``name`` may have been meant for."""
+    import timm
+
+    known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists them"
+
+
+def _patches_fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """A forward hook that refuses images which the patches do not divide."""
+    height, width = inputs[0].shape[2:]
+    rows, columns = cast(Any, module.patch_embed).patch_size
+    if height % rows or width % columns:
+        raise ScanError(
+            f"images are {height}x{width} and the backbone's patches {rows}x{columns}; "
+            f"set data.view to a multiple of {rows}, such as {max(height // rows, 1) * rows}"
+        )
+
+
+def architecture(settings: Backbone) -> str:
+    """What weights are made for, in words. timm's tags name weights, so they are no part of it."""
+    if settings.name == "timm":
+        return f"timm {(settings.model or '').partition('.')[0]}"
+    return f"convnet {settings.width}" if settings.name == "convnet" else f"{settings.name} with stem {settings.stem}"
 
 
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
     """The network ``settings`` names, for images of ``channels`` channels: (B,channels,height,width) to (B,D).
 
-    Its weights are new; ``weights.load_backbone`` puts those of ``settings.weights`` in.
+    Its weights are new; ``weights.load_backbone`` puts those of ``settings.weights`` in. Raises ``ScanError`` where
+    timm cannot make it.
     """
+    backbone: Any
     if settings.name == "convnet":
-        backbone: nn.Module = ConvNet(channels, settings.width)
+        backbone = ConvNet(channels, settings.width)
     else:
         backbone = (_timm if settings.name == "timm" else _resnet)(settings, channels)
-    return backbone.to(memory_format=torch.channels_last)
+    backbone.architecture = architecture(settings)
+    return cast(nn.Module, backbone.to(memory_format=torch.channels_last))
 
 
 def feature_size(backbone: nn.Module) -> int:
     """D of a network that ``build_backbone`` made."""
-    return cast(int, backbone.num_features)
+    return cast(int, backbone.feature_size)
 
 
 class Projector(nn.Module):

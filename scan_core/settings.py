@@ -46,8 +46,8 @@ class Data(Settings):
     max_rejected: Probability  # share of the files that may be unreadable
     max_pixels: Count  # an image with more is rejected before it is decoded
     max_unpacked: Positive  # GiB in an archive
-    mean: tuple[float, ...] | None  # of each channel in [0,1]; null: measured on train
-    std: tuple[Positive, ...] | None
+    mean: tuple[Probability, ...] | None  # of each channel in [0,1]; null: measured on train
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None
 
     @property
     def stored(self) -> Literal["array", "jpeg"]:
@@ -88,7 +88,8 @@ class Backbone(Settings):
         if self.name.startswith("resnet") and self.width != 64:
             raise ValueError(f"width is {self.width}; {self.name} has 64")
         if self.name == "timm" and not self.model:
-            raise ValueError("model is null; backbone.name timm needs timm's name of a network")
+            given = "null" if self.model is None else '""'
+            raise ValueError(f"model is {given}; backbone.name timm needs timm's name of a network")
         return self
 
 
@@ -171,9 +172,11 @@ class Pretext(Settings):
     @model_validator(mode="after")
     def _groups(self) -> "Pretext":
         if self.method == "moco" and self.batch_size % self.key_groups:
-            raise ValueError(f"key_groups is {self.key_groups}; it must divide batch_size, {self.batch_size}")
+            raise ValueError(f"key_groups is {self.key_groups}; a divisor of batch_size, {self.batch_size}, is allowed")
         if self.method == "moco" and self.batch_size < 2 * self.key_groups:
-            raise ValueError(f"key_groups is {self.key_groups}; at most half of batch_size, {self.batch_size}")
+            raise ValueError(
+                f"key_groups is {self.key_groups}; at most {self.batch_size // 2}, half of batch_size, is allowed"
+            )
         return self
 
 
@@ -207,11 +210,14 @@ class Cluster(Settings):
 
     @model_validator(mode="after")
     def _prior_fits(self) -> "Cluster":
-        if self.prior is not None and (len(self.prior) != self.num_clusters or abs(sum(self.prior) - 1) > 1e-4):
+        if self.prior is None:
+            return self
+        if len(self.prior) != self.num_clusters:
             raise ValueError(
-                f"prior has {len(self.prior)} values with sum {sum(self.prior):g}; "
-                f"num_clusters, {self.num_clusters}, values with sum 1 are allowed"
+                f"prior has {len(self.prior)} values; one for each cluster, {self.num_clusters}, is allowed, or null"
             )
+        if abs(sum(self.prior) - 1) > 1e-4:
+            raise ValueError(f"prior has the sum {sum(self.prior):.6g}; 1 is allowed: divide each value by the sum")
         return self
 
 

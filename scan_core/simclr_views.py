@@ -108,7 +108,7 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
         if len(chosen):
             sigma = drawn.blur[chosen].to(device, non_blocking=True)
             chosen = chosen.to(device, non_blocking=True)
-            images[chosen] = _blur(images[chosen], sigma, math.ceil(3 * float(drawn.blur.max())))
+            images[chosen] = _blur(images[chosen], sigma, int((3 * drawn.blur.max()).ceil()))
     return images
 
 
@@ -154,11 +154,15 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur with each image's ``sigma`` (B,), cut off at ``radius`` pixels; images continue mirrored."""
+    """Gaussian blur with each image's ``sigma`` (B,), cut off at 3 of it; images continue mirrored.
+
+    ``radius`` is that of the largest, in pixels; it is no more than a mirror image has.
+    """
     batch, channels, height, width = images.shape
     radius = min(radius, height - 1, width - 1)
     distance = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.exp(-0.5 * (distance / sigma[:, None]).square())  # (B,2*radius+1)
+    kernel = kernel * (distance.abs() <= (3 * sigma[:, None]).ceil())  # no image's view depends on the others'
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
     planes = F.pad(images, [radius] * 4, mode="reflect").reshape(1, batch * channels, height + 2 * radius, -1)
     planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)

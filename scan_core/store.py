@@ -64,7 +64,9 @@ def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], sett
     mean, std = channel_statistics(known.sums[train, :channels], known.squares[train, :channels], pixels)
     for name, given in (("mean", settings.mean), ("std", settings.std)):
         if given is not None and len(given) != channels:
-            raise ScanError(f"data.{name} has {len(given)} values; the images have {channels} channels")
+            raise ScanError(
+                f"data.{name} has {len(given)} values; one for each channel, {channels}, is allowed, or null"
+            )
     mean, std = list(settings.mean or mean), list(settings.std or std)
     across = int(np.isin(groups[rows["val"]], groups[rows["train"]]).sum()) if settings.protocol == "split" else 0
     return Plan(order, rows, channels, mean, std, findings, across)

@@ -16,13 +16,13 @@ EXAMPLES = 4  # images logged with the model
 
 def evaluate(stage: Stage) -> None:
     """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from pipeline.report import draw_samples, write_report
+    from pipeline.charts import draw_samples
+    from pipeline.report import write_report
     from scan_core.device import choose_compute
     from scan_core.evaluation import kmeans_scores, model_scores, predicted_classes, purity_scores
     from scan_core.inference import log_probabilities, small_pixels
+    from scan_core.probes import probe_scores
+    from scan_core.quality import quality_scores
     from scan_core.weights import load_model
 
     params = stage.params
@@ -54,23 +54,29 @@ def evaluate(stage: Stage) -> None:
         splits = {split: (features[split], split_labels[split]) for split in SPLITS}
         for split, scores in kmeans_scores(features["train"], splits, clusters, params.evaluate.kmeans_runs).items():
             metrics[split][name] = scores
+    heads = artifacts.load_array(artifacts.ASSIGNMENTS / "heads.npy", "int32", (None, len(rows["val"])))
     for split in SPLITS:
         nearest = artifacts.load_neighbors(split, len(rows[split]))
         metrics[split]["neighbors"] = purity_scores(split_labels[split], nearest)
+        metrics[split]["quality"] = quality_scores(
+            probabilities[split].argmax(axis=1), embeddings[split], nearest[:, : params.cluster.val_neighbors],
+            heads if split == "val" else None,
+        )  # fmt: skip
+    if params.evaluate.probes:
+        apart = ~np.isin(split_rows["train"], split_rows["val"])  # under protocol all, val is a part of train
+        probes = probe_scores(
+            embeddings["train"][apart], split_labels["train"][apart], embeddings["val"], split_labels["val"]
+        )
+        if probes:
+            metrics["val"]["uses_labels"] = probes
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
 
-    items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
     listed = ("train",) if reported == "train" else SPLITS
-    order = np.concatenate([split_rows[split] for split in listed])
-    combined = np.concatenate([probabilities[split] for split in listed])  # (N,C) of the final model
-    ranked = np.argsort(-combined, axis=1, kind="stable")
-    picked = np.arange(len(combined))
-    predictions = items.take(pa.array(order)).append_column("cluster", pa.array(ranked[:, 0]))
-    predictions = predictions.append_column("probability", pa.array(combined[picked, ranked[:, 0]]))
-    predictions = predictions.append_column("runner_up", pa.array(ranked[:, 1]))
-    predictions = predictions.append_column("runner_up_probability", pa.array(combined[picked, ranked[:, 1]]))
-    pq.write_table(predictions.sort_by("id"), stage.out(artifacts.PREDICTIONS))
-
+    write_predictions(
+        stage.out(artifacts.PREDICTIONS),
+        np.concatenate([split_rows[split] for split in listed]),
+        np.concatenate([probabilities[split] for split in listed]),
+    )
     matched = predicted_classes(split_labels[reported], probabilities[reported].argmax(axis=1), clusters)
     names = {cluster: classes[label] for cluster, label in matched.items()}
     plots = write_plots(stage, metrics, reported, split_labels, probabilities, names, classes)
@@ -86,6 +92,21 @@ def evaluate(stage: Stage) -> None:
     )  # fmt: skip
 
     log_run(stage, metrics, pixels_of(np.arange(EXAMPLES)))
+
+
+def write_predictions(path: Path, rows: np.ndarray, probabilities: np.ndarray) -> None:
+    """A table with the two likeliest clusters of each of ``rows`` (N,); ``probabilities`` is (N,C)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")
+    picked = np.arange(len(probabilities))
+    predictions = items.take(pa.array(rows)).append_column("cluster", pa.array(ranked[:, 0]))
+    predictions = predictions.append_column("probability", pa.array(probabilities[picked, ranked[:, 0]]))
+    predictions = predictions.append_column("runner_up", pa.array(ranked[:, 1]))
+    predictions = predictions.append_column("runner_up_probability", pa.array(probabilities[picked, ranked[:, 1]]))
+    pq.write_table(predictions.sort_by("id"), path)
 
 
 def write_plots(
@@ -155,7 +176,7 @@ def log_run(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarra
         weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
         code=[tracker.copy(Path("scan_core"))],
         example="example.npy",
-        requirements=requirements(),
+        requirements=requirements(stage.params.backbone.name),
         name=f"scan-{stage.params.data.name}",
     )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.artifacts import SOURCE
+from pipeline.artifacts import SOURCE, WEIGHTS
 from pipeline.fingerprint import DVC_FILE, stage_entries
 from pipeline.params import Params, read_yaml
 from tests.closure import code_of
@@ -43,12 +43,15 @@ def test_metrics_code_is_no_dependency_of_training():
 def test_source_only_looks():
     """It runs each time, and is not one of those that make something."""
     entry = read_yaml(DVC_FILE)["stages"]["source"]
-    assert entry == {"cmd": "python -m stages.source", "always_changed": True, "outs": [SOURCE.as_posix()]}
+    outs = [SOURCE.as_posix(), WEIGHTS.as_posix()]
+    assert entry == {"cmd": "python -m stages.source", "always_changed": True, "outs": outs}
     assert SOURCE.as_posix() in stage_entries()["prepare"]["deps"]
+    assert WEIGHTS.as_posix() in stage_entries()["pretext"]["deps"]
 
 
 def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():
-    made = [path for entry in stage_entries().values() for path in outputs(entry)] + [SOURCE.as_posix()]
+    made = [path for entry in stage_entries().values() for path in outputs(entry)]
+    made += [SOURCE.as_posix(), WEIGHTS.as_posix()]
     assert len(made) == len(set(made))
     for output in OUTPUTS:
         assert any(output == path or output.startswith(path + "/") for path in made), output

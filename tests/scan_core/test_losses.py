@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from scan_core.losses import confident_cross_entropy, mean_entropy, nt_xent, scan_loss
+from scan_core.losses import (
+    byol_loss,
+    confident_cross_entropy,
+    info_nce,
+    mean_entropy,
+    memory_bank_nce,
+    nt_xent,
+    scan_loss,
+)
 
 
 def double(*shape, seed=0):
@@ -24,6 +32,40 @@ def nt_xent_by_loops(first, second, temperature):
         similar = [math.exp(float(anchor @ other) / temperature) for other in views]
         each.append(-math.log(similar[j] / sum(s for k, s in enumerate(similar) if k != i)))
     return each
+
+
+def info_nce_by_loops(queries, keys, queue, temperature):
+    """MoCo, eq. 1: each query against its key and the whole queue; the mean over queries."""
+    total = 0.0
+    for query, key in zip(queries, keys, strict=True):
+        own = math.exp(float(query @ key) / temperature)
+        total -= math.log(own / (own + sum(math.exp(float(query @ other) / temperature) for other in queue)))
+    return total / len(queries)
+
+
+def nce_by_loops(embedded, own, noise, z, temperature):
+    """Wu et al., eqs. 4-7: embeddings (B,D), their entries (B,D), m others each (B,m,D); ``z`` is (Z, count)."""
+    constant, count = z
+    total = 0.0
+    for v, positive, others in zip(embedded, own, noise, strict=True):
+        expected = len(others) / count  # m P_n, of uniform noise P_n = 1 / count
+
+        def h(entry, v=v, expected=expected):
+            probability = math.exp(float(v @ entry) / temperature) / constant
+            return probability / (probability + expected)
+
+        total -= math.log(h(positive)) + sum(math.log(1 - h(other)) for other in others)
+    return total / len(embedded)
+
+
+def byol_by_loops(predictions, slow):
+    """BYOL, eq. 2: the squared distance of normalised predictions and projections; the mean over images."""
+    total = 0.0
+    for prediction, target in zip(predictions, slow, strict=True):
+        p = [float(x) / math.sqrt(sum(float(y) ** 2 for y in prediction)) for x in prediction]
+        z = [float(x) / math.sqrt(sum(float(y) ** 2 for y in target)) for x in target]
+        total += sum((a - b) ** 2 for a, b in zip(p, z, strict=True))
+    return total / len(predictions)
 
 
 def scan_by_loops(anchors, neighbors, entropy_weight):
@@ -98,6 +140,117 @@ def test_nt_xent_does_not_depend_on_the_length_of_the_vectors():
 def test_nt_xent_gradient():
     inputs = double(4, 3).requires_grad_(), double(4, 3, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda first, second: nt_xent(first, second, 0.3), inputs)
+
+
+# --- Contrast with a queue (MoCo)
+
+
+def unit(*shape, seed=0):
+    return F.normalize(double(*shape, seed=seed), dim=-1)
+
+
+@pytest.mark.parametrize(("batch", "queue", "temperature"), [(1, 1, 0.5), (3, 7, 0.2), (8, 2, 0.07), (2, 30, 1.0)])
+def test_info_nce_is_the_loop_over_its_equation(batch, queue, temperature):
+    inputs = unit(batch, 5), unit(batch, 5, seed=1), unit(queue, 5, seed=2)
+    wanted = info_nce_by_loops(*inputs, temperature)
+    assert float(info_nce(*inputs, temperature)) == pytest.approx(wanted, rel=1e-10)
+
+
+@pytest.mark.parametrize("queue", [1, 5, 64])
+def test_info_nce_of_equal_vectors_is_log_of_the_queue_and_one(queue):
+    equal = F.normalize(torch.ones(3, 4, dtype=torch.float64), dim=1)
+    found = float(info_nce(equal, equal, equal[:1].expand(queue, 4), 0.1))
+    assert found == pytest.approx(math.log(queue + 1), abs=1e-12)
+
+
+def test_info_nce_of_a_perfect_match_among_orthogonal_keys_is_closed():
+    """One key alike, Q at right angles: log(1 + Q exp(-1/T))."""
+    axes = torch.eye(6, dtype=torch.float64)
+    found = float(info_nce(axes[:2], axes[:2], axes[2:], 0.25))
+    assert found == pytest.approx(math.log(1 + 4 * math.exp(-4)), rel=1e-12)
+
+
+def test_info_nce_compares_a_query_with_its_own_key_and_no_other_of_the_batch():
+    queries, keys, queue = unit(2, 5), unit(2, 5, seed=1), unit(3, 5, seed=2)
+    both = info_nce(queries, keys, queue, 0.2)
+    each = [info_nce(queries[[b]], keys[[b]], queue, 0.2) for b in range(2)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+
+
+def test_info_nce_gradient_reaches_queries_alone():
+    queries, keys, queue = (unit(3, 4, seed=seed).requires_grad_() for seed in range(3))
+    assert torch.autograd.gradcheck(lambda q: info_nce(q, keys, queue, 0.3), (queries,))
+    info_nce(queries, keys, queue, 0.3).backward()
+    assert float(queries.grad.abs().sum()) > 0
+    assert keys.grad is None
+    assert queue.grad is None
+
+
+# --- NCE against a memory bank (instance discrimination)
+
+
+@pytest.mark.parametrize(("batch", "negatives", "count"), [(1, 1, 2), (3, 5, 11), (4, 9, 6)])
+@pytest.mark.parametrize(("z", "temperature"), [(1.0, 0.5), (37.5, 0.2)])
+def test_nce_is_the_loop_over_its_equations(batch, negatives, count, z, temperature):
+    embedded, own, noise = unit(batch, 5), unit(batch, 5, seed=1), unit(batch, negatives, 5, seed=2)
+    wanted = nce_by_loops(embedded, own, noise, (z, count), temperature)
+    positive = (embedded * own).sum(1) / temperature
+    others = torch.einsum("bd,bmd->bm", embedded, noise) / temperature
+    found = memory_bank_nce(positive, others, torch.tensor(z, dtype=torch.float64).log(), count)
+    assert float(found) == pytest.approx(wanted, rel=1e-10)
+
+
+@pytest.mark.parametrize(("negatives", "count"), [(1, 10), (7, 10), (4096, 50_000)])
+def test_nce_where_all_are_as_likely_as_noise_is_that_of_m_and_one_coins(negatives, count):
+    """P = 1/count everywhere, so that h = 1 / (1 + m): log(1+m) + m log((1+m)/m)."""
+    similar = torch.full((3, 1 + negatives), 2.5, dtype=torch.float64)
+    log_z = torch.tensor(2.5 + math.log(count), dtype=torch.float64)
+    wanted = math.log(1 + negatives) + negatives * math.log1p(1 / negatives)
+    found = memory_bank_nce(similar[:, 0], similar[:, 1:], log_z, count)
+    assert float(found) == pytest.approx(wanted, rel=1e-10)
+
+
+@pytest.mark.parametrize("similarity", [-200.0, 200.0])
+def test_nce_is_finite_in_float32_where_probabilities_overflow(similarity):
+    positive = torch.full((2,), similarity, requires_grad=True)
+    noise = torch.full((2, 3), -similarity, requires_grad=True)
+    found = memory_bank_nce(positive, noise, torch.tensor(5.0), 100)
+    found.backward()
+    assert torch.isfinite(found)
+    assert all(torch.isfinite(each.grad).all() for each in (positive, noise))
+
+
+def test_nce_gradient_pulls_to_the_own_entry_and_away_from_noise():
+    positive, noise = double(3).requires_grad_(), double(3, 4, seed=1).requires_grad_()
+    log_z = torch.tensor(1.5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p, n: memory_bank_nce(p, n, log_z, 9), (positive, noise))
+    memory_bank_nce(positive, noise, log_z, 9).backward()
+    assert (positive.grad < 0).all()
+    assert (noise.grad > 0).all()
+
+
+# --- BYOL
+
+
+@pytest.mark.parametrize(("batch", "dimensions"), [(1, 2), (5, 3), (8, 16)])
+def test_byol_loss_is_the_loop_over_its_equation(batch, dimensions):
+    predictions, slow = double(batch, dimensions), double(batch, dimensions, seed=1)
+    wanted = byol_by_loops(predictions, slow)
+    assert float(byol_loss(predictions, slow)) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_byol_loss_is_0_2_or_4_for_vectors_alike_at_right_angles_and_opposed():
+    axes = torch.eye(4, dtype=torch.float64)
+    for others, wanted in ((7 * axes, 0), (axes.roll(1, 0), 2), (-axes, 4)):
+        assert float(byol_loss(axes, others)) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_byol_gradient_reaches_predictions_alone():
+    predictions, slow = double(4, 3).requires_grad_(), double(4, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: byol_loss(p, slow), (predictions,))
+    byol_loss(predictions, slow).backward()
+    assert float(predictions.grad.abs().sum()) > 0
+    assert slow.grad is None
 
 
 # --- SCAN

@@ -9,10 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from scan_core.device import Compute
-from scan_core.networks import ClusterHeads, ConvNet, Model, Projector, build_backbone, feature_size
-from tests.scan_core.tiny import BACKBONE, CPU, backbone_settings, cluster_model
+from scan_core.networks import ClusterHeads, ConvNet, Model, Projector, architecture, build_backbone, feature_size
+from tests.scan_core.tiny import BACKBONE, CPU, backbone_settings, cluster_model, refused
 
 RESNET18 = backbone_settings(name="resnet18", width=64)
+
+
+def timm_settings(model):
+    return backbone_settings(name="timm", width=64, model=model)
+
+
+VIT, TIMM_RESNET = timm_settings("test_vit"), timm_settings("test_resnet")
 
 
 def inputs(batch=4, channels=3, size=8, seed=0):
@@ -36,23 +43,39 @@ def test_features_have_the_size_that_is_announced(settings, channels, size):
     assert features.shape == (2, feature_size(backbone))
 
 
-def test_resnet18_has_the_published_parameters():
-    """11,168,832 without a head, the number of the small-image stem, for colour images; D is 512."""
-    backbone = build_backbone(RESNET18, 3)
-    assert parameters(backbone) == 11_168_832
-    assert feature_size(backbone) == 512
-    assert parameters(build_backbone(RESNET18, 1)) == 11_168_832 - 2 * 64 * 9
+@pytest.mark.parametrize(
+    ("name", "parts", "features"),
+    [("resnet18", 11_176_512, 512), ("resnet34", 21_284_672, 512), ("resnet50", 23_508_032, 2048)],
+)
+def test_resnets_have_the_published_parameters(name, parts, features):
+    """torchvision's without the last layer (513,000, or 2,049,000); a 3x3 stem has 9 for 49 weights of each kernel.
+
+    ResNet-18 with the small stem has the 11,168,832 that the paper's settings state.
+    """
+    small = parts - (49 - 9) * 3 * 64
+    assert name != "resnet18" or small == 11_168_832
+    for stem, number in {"imagenet": parts, "small": small, "stl": small}.items():
+        with torch.device("meta"):
+            backbone = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3)
+            grey = build_backbone(backbone_settings(name=name, width=64, stem=stem), 1)
+        assert parameters(backbone) == number
+        assert parameters(grey) == number - 2 * 64 * (49 if stem == "imagenet" else 9)
+        assert feature_size(backbone) == features
 
 
-def test_resnet18_has_the_small_image_stem():
-    """No halving before the first stage: it sees every pixel of the image."""
-    sizes = []
-    backbone = build_backbone(RESNET18, 3).eval()
+@pytest.mark.parametrize(
+    ("stem", "sides"), [("small", [64, 32, 16, 8]), ("stl", [32, 16, 8, 4]), ("imagenet", [16, 8, 4, 2])]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stem_decides_what_the_first_stage_sees(stem, sides, channels):
+    """At 64 pixels: ``small`` halves nothing before the first stage, ``stl`` once, ``imagenet`` twice."""
+    found = []
+    backbone = build_backbone(backbone_settings(name="resnet18", width=64, stem=stem), channels).eval()
     for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
-        stage.register_forward_hook(lambda module, given, output: sizes.append(output.shape[2]))
+        stage.register_forward_hook(lambda module, given, output: found.append(output.shape[2]))
     with torch.no_grad():
-        backbone(inputs(1, 3, 16))
-    assert sizes == [16, 8, 4, 2]
+        assert backbone(inputs(1, channels, 64)).shape == (1, 512)
+    assert found == sides
 
 
 def test_convnet_has_six_convolutions_of_doubling_width():
@@ -79,10 +102,92 @@ def test_convnet_is_its_layers_one_after_the_other():
     torch.testing.assert_close(convnet(images), features.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("settings", [BACKBONE, RESNET18], ids=lambda each: each.name)
+@pytest.mark.parametrize("settings", [BACKBONE, RESNET18, TIMM_RESNET, VIT], ids=lambda each: each.model or each.name)
 def test_backbones_are_channels_last(settings):
     convolutions = [module for module in build_backbone(settings, 3).modules() if isinstance(module, nn.Conv2d)]
     assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+
+
+# --- timm's networks
+
+
+@pytest.mark.parametrize(
+    ("model", "features"),
+    [
+        ("test_vit", 64),
+        ("test_vit3", 96),  # pools by attention
+        ("test_resnet", 96),
+        ("test_convnext", 64),
+        ("test_efficientnet", 256),
+        ("mobilenetv3_small_050", 1024),  # whose num_features are 288: a layer follows the pooling
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_of_timm_are_measured_and_the_same_each_time(model, features, channels):
+    backbone = build_backbone(timm_settings(model), channels)
+    assert all(module.training for module in backbone.modules()), "as any new network"
+    backbone.eval()
+    assert feature_size(backbone) == features
+    images = inputs(2, channels, 32)
+    with torch.no_grad():
+        first = backbone(images)
+        assert first.shape == (2, features)
+        assert torch.equal(first, backbone(images))
+        plain = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
+        torch.testing.assert_close(plain(images), first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_gives_the_same_network_of_timm():
+    made = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        made.append(build_backbone(VIT, 3).state_dict())
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_a_transformer_takes_any_size_that_its_patches_divide():
+    backbone = build_backbone(VIT, 3).eval()  # made for 160 pixels, in patches of 16
+    for side in (16, 32, 160):
+        assert backbone(inputs(1, 3, side)).shape == (1, 64)
+    refused(lambda: backbone(inputs(1, 3, 40)), "images are 40x40", "patches 16x16", "data.view", "as 32")
+    refused(lambda: backbone(inputs(1, 3, 8)), "as 16")
+    refused(lambda: copy.deepcopy(backbone)(inputs(1, 3, 40)), "images are 40x40")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet50d0", "did you mean resnet50d"),
+        ("vit_small_patch16_224.dinno", "did you mean vit_small_patch16_224.dino"),
+        ("zzzzzzzz", "timm.list_models() lists them"),
+    ],
+)
+def test_a_name_that_timm_does_not_have(name, said):
+    refused(lambda: build_backbone(timm_settings(name), 3), f"backbone.model is {name}", said)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/test_vit.r160_in1k", "hf_hub:a/b", "timm/test_vit", "local-dir:/tmp"])
+def test_a_name_is_never_an_address(monkeypatch, name):
+    import timm
+
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("it would be fetched"))
+    refused(lambda: build_backbone(timm_settings(name), 3), f"backbone.model is {name}")
+
+
+def test_a_network_that_gives_no_features_is_refused(monkeypatch):
+    import timm
+
+    class Maps(nn.Identity):
+        pretrained_cfg = {"input_size": (3, 8, 8), "fixed_input_size": True}  # noqa: RUF012 (as timm has it)
+
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: Maps())
+    refused(lambda: build_backbone(VIT, 3), "backbone.model is test_vit", "(1, 3, 8, 8)")
+
+
+def test_architecture_is_what_weights_are_made_for():
+    assert architecture(BACKBONE) == "convnet 4"
+    assert architecture(backbone_settings(name="resnet18", width=64, stem="stl")) == "resnet18 with stem stl"
+    assert architecture(timm_settings("vit_small_patch16_224.dino")) == "timm vit_small_patch16_224"
 
 
 # --- Heads
@@ -212,15 +317,18 @@ def test_the_convnet_step_compiles_whole_and_computes_the_same(head, frozen):
     assert_compiled_is_eager(Model(build_backbone(BACKBONE, 3), made, frozen))
 
 
-def test_the_resnet18_step_compiles_whole_and_computes_the_same():
-    assert_compiled_is_eager(Model(build_backbone(RESNET18, 3), ClusterHeads(512, 3, 2)))
+@pytest.mark.parametrize("settings", [RESNET18, VIT], ids=lambda each: each.model or each.name)
+def test_every_backbones_step_compiles_whole_and_computes_the_same(settings):
+    backbone = build_backbone(settings, 3)
+    model = Model(backbone, ClusterHeads(feature_size(backbone), 3, 2))
+    assert_compiled_is_eager(model, 8 if settings is RESNET18 else 32)
 
 
-def assert_compiled_is_eager(model):
+def assert_compiled_is_eager(model, size=8):
     """Outputs, gradients and BatchNorm buffers, in train mode. Without a single break of the graph."""
     torch.compiler.reset()
     model.train()
-    twin, images = copy.deepcopy(model), inputs()
+    twin, images = copy.deepcopy(model), inputs(size=size)
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
     for found, wanted in zip(compiled(images), model(images), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

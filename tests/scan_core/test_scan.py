@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from scan_core import scan
-from scan_core.augment import random_view
+from scan_core.augment import plain_view, random_view
 from scan_core.errors import ScanError
 from scan_core.inference import log_probabilities
 from scan_core.losses import scan_loss
@@ -30,6 +30,7 @@ from tests.scan_core.tiny import (
 )
 
 MINED, VAL_MINED = neighbors(32, 5), neighbors(16, 4)
+PRIOR = (0.6, 0.3, 0.1)
 COSINE = optimizer(schedule="cosine", warmup_epochs=1)
 
 
@@ -41,12 +42,16 @@ def train(state, settings, fabric, data=None, mined=MINED, rows=TRAIN):
     return train_scan(state, data or images(), rows, mined, VAL, VAL_MINED, settings, fabric)
 
 
-def validation_by_loops(log_p, mined, weight):
-    """Eq. 2 over all images of one head and all their neighbours; the entropy of the mean over all images."""
+def validation_by_loops(log_p, mined, weight, prior=(1.0, 1.0, 1.0)):
+    """Eq. 2 over all images of one head and all their neighbours; the entropy of the mean over all images.
+
+    Or, with a ``prior``, the mean's divergence from it.
+    """
     p = log_p.double().exp()
     pairs = [-math.log(float(p[i] @ p[j])) for i in range(len(p)) for j in mined[i]]
     mean = p.mean(dim=0)
-    return sum(pairs) / len(pairs) + weight * float((mean * mean.log()).sum())
+    balance = sum(float(m) * math.log(float(m) / share) for m, share in zip(mean, prior, strict=True))
+    return sum(pairs) / len(pairs) + weight * balance
 
 
 # --- The start
@@ -169,6 +174,52 @@ def test_the_loss_of_an_epoch_is_that_of_its_parts_over_heads_and_steps(fp32):
         assert values["loss"] == pytest.approx(values["consistency"] - 2.0 * values["entropy"], abs=1e-5)
 
 
+@pytest.mark.parametrize("of", ["anchors", "both"])
+@pytest.mark.parametrize("prior", [None, PRIOR])
+def test_each_step_and_validation_has_the_settings_lambda_prior_and_entropy(monkeypatch, fp32, prior, of):
+    steps, validations, original, original_validation = [], [], scan.scan_loss, scan.validation_loss
+
+    def spy(anchors, neighbors, weight, shares, entropy_of):
+        steps.append((weight, shares, entropy_of))
+        return original(anchors, neighbors, weight, shares, entropy_of)
+
+    def spy_validation(log_p, mined, weight, shares):
+        validations.append((weight, shares))
+        return original_validation(log_p, mined, weight, shares)
+
+    monkeypatch.setattr(scan, "scan_loss", spy)
+    monkeypatch.setattr(scan, "validation_loss", spy_validation)
+    settings = cluster_settings(entropy_weight=3.0, prior=prior, entropy_of=of)
+    epochs_of(train(start(settings, fp32), settings, fp32))
+    assert (len(steps), len(validations)) == (8, 2)
+    assert {entropy_of for *_, entropy_of in steps} == {of}
+    for weight, shares, *_ in [*steps, *validations]:
+        assert weight == 3.0
+        if prior is None:
+            assert shares is None
+        else:
+            assert torch.equal(shares, torch.tensor(PRIOR))
+
+
+def test_clusters_take_the_prior_s_shares(fp32):
+    """Twelve images of three kinds, each of them its own neighbour: without a prior the clusters become equally large.
+
+    The mean prediction is that of the images as they are, after training on them all at once.
+    """
+    shares = {}
+    for prior in (None, PRIOR):
+        settings = cluster_settings(
+            epochs=40, batch_size=12, augmentation=NO_AUGMENTATION, heads=1, neighbors=0, prior=prior,
+            entropy_weight=20.0,
+        )  # fmt: skip
+        state = start(settings, fp32)
+        epochs_of(train(state, settings, fp32, mined=MINED[:12, :0], rows=TRAIN[:12]))
+        module = state.module.train()
+        shares[prior] = F.softmax(module(plain_view(images(), TRAIN[:12]))[1][0], dim=1).mean(dim=0).tolist()
+    assert shares[None] == pytest.approx([1 / 3] * 3, abs=0.05)
+    assert shares[PRIOR] == pytest.approx(PRIOR, abs=0.05)
+
+
 def test_head_only_training_leaves_the_backbone_and_its_buffers(fp32):
     settings = cluster_settings(train="head", epochs=2)
     state = start(settings, fp32)
@@ -194,18 +245,21 @@ def test_validation_loss_is_the_loop_over_all_pairs_with_the_same_lambda(weight)
     log_p = (3 * torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0))).log_softmax(-1)
     found = validation_loss(log_p, VAL_MINED, weight)
     for head in range(2):
-        assert float(found[head]) == pytest.approx(validation_by_loops(log_p[head], VAL_MINED, weight), rel=1e-5)
+        wanted = validation_by_loops(log_p[head], VAL_MINED, weight, (1.0,) * 4)
+        assert float(found[head]) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("prior", [None, PRIOR])
 @pytest.mark.parametrize("weight", [1.0, 5.0])
-def test_the_loop_validates_each_head_on_plain_views_with_the_lambda_of_training(fp32, weight):
+def test_the_loop_validates_each_head_on_plain_views_with_the_lambda_and_prior_of_training(fp32, weight, prior):
     """With the first 2 of the 4 mined, after each epoch."""
-    settings, data = cluster_settings(entropy_weight=weight, epochs=3), images()
+    settings, data = cluster_settings(entropy_weight=weight, epochs=3, prior=prior), images()
     state = start(settings, fp32)
     for done in train(state, settings, fp32, data):
         if isinstance(done, Epoch):
             log_p = log_probabilities(state.module, data, VAL, fp32)
-            wanted = [validation_by_loops(head, VAL_MINED[:, :2], weight) for head in log_p]
+            balance = {} if prior is None else {"prior": prior}
+            wanted = [validation_by_loops(head, VAL_MINED[:, :2], weight, **balance) for head in log_p]
             assert state.extra["head_losses"][-1] == pytest.approx(wanted, rel=1e-5)
             assert done.values["val_loss"] == pytest.approx(min(wanted), rel=1e-5)
             assert done.values["val_loss_worst_head"] == pytest.approx(max(wanted), rel=1e-5)
@@ -267,12 +321,38 @@ def test_assignments_are_those_of_each_epochs_best_head(fp32):
     assert len(state.extra["assignments"]) == 3
 
 
+def spoil(module):
+    """All images in one cluster, whence no step of a few leads away: no later epoch is the best."""
+    with torch.no_grad():
+        module.head.linear.bias.view(-1, 3).copy_(torch.tensor([100.0, 0.0, 0.0]))
+
+
+def test_what_all_heads_made_of_the_images_is_that_of_the_best_epoch(fp32):
+    settings, data = cluster_settings(epochs=4, heads=3), images()
+    state, found = start(settings, fp32), []
+    for done in train(state, settings, fp32, data):
+        if isinstance(done, Epoch):
+            found.append(log_probabilities(state.module, data, VAL, fp32).argmax(dim=2))
+            if done.number == 2:
+                spoil(state.module)
+    best = state.extra["best"]
+    assert best["epoch"] <= 2
+    assert (best["heads"].shape, best["heads"].dtype) == ((3, 16), torch.int32)
+    assert torch.equal(best["heads"].long(), found[best["epoch"] - 1])
+    assert not torch.equal(best["heads"].long(), found[-1])
+    assert torch.equal(best["heads"][best["head"]], state.extra["assignments"][best["epoch"] - 1])
+
+
 # --- Resume
 
 
-@pytest.mark.parametrize("part", ["all", "head"])
-def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, part):
-    settings = cluster_settings(epochs=4, train=part, optimizer=COSINE)
+@pytest.mark.parametrize(
+    ("part", "others"),
+    [("all", {}), ("head", {}), ("all", {"prior": PRIOR, "entropy_of": "both"})],
+    ids=["all", "head", "prior"],
+)
+def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, part, others):
+    settings = cluster_settings(epochs=4, train=part, optimizer=COSINE, **others)
     whole = start(settings, fp32)
     assert len(epochs_of(train(whole, settings, fp32))) == 4
 
@@ -287,6 +367,23 @@ def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, part):
     assert_same_state(resumed, whole)
     for key, value in best_model(whole).state_dict().items():
         assert torch.equal(best_model(resumed).state_dict()[key], value)
+
+
+def test_what_all_heads_made_of_the_images_survives_a_resume(fp32):
+    """A resume after the best epoch, on into worse ones."""
+    settings = cluster_settings(epochs=4, heads=3)
+    state = start(settings, fp32)
+    for done in train(state, settings, fp32):
+        if isinstance(done, Epoch) and done.number == 2:
+            break
+    best = copy.deepcopy(state.extra["best"]["heads"])
+    spoil(state.module)
+    resumed = start(settings, fp32, seed=7)
+    resumed.load_state_dict(through_a_file(state))
+    assert len(epochs_of(train(resumed, settings, fp32))) == 2
+    assert resumed.extra["best"]["epoch"] <= 2
+    assert resumed.extra["best"]["heads"].dtype == torch.int32
+    assert torch.equal(resumed.extra["best"]["heads"], best)
 
 
 def test_a_saved_best_is_not_changed_by_training_on(fp32):

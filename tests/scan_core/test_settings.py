@@ -66,17 +66,26 @@ WRONG = {
         "max_rejected": [-0.1, 1.1, NAN],
         "max_pixels": [0, -1, 1.5],
         "max_unpacked": [0, -1, INF],
+        "mean": [[125.3, 123.0, 113.9], [-0.1], [NAN], 0.5, "0.5", ["0.5"]],
+        "std": [[0, 0.2, 0.2], [-0.2], [51.6], [INF], 0.25, ["0.2"]],
     },
-    Backbone: {"name": ["resnet50"], "width": [0, -4, 4.5, "4"]},
+    Backbone: {
+        "name": ["resnet101", "vit", None],
+        "width": [0, -4, 4.5, "4"],
+        "stem": ["large", "cifar", None],
+        "model": [3, ["vit"]],
+        "weights": [3, True, ["weights.safetensors"]],
+    },
     SimclrAugmentation: {
         "kind": ["strong"],
         "crop_scale": [[0, 1], [0.5, 0.4], [0.5, 1.1], [0.5], [0.2, 0.5, 1.0], 0.5, [NAN, 1]],
         "crop_ratio": [[2, 1], [0, 1], [-1, 1], [1, INF]],
         "rotate": [-1, INF, "15"],
         "shear": [-0.1, NAN],
-        **{name: [-0.1, 1.1, NAN] for name in ("flip", "jitter", "grayscale")},
+        **{name: [-0.1, 1.1, NAN] for name in ("flip", "jitter", "grayscale", "blur")},
         **{name: [-0.1, INF] for name in ("brightness", "contrast", "saturation")},
         "hue": [-0.1, 0.51],
+        "blur_sigma": [[0, 1], [2.0, 0.1], [-1, 1], [1, INF], [0.5], [0.1, 1.0, 2.0], 0.5, [NAN, 1]],
     },
     StrongAugmentation: {
         "kind": ["simclr", "weak"],
@@ -85,7 +94,7 @@ WRONG = {
         "cutout": [-1, 2.5],
     },
     Optimizer: {
-        "name": ["adamw", "SGD"],
+        "name": ["adamw", "SGD", "LARS"],
         "lr": [0, -1e-3, NAN, INF, "1e-3"],
         "weight_decay": [-1e-4, INF],
         "momentum": [-0.1, 1, 1.5],
@@ -94,11 +103,18 @@ WRONG = {
         "final_lr": [-1e-3, INF],
     },
     Pretext: {
-        "method": ["moco"],
+        "method": ["mocov2", "SimCLR", None],
         "epochs": [0, -1, 1.5],
         "batch_size": [1, 0, 2.5],
         "temperature": [0, -0.1, INF],
-        "projection": [0],
+        "projection": [0, 1.5],
+        "hidden": [0, -1, 1.5, "64"],
+        "projector_norm": [1, "yes", None],
+        "encoder_momentum": [-0.1, 1, 1.5, NAN],
+        "queue": [0, 1.5, None],
+        "key_groups": [0, 1.5],
+        "negatives": [0, 1.5],
+        "memory_momentum": [-0.1, 1, NAN],
         "optimizer": [None, {}],
         "augmentation": [None, {"kind": "none"}],
     },
@@ -110,6 +126,11 @@ WRONG = {
         "neighbors": [-1, 1.5],
         "val_neighbors": [0],
         "entropy_weight": [-1, NAN, INF],
+        "entropy_of": ["neighbors", "all", None],
+        "prior": [
+            [], [1.0], [0.5, 0.5], [0.25] * 4, [0.2, 0.2, 0.2], [0.4, 0.4, 0.4], [0.5, 0.5, 0], [0.7, 0.7, -0.4],
+            [0.4, 0.3, 0.2998], [NAN, 0.5, 0.5], [INF, 0.5, 0.5], 0.3, "uniform", ["0.4", "0.3", "0.3"],
+        ],
         "train": ["backbone"],
         "epochs": [0],
         "batch_size": [1],
@@ -119,13 +140,15 @@ WRONG = {
     Selflabel: {
         "threshold": [0, 1, -0.5, 99, NAN],
         "class_weights": ["yes", 1, None],
-        "epochs": [0],
+        "ema": [-0.1, 1, 1.5, NAN, None],
+        "train": ["backbone", "heads", None],
+        "epochs": [-1, 1.5, None],
         "batch_size": [1],
         "optimizer": [None],
         "augmentation": [None],
     },
-    Evaluate: {"kmeans_runs": [1, 0, 2.5]},
-}
+    Evaluate: {"kmeans_runs": [1, 0, 2.5], "probes": [1, "yes", None]},
+}  # fmt: skip
 CASES = [(kind, name, value) for kind, keys in WRONG.items() for name, values in keys.items() for value in values]
 
 
@@ -194,10 +217,65 @@ def test_an_augmentation_is_told_by_its_kind():
         adapter.validate_json(json.dumps({**dumped(StrongAugmentation), "kind": "simclr"}))
 
 
-def test_resnet18_has_the_published_width():
-    assert validate(Backbone, {"name": "resnet18", "width": 64}).width == 64
-    with pytest.raises(ValidationError, match="resnet18 has 64"):
-        validate(Backbone, {"name": "resnet18", "width": 32})
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets_have_the_published_width(name):
+    assert validate(Backbone, {**dumped(Backbone), "name": name, "width": 64}).width == 64
+    with pytest.raises(ValidationError, match=f"width is 32; {name} has 64"):
+        validate(Backbone, {**dumped(Backbone), "name": name, "width": 32})
+
+
+def test_timm_needs_the_name_of_a_network_and_no_width():
+    settings = validate(Backbone, {**dumped(Backbone), "name": "timm", "model": "vit_tiny_patch16_224"})
+    assert (settings.model, settings.width) == ("vit_tiny_patch16_224", 4)
+    for model, given in ((None, "null"), ("", '""')):
+        with pytest.raises(ValidationError, match=f"model is {given}; backbone.name timm needs"):
+            validate(Backbone, {**dumped(Backbone), "name": "timm", "model": model})
+
+
+@pytest.mark.parametrize("method", Pretext.model_fields["method"].annotation.__args__)
+def test_another_pretext_task_is_one_setting_away_and_none_has_no_epochs(method):
+    settings = validate(Pretext, {**dumped(Pretext), "method": method})
+    assert settings.trained_epochs == (0 if method == "none" else 2)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "groups", "said"),
+    [
+        (8, 3, "key_groups is 3; a divisor of batch_size, 8, is allowed"),
+        (8, 16, "key_groups is 16; a divisor"),
+        (8, 8, "key_groups is 8; at most 4, half of batch_size, is allowed"),
+        (2, 2, "key_groups is 2; at most 1"),
+    ],
+)
+def test_moco_s_batch_is_cut_into_equal_parts_of_at_least_two(batch_size, groups, said):
+    values = {**dumped(Pretext), "batch_size": batch_size, "key_groups": groups}
+    with pytest.raises(ValidationError, match=said):
+        validate(Pretext, {**values, "method": "moco"})
+    assert validate(Pretext, {**values, "method": "simclr"}).key_groups == groups  # others have no use for it
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_moco_s_batch_may_be_cut_down_to_pairs(groups):
+    assert validate(Pretext, {**dumped(Pretext), "method": "moco", "key_groups": groups}).key_groups == groups
+
+
+def test_a_prior_has_a_share_for_each_cluster():
+    values = {**dumped(Cluster), "num_clusters": 4, "prior": [0.5, 0.3, 0.2]}
+    with pytest.raises(ValidationError, match="prior has 3 values; one for each cluster, 4, is allowed, or null"):
+        validate(Cluster, values)
+    assert validate(Cluster, {**values, "num_clusters": 3}).prior == (0.5, 0.3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "total"), [([0.5, 0.3, 0.1], "0.9"), ([2, 1, 1], "4"), ([0.5, 0.3, 0.20011], r"1\.00011")]
+)
+def test_a_prior_has_the_sum_1(prior, total):
+    with pytest.raises(ValidationError, match=f"prior has the sum {total}; 1 is allowed"):
+        validate(Cluster, {**dumped(Cluster), "prior": prior})
+
+
+def test_a_prior_may_be_rounded():
+    assert validate(Cluster, {**dumped(Cluster), "prior": [0.33333] * 3}).prior == (0.33333,) * 3
 
 
 @pytest.mark.parametrize(
@@ -217,7 +295,19 @@ def test_resnet18_has_the_published_width():
         (Cluster, "neighbors", 0),
         (Cluster, "entropy_weight", 0),
         (Cluster, "num_clusters", 2),
+        (Cluster, "prior", [0.98, 0.01, 0.01]),
         (Pretext, "batch_size", 2),
+        (Pretext, "hidden", 1),
+        (Pretext, "encoder_momentum", 0),
+        (Pretext, "memory_momentum", 0),
+        (Selflabel, "ema", 0),
+        (Selflabel, "ema", 0.999),
+        (Selflabel, "epochs", 0),
+        (Data, "mean", [0, 0.5, 1]),
+        (Data, "std", [0.001, 1, 0.5]),
+        (SimclrAugmentation, "blur", 1),
+        (SimclrAugmentation, "blur_sigma", [0.5, 0.5]),
+        (Backbone, "weights", "models/moco.safetensors"),
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(kind, name, value):

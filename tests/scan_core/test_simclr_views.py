@@ -25,7 +25,9 @@ def floats(batch, channels=3, size=16, seed=0):
     return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def drawn(batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0, 1.0, 0.0), grayscale=False):
+def drawn(
+    batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0, 1.0, 0.0), grayscale=False, blur=None
+):
     """Parameters, the same for each image unless given image by image; by default a view is the image."""
 
     def each(value, dtype):
@@ -41,6 +43,7 @@ def drawn(batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0
         order=each(order, torch.int64).clone(),
         factors=each(factors, torch.float32).clone(),
         grayscale=torch.as_tensor(grayscale).expand(batch).clone(),
+        blur=None if blur is None else torch.as_tensor(blur, dtype=torch.float32).expand(batch).clone(),
     )
 
 
@@ -158,6 +161,74 @@ def test_bytes_become_floats_in_0_to_1_and_the_images_stay_as_they_are():
     assert float(views.max()) <= 1
     assert torch.equal(images, before)
     torch.testing.assert_close(apply(images, drawn(2)), images / 255, rtol=0, atol=1e-5)
+
+
+def blurred(image, sigma):
+    """torchvision's, cut off at 3 sigma or where a mirror image ends."""
+    radius = min(math.ceil(3 * sigma), image.shape[1] - 1)
+    return reference.gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "sigmas",
+    [[0.1, 0.3, 0.33, 0.34, 1.0, 2.0], [0.7, 0.0, 1.4, 0.0, 0.1, 0.5], [2.5] * 6, [0.0, 0.0, 0.0, 0.0, 0.0, 1.3]],
+    ids=str,
+)
+def test_blur_is_torchvision_s_gaussian_blur(sigmas, channels):
+    """Each image with its own sigma; where that is 0 not a bit changes."""
+    images = floats(6, channels)
+    sharp, views = apply(images, drawn(6)), apply(images, drawn(6, blur=sigmas))
+    for sigma, image, view in zip(sigmas, sharp, views, strict=True):
+        if sigma:
+            torch.testing.assert_close(view, blurred(image, sigma), rtol=0, atol=1e-6)
+            assert sigma < 0.3 or not torch.allclose(view, image, atol=1e-2)
+        else:
+            assert torch.equal(view, image)
+
+
+@pytest.mark.parametrize("sigma", [2.34, 2.5, 4.0, 30.0])
+def test_a_blur_wider_than_the_image_is_cut_off_where_its_mirror_image_ends(sigma):
+    images = floats(2, size=8)
+    views = apply(images, drawn(2, blur=sigma))
+    for image, view in zip(images, views, strict=True):
+        torch.testing.assert_close(view, reference.gaussian_blur(image, [15, 15], [sigma, sigma]), rtol=0, atol=1e-6)
+
+
+def test_an_image_of_one_pixel_is_as_blurred_as_it_can_be():
+    image = floats(1, size=1)
+    torch.testing.assert_close(apply(image, drawn(1, blur=2.0)), image)
+
+
+def test_how_an_image_is_blurred_does_not_depend_on_the_others_of_its_batch():
+    images = floats(3)
+    together = apply(images, drawn(3, blur=[0.4, 2.0, 1.0]))
+    for number, sigma in enumerate([0.4, 2.0, 1.0]):
+        alone = apply(images[number : number + 1], drawn(1, blur=sigma))[0]
+        torch.testing.assert_close(together[number], alone, rtol=0, atol=1e-6)
+
+
+def test_blur_comes_after_colours_and_grayscale():
+    """What jitter cuts off at 1 is cut off before."""
+    images = floats(2)
+    factors, gray = (1.8, 1.0, 1.0, 0.0), torch.tensor([True, False])
+    sharp = apply(images, drawn(2, jitter=True, factors=factors, grayscale=gray))
+    views = apply(images, drawn(2, jitter=True, factors=factors, grayscale=gray, blur=1.0))
+    for image, view in zip(sharp, views, strict=True):
+        torch.testing.assert_close(view, blurred(image, 1.0), rtol=0, atol=1e-6)
+    assert torch.equal(views[0, 0], views[0, 1])
+    early = apply(torch.stack([blurred(image, 1.0) for image in images]), drawn(2, jitter=True, factors=factors))
+    assert not torch.allclose(views[1], early[1], atol=1e-2)
+
+
+def test_blur_is_of_the_view_s_pixels_not_of_the_image_s():
+    """As large as the view is, not as the image was; a crop that was cut before keeps its blur."""
+    images = smooth(2, 48)
+    parameters = replace(crops((0, 0, 48, 48), (8, 8, 16, 16), size=48), blur=torch.tensor([1.0, 0.5]))
+    sharp = apply(images, replace(parameters, blur=None), 16)
+    for view, image, sigma in zip(apply(images, parameters, 16), sharp, (1.0, 0.5), strict=True):
+        torch.testing.assert_close(view, blurred(image, sigma), rtol=0, atol=1e-6)
+    assert torch.equal(parameters.cropped().blur, parameters.blur)
 
 
 def crops(*windows, size):
@@ -401,3 +472,28 @@ def test_augmentation_of_nothing_draws_the_identity():
     assert torch.equal(parameters.theta, IDENTITY.expand(4, 2, 3))
     assert not parameters.jitter.any()
     assert not parameters.grayscale.any()
+    assert parameters.blur is None
+
+
+@pytest.mark.parametrize("probability", [0.3, 1.0])
+def test_blur_has_the_given_probability_and_sigmas(probability):
+    sigma = draw(simclr_augmentation(blur=probability, blur_sigma=(0.5, 1.5)), 4000, 16, 16, generator()).blur
+    assert sigma.dtype == torch.float32
+    assert float((sigma > 0).float().mean()) == pytest.approx(probability, abs=0.03 if probability < 1 else 0)
+    some = sigma[sigma > 0]
+    assert 0.5 <= float(some.min()) < 0.51
+    assert 1.49 < float(some.max()) <= 1.5
+    assert float(some.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_without_blur_the_random_numbers_are_those_of_code_that_knew_none():
+    """13 an image and 4 for its order: none for a blur that cannot come. Where it can, nothing else changes."""
+    without, numbers = generator(), generator()
+    plain = draw(simclr_augmentation(blur=0.0), 5, 16, 16, without)
+    for _ in range(13 + 4):
+        torch.rand(5, generator=numbers)
+    assert torch.equal(without.get_state(), numbers.get_state())
+    blurry = draw(simclr_augmentation(blur=0.5), 5, 16, 16, generator())
+    for name in ("centre", "crop", "turn", "jitter", "order", "factors", "grayscale"):
+        assert torch.equal(getattr(plain, name), getattr(blurry, name)), name
+    assert plain.blur is None

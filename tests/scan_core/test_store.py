@@ -18,7 +18,7 @@ from scan_core.errors import ScanError
 from scan_core.ingest import load_chunks
 from scan_core.sources import Item
 from scan_core.store import plan_store, write_store
-from tests.scan_core.tiny import change
+from tests.scan_core.tiny import change, refused
 
 ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 DATA = change(ALL, name="folder", path="images", size=8, view=None, extra="pretext", val_fraction=0.3)
@@ -200,6 +200,36 @@ def test_statistics_of_jpegs_are_those_of_the_pixels_before_they_are_encoded(tmp
     train = np.concatenate([images[row].reshape(-1, 3) for row in plan.order[plan.rows["train"]]]) / 255
     assert stats["mean"] == pytest.approx(train.mean(axis=0).tolist(), rel=1e-12)
     assert stats["std"] == pytest.approx(train.std(axis=0).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)), ((0.0, 0.5, 1.0), None), (None, (0.2, 0.3, 1.0))],
+)
+@pytest.mark.parametrize("data", [DATA, JPEG], ids=["array", "jpeg"])
+def test_given_statistics_take_the_place_of_those_measured(tmp_path, data, mean, std):
+    """Both or one of them; all else stays as it is, to the byte."""
+    _, measured, files = make(tmp_path / "one", pictures(12), data)
+    _, stats, others = make(tmp_path / "two", pictures(12), change(data, mean=mean, std=std))
+    assert stats["mean"] == (measured["mean"] if mean is None else list(mean))
+    assert stats["std"] == (measured["std"] if std is None else list(std))
+    assert others == files
+    left = {"mean", "std"}
+    assert {key: stats[key] for key in stats.keys() - left} == {key: measured[key] for key in measured.keys() - left}
+
+
+def test_given_statistics_of_grey_images_are_one_number(tmp_path):
+    _, stats, _ = make(tmp_path, pictures(12, gray=True), change(DATA, mean=(0.25,), std=(0.5,)))
+    assert (stats["mean"], stats["std"]) == ([0.25], [0.5])
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize(("gray", "values", "channels"), [(False, 1, 3), (True, 3, 1), (False, 4, 3), (False, 0, 3)])
+def test_given_statistics_are_one_for_each_channel(tmp_path, name, gray, values, channels):
+    refused(
+        lambda: make(tmp_path, pictures(12, gray), change(DATA, **{name: (0.5,) * values})),
+        f"data.{name} has {values} values; one for each channel, {channels}, is allowed",
+    )
 
 
 # --- JPEGs

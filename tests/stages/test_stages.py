@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from scan_core.probes import probe_scores
+from scan_core.quality import quality_scores
 from tests.project import (
     OUTPUTS,
     STAGES,
@@ -59,12 +61,53 @@ def test_the_stages_write_exactly_their_outputs(finished):
 def test_metrics_hold_every_step_and_measure(finished):
     values = metrics(finished)
     for split in ("train", "val"):
-        assert set(values[split]) == {"kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel", "neighbors"}
+        steps = {"kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel"}
+        assert set(values[split]) == steps | {"neighbors", "quality"}, "labels were used without being asked for"
+        measures = {"neighbor_consistency", "silhouette", "linear_predictability"}
+        assert set(values[split]["quality"]) == measures | ({"heads_ari"} if split == "val" else set())
         for step in ("cluster", "selflabel"):
             wanted = {"acc", "nmi", "ari", "ami", "top5", "clusters_alive", "confident_share"}
             assert set(values[split][step]) == wanted
         assert {"acc", "acc_std", "nmi_std", "ari_std", "ami_std"} <= set(values[split]["kmeans_pixels"])
         assert set(values[split]["neighbors"]) == {f"purity_{k}" for k in (1, 5, 10, 20)}
+
+
+def test_quality_is_that_of_the_final_clusters(finished):
+    table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
+    cluster_of = dict(zip(table["id"], table["cluster"], strict=True))
+    heads = np.load(finished / "data" / "assignments" / "heads.npy")
+    for split in ("train", "val"):
+        rows = np.load(finished / "data" / "images" / f"{split}.npy")
+        clusters = np.array([cluster_of[row] for row in rows.tolist()])
+        embeddings = np.load(finished / "data" / "embeddings" / f"{split}.npy")
+        neighbors = np.load(finished / "data" / "neighbors" / f"{split}.npy")[:, :5]  # cluster.val_neighbors
+        wanted = quality_scores(clusters, embeddings, neighbors, heads if split == "val" else None)
+        assert metrics(finished)[split]["quality"] == pytest.approx(wanted)
+
+
+def test_probes_use_labels_where_that_is_asked_for_and_change_nothing_else(project):
+    set_params(project, {"evaluate": {"probes": True}})
+    before = metrics(project)
+    run_stage(project, "evaluate")
+    after, page = metrics(project), (project / "reports" / "report.html").read_text()
+    probes = after["val"].pop("uses_labels")
+    assert after == before
+    _, labels, embeddings = both_splits(project)
+    wanted = probe_scores(embeddings["train"], labels["train"], embeddings["val"], labels["val"])
+    assert probes == pytest.approx(wanted) and probes["knn_acc"] > 0.5
+    assert "Labels were used here" in page and f"{100 * probes['knn_acc']:.1f} %" in page
+    said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
+    assert "labels used, on embeddings: nearest neighbours" in said
+    first = read(project, OUTPUTS)
+    run_stage(project, "evaluate")
+    assert read(project, OUTPUTS) == first
+
+
+def both_splits(project):
+    rows = {split: np.load(project / "data" / "images" / f"{split}.npy") for split in ("train", "val")}
+    labels = np.load(project / "data" / "labels" / "labels.npy")
+    embeddings = {split: np.load(project / "data" / "embeddings" / f"{split}.npy") for split in rows}
+    return rows, {split: labels[rows[split]] for split in rows}, embeddings
 
 
 def test_predictions_have_one_row_an_item(finished):
@@ -105,13 +148,50 @@ def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
     labels = np.load(project / "data" / "labels" / "labels.npy")
     np.save(project / "data" / "labels" / "labels.npy", np.full_like(labels, -1))
     (project / "data" / "labels" / "classes.json").write_text("[]")
+    set_params(project, {"evaluate": {"probes": True}})
+    quality = metrics(project)["val"]["quality"]
     run_stage(project, "evaluate")
     values = metrics(project)
     assert set(values["val"]["selflabel"]) == {"clusters_alive", "confident_share"}
-    assert values["val"]["neighbors"] == {}
+    assert values["val"]["neighbors"] == {} and "uses_labels" not in values["val"]
+    assert values["val"]["quality"] == quality
     report = (project / "reports" / "report.html").read_text()
     assert "accuracy" not in report.lower() and "clusters in use" in report
+    assert "Quality without labels" in report and "Labels were used" not in report
     assert files(project) == OUTPUTS
+    said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
+    assert "ACC" not in said and "labels used" not in said
+    assert f"without labels: neighbours together {quality['neighbor_consistency']:.1%}, told by a linear model" in said
+
+
+def test_other_counts_of_clusters_than_of_classes(project):
+    """More: both accuracies, named apart. Fewer: the one."""
+    for count, many in ((14, True), (3, False)):
+        set_params(project, {"cluster": {"num_clusters": count}})
+        for stage in ("cluster", "selflabel", "evaluate"):
+            run_stage(project, stage)
+        for step in ("kmeans_pixels", "cluster", "selflabel"):
+            assert ("acc_many_to_one" in metrics(project)["val"][step]) is many
+        page = (project / "reports" / "report.html").read_text()
+        assert ("many to one" in page) is many and f"With {count} clusters for 10 classes" in page
+        said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
+        assert ("many to one" in said) is many and "AMI" in said
+        assert ("top5" in metrics(project)["val"]["selflabel"]) is many
+
+
+def test_without_pretext_and_self_labelling_and_with_one_head_the_rest_is_there(project):
+    change = {"pretext": {"method": "none"}, "cluster": {"heads": 1, "epochs": 1}, "selflabel": {"epochs": 0}}
+    set_params(project, change)
+    for stage in STAGES[1:]:
+        run_stage(project, stage)
+    assert files(project) == OUTPUTS
+    assert (project / "reports" / "plots" / "pretext.csv").read_text() == "epoch\n"
+    values = metrics(project)["val"]
+    assert values["cluster"] == values["selflabel"] and "heads_ari" not in values["quality"]
+    page = (project / "reports" / "report.html").read_text()
+    absent = ("Pretext loss", "Spread of the embeddings", "Confident training images", "Stability", "Agreement of the")
+    assert [title for title in absent if title in page] == []
+    assert "SCAN loss" in page and "Accuracy after each epoch of self-labelling" in page
 
 
 def test_protocol_all_trains_on_and_reports_every_image(project):
@@ -126,6 +206,20 @@ def test_protocol_all_trains_on_and_reports_every_image(project):
     assert "All images" in report and "accuracy on all images" in report and "alidation accuracy" not in report
     said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
     assert "All images, in %" in said and f"{100 * metrics(project)['train']['selflabel']['acc']:.1f}" in said
+
+
+def test_probes_under_protocol_all_are_scored_on_images_they_were_not_fitted_on(project):
+    set_params(project, {"data": {"protocol": "all"}, "evaluate": {"probes": True}})
+    for stage in STAGES:
+        run_stage(project, stage)
+    rows, labels, embeddings = both_splits(project)
+    fit = ~np.isin(rows["train"], rows["val"])
+    assert fit.sum() == 1797 - 180
+    wanted = probe_scores(embeddings["train"][fit], labels["train"][fit], embeddings["val"], labels["val"])
+    assert metrics(project)["val"]["uses_labels"] == pytest.approx(wanted)
+    assert "uses_labels" not in metrics(project)["train"]
+    page = (project / "reports" / "report.html").read_text()
+    assert "accuracy on the tenth" in page
 
 
 def test_in_several_shards_everything_comes_out_the_same(project, finished):

@@ -1,0 +1,44 @@
+"""Pictures of the ledger: PNG without time or host."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.tables import Experiment
+from pipeline.charts import BLUE, ORANGE
+
+
+def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, float]]]) -> Path:
+    """Mean and standard deviation of ACC over seeds for each value on the axis, and the paper's where it gives one."""
+    accuracy = np.array([[each["acc"] for each in row] for row in values])  # (values,seeds)
+    axis_values = np.array([float(row.label) for row in experiment.rows])
+    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    spread = 100 * accuracy.std(axis=1, ddof=1) if accuracy.shape[1] > 1 else None
+    axis.errorbar(axis_values, 100 * accuracy.mean(axis=1), spread, fmt="o-", color=BLUE, capsize=3, label="here")
+    known = [(x, float(row.published)) for x, row in zip(axis_values, experiment.rows, strict=True) if row.published]
+    if known:
+        axis.plot(*zip(*known, strict=True), "s--", color=ORANGE, label=experiment.published)
+        axis.legend()
+    axis.set(xlabel=experiment.axis, ylabel="ACC, %")
+    return _save(figure, path)
+
+
+def draw_quality(path: Path, points: dict[str, np.ndarray]) -> Path:
+    """One panel a measure: its value and ACC, a point a run; ``points`` are label → (runs,2)."""
+    panels = max(len(points), 1)
+    figure, axes = plt.subplots(1, panels, figsize=(2.6 * panels, 2.7), squeeze=False, sharey=True)
+    for axis, (label, pairs) in zip(axes[0], points.items(), strict=False):
+        axis.plot(pairs[:, 0], 100 * pairs[:, 1], "o", color=BLUE, markersize=3, alpha=0.6)
+        axis.set_xlabel(label, fontsize=8)
+    axes[0, 0].set_ylabel("ACC, %")
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,108 @@
+"""What uses labels to train, for bounds alone: run by hand beside a finished pipeline, never by it.
+
+``python -m experiments.labelled oracle --neighbors 20`` trains with the SCAN loss on mined neighbours from which those
+of another class have been taken out (Figure 8); ``... supervised`` trains the backbone and one linear layer on train's
+labels (Table 3). Both print ACC, NMI and ARI on val as one line of JSON. No model or neighbour that they make is kept.
+"""
+
+import json
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline import artifacts
+from pipeline.params import Params, read_params
+from pipeline.stage import Stage
+from scan_core.augment import random_view
+from scan_core.device import choose_compute, make_fabric, seeded
+from scan_core.inference import log_probabilities
+from scan_core.metrics import clustering_metrics
+from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.scan import best_model, start_scan, train_scan
+from scan_core.training import Stepper, batches, build_optimizer, check_batch
+from scan_core.weights import load_model
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+class _Data:
+    """The artifacts of the pipeline that has run here, and the labels."""
+
+    def __init__(self) -> None:
+        self.params: Params = read_params()
+        self.compute = choose_compute(self.params.precision, "auto")
+        self.fabric = make_fabric(self.compute.precision, self.compute.device.type)
+        self.images, self.rows, self.stats = Stage.images(self.compute)
+        self.labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (self.stats["count"],))
+
+    def report(self, model: Model, clusters: int) -> None:
+        """Prints the scores of a trained model on val."""
+        log_p = log_probabilities(model, self.images, self.rows["val"], self.compute)[0]
+        labels = self.labels[self.rows["val"].numpy()]
+        found = clustering_metrics(labels, log_p.argmax(dim=1).cpu().numpy(), clusters)
+        print(json.dumps({name: found[name] for name in ("acc", "nmi", "ari")}))
+
+
+@app.command()
+def oracle(neighbors: Annotated[int, typer.Option(help="Mined; those of another class are then left out.")]) -> None:
+    """The SCAN loss on neighbours without false positives."""
+    data = _Data()
+    settings = data.params.cluster.model_copy(update={"neighbors": neighbors})
+    mined = {split: artifacts.load_neighbors(split, len(data.rows[split])) for split in ("train", "val")}
+    true = without_false_positives(mined["train"][:, :neighbors], data.labels[data.rows["train"].numpy()])
+    pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
+    state = start_scan(settings, pretext, data.params.seed, data.fabric)
+    val = torch.from_numpy(mined["val"])
+    for _ in train_scan(
+        state, data.images, data.rows["train"], torch.from_numpy(true), data.rows["val"], val, settings, data.fabric
+    ):
+        pass
+    data.report(best_model(state).to(data.compute.device), settings.num_clusters)
+
+
+def without_false_positives(neighbors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,K) neighbours, those of another class replaced by the image's true ones in turn; without any, by itself."""
+    true = labels[neighbors] == labels[:, None]  # (N,K)
+    order = np.argsort(~true, axis=1, kind="stable")  # the true ones first, nearest first
+    count = true.sum(axis=1)
+    column = np.arange(neighbors.shape[1])[None] % np.maximum(count, 1)[:, None]  # (N,K)
+    kept = np.take_along_axis(neighbors, np.take_along_axis(order, column, axis=1), axis=1)
+    return np.where(count[:, None] > 0, kept, np.arange(len(neighbors))[:, None])
+
+
+@app.command()
+def supervised() -> None:
+    """The backbone, new, and one linear layer, on labels: epochs, optimiser, batches and views are cluster's."""
+    data = _Data()
+    settings, rows = data.params.cluster, data.rows["train"]
+    known = torch.from_numpy(data.labels)[rows] >= 0
+    values, index = np.unique(data.labels[rows[known].numpy()], return_inverse=True)
+    target = torch.full((data.stats["count"],), -1)
+    target[rows[known]] = torch.from_numpy(index)
+    generator = seeded(data.params.seed)
+    backbone = build_backbone(data.params.backbone, data.stats["channels"])
+    model = Model(backbone, ClusterHeads(feature_size(backbone), len(values), 1)).to(data.compute.device)
+    _train_supervised(data, model, rows[known], target, generator)
+    data.report(model, max(len(values), settings.num_clusters))
+
+
+def _train_supervised(data: _Data, model: Model, rows: Tensor, target: Tensor, generator: torch.Generator) -> None:
+    settings = data.params.cluster
+    steps = check_batch("cluster", settings.batch_size, len(rows))
+    network, optimizer = data.fabric.setup(model, build_optimizer(settings.optimizer, model))
+    step = Stepper(data.fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    network.train()
+    for epoch in range(settings.epochs):
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        for batch in batches(order, settings.batch_size):
+            logits = network(random_view(data.images, batch, settings.augmentation, generator))[1][0]  # (B,classes)
+            step(epoch, F.cross_entropy(logits, target[batch].to(logits.device)), {})
+        step.means(epoch)
+
+
+if __name__ == "__main__":
+    app()

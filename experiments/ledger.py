@@ -1,0 +1,128 @@
+"""Results as Markdown and pictures: one block of ``docs/ledger.md`` an experiment, between two comments."""
+
+import statistics
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from bench.machine import machine
+from experiments.figures import draw_points, draw_quality
+from experiments.runs import Result, Run
+from experiments.superclass import confusion_by_superclass
+from experiments.tables import Experiment
+from scan_core.errors import ScanError
+
+QUALITY = {
+    "heads_ari": "agreement of the heads (ARI)",
+    "neighbor_consistency": "neighbours in one cluster",
+    "silhouette": "silhouette",
+    "linear_predictability": "linear predictability",
+}
+
+
+def write_ledger(
+    experiments: dict[str, Experiment],
+    runs: dict[str, list[list[Run]]],
+    found: dict[Run, Result],
+    page: Path | None,
+) -> str:
+    """The blocks of ``experiments`` as text; with ``page`` they take their places there, pictures beside it."""
+    pictures = page.parent / "ledger" if page else None
+    blocks = {}
+    for name, experiment in experiments.items():
+        pairs = zip(experiment.rows, runs[name], strict=True)
+        values = [[row.value(found[run]) for run in seeds] for row, seeds in pairs]
+        lines = [f"### {experiment.title}", "", *_table(experiment, values), "", _source(name, runs[name])]
+        if experiment.axis and pictures:
+            picture = draw_points(pictures / f"{name}.png", experiment, values)
+            lines += ["", f"![{experiment.title}]({picture.relative_to(page.parent)})"] if page else []
+        if name == "table4":
+            lines += ["", *confusion_by_superclass([found[run] for run in runs[name][-1]])]
+        blocks[name] = "\n".join(lines)
+    preset = next(iter(runs.values()))[0][0].preset
+    same = {run: result for run, result in found.items() if run.preset == preset}
+    if len(same) >= 10:
+        blocks["quality"] = "\n".join(_quality(preset, same, pictures))
+    if page:
+        _put(page, blocks)
+    return "\n\n".join(blocks.values())
+
+
+def _table(experiment: Experiment, values: list[list[dict[str, float]]]) -> Iterator[str]:
+    measures = [name for name in ("acc", "nmi", "ari") if all(name in each for row in values for each in row)]
+    some = [name for name in ("acc", "nmi", "ari") if any(name in each for row in values for each in row)]
+    measures = some or measures
+    yield f"| {experiment.axis} | {' | '.join(name.upper() for name in measures)} | {experiment.published} |"
+    yield "| --- |" + " --- |" * (len(measures) + 1)
+    for row, found in zip(experiment.rows, values, strict=True):
+        cells = [summary([each[name] for each in found if name in each]) for name in measures]
+        yield f"| {row.label} | {' | '.join(cells)} | {row.published or '–'} |"
+
+
+def summary(values: list[float]) -> str:
+    """Mean ± standard deviation over seeds, in percent."""
+    if not values:
+        return "–"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def _source(name: str, runs: list[list[Run]]) -> str:
+    here, seeds = machine(), [run.seed for run in runs[0]]
+    return (
+        f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {', '.join(map(str, seeds))}, each with "
+        f"its own split; validation images, percent, mean ± standard deviation. {here['date']}, {here['processor']}, "
+        f"{here['cores']} cores; {here['packages']}."
+    )
+
+
+def _quality(preset: str, found: dict[Run, Result], pictures: Path | None) -> Iterator[str]:
+    """How well each measure without labels follows ACC, over all runs of a preset."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import adjusted_rand_score
+
+    whole = {run: result for run, result in found.items() if not run.labelled}
+    yield "### Quality without labels, beside ACC"
+    yield ""
+    yield f"| over {len(whole)} runs of `{preset}` | rank correlation with ACC (Spearman) |"
+    yield "| --- | --- |"
+    points = {}
+    for key, label in QUALITY.items():
+        pairs = [
+            (result.metrics["val"]["quality"][key], result.metrics["val"]["selflabel"]["acc"])
+            for result in whole.values() if key in result.metrics["val"].get("quality", {})
+        ]  # fmt: skip
+        if len(pairs) > 2:
+            points[label] = np.array(pairs)
+            yield f"| {label} | {spearmanr(*zip(*pairs, strict=True)).statistic:.2f} |"
+    by_changes: dict[tuple[str, ...], list[Run]] = {}
+    for run in whole:
+        by_changes.setdefault(tuple(map(repr, run.changes)), []).append(run)
+    agreement = []
+    for runs in by_changes.values():
+        aris = [adjusted_rand_score(found[a].clusters, found[b].clusters) for a, b in combinations(runs, 2)]
+        if aris:
+            accuracy = statistics.mean(found[run].metrics["val"]["selflabel"]["acc"] for run in runs)
+            agreement.append((statistics.mean(aris), accuracy))
+    if len(agreement) > 2:
+        points["agreement between seeds (ARI)"] = np.array(agreement)
+        rho = spearmanr(*zip(*agreement, strict=True)).statistic
+        yield f"| agreement between seeds (ARI; {len(agreement)} settings, their mean ACC) | {rho:.2f} |"
+    if pictures:
+        picture = draw_quality(pictures / "quality.png", points)
+        yield ""
+        yield f"![Quality without labels, beside ACC](ledger/{picture.name})"
+
+
+def _put(page: Path, blocks: dict[str, str]) -> None:
+    """Replaces what stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(first) != 1 or text.count(last) != 1:
+            raise ScanError(f"{page} has no place for {name}; it needs the lines {first} and {last}")
+        before, rest = text.split(first)
+        text = f"{before}{first}\n\n{block}\n\n{last}{rest.split(last)[1]}"
+    page.write_text(text, encoding="utf-8")

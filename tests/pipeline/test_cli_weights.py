@@ -1,0 +1,166 @@
+"""``scan weights import``: what it writes, what it prints to be set, and that a mistake leaves nothing behind."""
+
+import hashlib
+import json
+import os
+
+import pytest
+import timm
+import torch
+import torchvision
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.params import Params, read_yaml
+from scan_core.errors import ScanError
+from scan_core.networks import build_backbone
+from scan_core.weights import load_backbone
+from stages.source import weights_signature
+from tests.project import ROOT, merge
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return read_yaml(ROOT / "presets" / "digits.yaml")
+
+
+def scan(*words):
+    result = CliRunner().invoke(app, ["weights", "import", *map(str, words)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def printed_settings(result):
+    """The lines for params.yaml, as YAML."""
+    return YAML(typ="safe", pure=True).load(result.stdout.split("params.yaml:\n\n")[1])
+
+
+def test_what_is_printed_is_settings_that_load_the_file(project, digits):
+    torch.save(timm.create_model("test_resnet").state_dict(), "best.pth.tar")
+    result = scan("best.pth.tar", "--from", "timm", "--model", "test_resnet.r160_in1k")
+    assert result.exit_code == 0, result.output
+    assert files(project) == ["best.pth.tar", "weights/best.safetensors"]
+    settings = printed_settings(result)
+    assert settings == {
+        "data": {"size": 168, "view": 160, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        "backbone": {
+            "name": "timm", "width": 64, "stem": "imagenet", "model": "test_resnet.r160_in1k",
+            "weights": "weights/best.safetensors",
+        },
+        "pretext": {"method": "none"}, "embed": {"features": "backbone"},
+        "cluster": {"train": "head"}, "selflabel": {"train": "head"},
+    }  # fmt: skip
+    params = Params.model_validate_json(json.dumps(merge(digits, settings)))
+    load_backbone(build_backbone(params.backbone, 3), project / params.backbone.weights)
+    assert "left out  classifier (2)" in result.stdout
+    assert "network   timm test_resnet" in result.stdout
+    assert "weights/best.safetensors" in result.stdout.splitlines()[3]
+
+
+def test_the_resnet_is_found_from_the_tensors(project, digits):
+    state = torchvision.models.resnet18().state_dict()
+    content = {f"module.encoder_q.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    content |= {"module.encoder_k.fc.0.bias": torch.zeros(1), "module.queue": torch.zeros(1)}
+    torch.save({"state_dict": content}, "moco.pth.tar")
+    result = scan("moco.pth.tar", "--from", "moco_v2")
+    assert result.exit_code == 0, result.output
+    settings = printed_settings(result)
+    assert settings["data"] == {"size": 256, "view": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert settings["backbone"]["name"] == "resnet18" and settings["backbone"]["stem"] == "imagenet"
+    assert "left out  momentum encoder (1), queue (1)" in result.stdout
+    Params.model_validate_json(json.dumps(merge(digits, settings)))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("model.safetensors", "test_vit.r160_in1k"), ("pytorch_model.bin", "test_vit.r160_in1k"), ("a.b.pth", "a.b")],
+)
+def test_the_name_of_what_is_written(project, name, written):
+    """Files of Hugging Face are all called the same, so they get their network's name."""
+    state = timm.create_model("test_vit").state_dict()
+    if name.endswith(".safetensors"):
+        from safetensors.torch import save_file
+
+        save_file(state, name)
+    else:
+        torch.save(state, name)
+    assert scan(name, "--from", "timm", "--model", "test_vit.r160_in1k").exit_code == 0
+    assert files(project / "weights") == [f"{written}.safetensors"]
+
+
+def test_a_second_import_writes_the_same_bytes(project):
+    torch.save(timm.create_model("test_vit").state_dict(), "a.pth")
+    words = ("a.pth", "--from", "timm", "--model", "test_vit", "--to", project / "there" / "b.safetensors")
+    assert scan(*words).exit_code == 0
+    first = (project / "there" / "b.safetensors").read_bytes()
+    assert scan(*words).exit_code == 0
+    assert (project / "there" / "b.safetensors").read_bytes() == first
+    assert files(project) == ["a.pth", "there/b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("none.pth", "--from", "timm"), "none.pth is no file"),
+        (("a.pth", "--from", "timm"), "give --model"),
+        (("a.pth", "--from", "timm", "--model", "test_vitt"), "did you mean test_vit"),
+        (("a.pth", "--from", "timm", "--model", "test_resnet"), "is missing"),
+        (("a.pth", "--from", "simclr"), "--from is simclr; moco_v2, torchvision, timm, dino are allowed"),
+        (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.bin"), "--to is a.bin; a .safetensors file"),
+        (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.pth/b.safetensors"), "a.pth"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(project, words, said):
+    torch.save(timm.create_model("test_vit").state_dict(), "a.pth")
+    result = scan(*words)
+    assert result.exit_code == 1
+    assert result.stdout == "" and result.stderr.startswith("scan: error: ") and result.stderr.count("\n") == 1
+    assert said in result.stderr
+    assert files(project) == ["a.pth"]
+
+
+def test_the_checkpoint_is_not_written_over(project):
+    from safetensors.torch import save_file
+
+    (project / "weights").mkdir()
+    save_file(timm.create_model("test_vit").state_dict(), "weights/a.safetensors")
+    before = (project / "weights" / "a.safetensors").read_bytes()
+    result = scan("weights/a.safetensors", "--from", "timm", "--model", "test_vit")
+    assert result.exit_code == 1 and "other than the checkpoint" in result.stderr
+    assert (project / "weights" / "a.safetensors").read_bytes() == before
+
+
+# --- What DVC sees of such a file
+
+
+def test_the_signature_is_the_files_hash(project, monkeypatch):
+    assert weights_signature(None, project) == {"sha256": None}
+    (project / "a.safetensors").write_bytes(b"one")
+    (project / "copy").mkdir()
+    monkeypatch.chdir("copy")  # where DVC runs some experiments
+    expected = {"sha256": hashlib.sha256(b"one").hexdigest()}
+    assert weights_signature("a.safetensors", project) == expected, "from the project, wherever the stage runs"
+    assert weights_signature(str(project / "a.safetensors"), project / "elsewhere") == expected
+    monkeypatch.setenv("HOME", str(project))
+    assert weights_signature("~/a.safetensors", project / "elsewhere") == expected
+    os.utime(project / "a.safetensors", (0, 0))
+    assert weights_signature("a.safetensors", project) == expected, "its time is no part of it"
+    (project / "a.safetensors").write_bytes(b"two")
+    assert weights_signature("a.safetensors", project) != expected
+
+
+@pytest.mark.parametrize("name", ["none.safetensors", "."])
+def test_weights_that_are_not_there_are_an_error(project, name):
+    with pytest.raises(ScanError, match=r"backbone\.weights is .*scan weights import"):
+        weights_signature(name, project)

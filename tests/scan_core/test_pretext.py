@@ -1,0 +1,309 @@
+"""What every pretext task keeps to, over the table of them: seeds, recorded losses, resumes, compilation; and none."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scan_core import byol, instance_discrimination, moco, rotation, simclr
+from scan_core.augment import plain_view
+from scan_core.networks import Projector, build_backbone
+from scan_core.pretext import METHODS, start_pretext, train_pretext, trained_model
+from scan_core.settings import Pretext
+from scan_core.training import Epoch, Step
+from scan_core.weights import load_model, save_backbone, save_model
+from tests.scan_core.tiny import (
+    BACKBONE,
+    TRAIN,
+    assert_same_state,
+    backbone_settings,
+    epochs_of,
+    images,
+    optimizer,
+    pretext_settings,
+    refused,
+    through_a_file,
+)
+
+ROWS = TRAIN + 16
+MODULES = {
+    "simclr": simclr,
+    "moco": moco,
+    "instance_discrimination": instance_discrimination,
+    "rotation": rotation,
+    "byol": byol,
+}
+
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def start(settings, fabric, seed=0, **values):
+    return start_pretext(settings, BACKBONE, 3, len(ROWS), seed, fabric, **values)
+
+
+def train(state, settings, fabric):
+    return train_pretext(state, images(), ROWS, settings, fabric)
+
+
+def test_the_tables_are_complete():
+    allowed = set(Pretext.model_fields["method"].annotation.__args__)
+    assert set(METHODS) == allowed - {"none"}
+    assert set(MODULES) == set(RECORDED) == set(METHODS)
+
+
+# --- How it starts
+
+
+@each_method
+def test_a_new_state_is_the_seeds(fp32, method):
+    settings = pretext_settings(method=method)
+    torch.rand(5)
+    one = start(settings, fp32)
+    torch.rand(5)
+    same, other = start(settings, fp32), start(settings, fp32, seed=1)
+    assert_same_state(one, same)
+    first, second = one.state_dict(), other.state_dict()
+    assert not torch.equal(first["module"]["backbone.convs.0.weight"], second["module"]["backbone.convs.0.weight"])
+    for name in {"queue", "memory_bank"} & first["extra"].keys():
+        assert not torch.equal(first["extra"][name], second["extra"][name])
+    assert not torch.equal(first["generator"], second["generator"])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "none"])
+def test_weights_are_put_into_the_backbone_and_into_its_slow_copy(tmp_path, fp32, method):
+    torch.manual_seed(5)
+    other = build_backbone(BACKBONE, 3)
+    given = {key: value + 1 for key, value in other.state_dict().items()}
+    origin = {"from": "somewhere", "network": other.architecture}
+    save_backbone(tmp_path / "weights.safetensors", given, origin)
+    settings = pretext_settings(method=method)
+    state = start(settings, fp32, weights=tmp_path / "weights.safetensors")
+    for model in [state.module, state.average] if state.average else [state.module]:
+        for key, value in model.backbone.state_dict().items():
+            assert torch.equal(value, given[key]), key
+    new = start(settings, fp32)
+    assert not torch.equal(new.module.backbone.convs[0].weight, given["convs.0.weight"])
+
+
+def test_weights_of_another_network_are_an_error(tmp_path, fp32):
+    other = build_backbone(backbone_settings(width=5), 3)
+    origin = {"from": "somewhere", "network": other.architecture}
+    save_backbone(tmp_path / "weights.safetensors", other.state_dict(), origin)
+    refused(lambda: start(pretext_settings(), fp32, weights=tmp_path / "weights.safetensors"), "does not fit")
+
+
+# --- What it computes
+
+
+@each_method
+def test_the_first_losses_are_the_recorded_ones(fp32, method):
+    """Float32 on the CPU. A change here changes every result: say why, and record anew."""
+    settings = pretext_settings(method=method, epochs=4, batch_size=16, optimizer=optimizer(lr=1e-3))
+    found = epochs_of(train(start(settings, fp32), settings, fp32))
+    assert [values["loss"] for values in found] == pytest.approx(RECORDED[method], abs=1e-4)
+
+
+RECORDED = {
+    "simclr": [3.414177, 3.381778, 3.33073, 3.247829],
+    "moco": [1.534533, 3.198009, 3.216618, 3.182477],
+    "instance_discrimination": [60.672516, 32.582138, 23.689426, 15.555393],
+    "rotation": [1.419922, 1.40663, 1.414482, 1.403917],
+    "byol": [4.834951, 5.062093, 4.612104, 4.443716],
+}
+
+
+@each_method
+def test_each_epoch_sees_each_image_once_in_another_order(monkeypatch, fp32, method):
+    seen, original = [], MODULES[method].random_view
+
+    def spy(data, rows, *others):
+        seen.append(rows)
+        return original(data, rows, *others)
+
+    monkeypatch.setattr(MODULES[method], "random_view", spy)
+    settings = pretext_settings(method=method)
+    epochs_of(train(start(settings, fp32), settings, fp32))
+    views = 1 if method in ("rotation", "instance_discrimination") else 2
+    assert len(seen) == 2 * 4 * views
+    for number in range(0, len(seen), views):
+        assert all(torch.equal(rows, seen[number]) for rows in seen[number : number + views])
+    orders = [torch.cat(seen[start : start + 4 * views : views]) for start in (0, 4 * views)]
+    for order in orders:
+        assert torch.equal(order.sort().values, ROWS)
+    assert not torch.equal(*orders)
+
+
+@each_method
+def test_an_epochs_values_are_means_and_the_spread_of_its_last_embeddings(fp32, method):
+    settings = pretext_settings(method=method)
+    state = start(settings, fp32)
+    found = epochs_of(train(state, settings, fp32))
+    names = ["loss", *(["accuracy"] if method == "rotation" else []), "lr", "embedding_variance", "effective_rank"]
+    assert [list(values) for values in found] == [names] * 2
+    assert state.history == [{"epoch": number, **values} for number, values in enumerate(found, 1)]
+
+
+# --- Resumes
+
+
+def until(state, settings, fabric, epoch):
+    for done in train(state, settings, fabric):
+        if isinstance(done, Epoch) and done.number == epoch:
+            return state
+    raise AssertionError(epoch)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
+@each_method
+def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, method, name):
+    """All state: both networks and their statistics, the optimiser, generators, queue, memory bank and Z."""
+    chosen = optimizer(name=name, schedule="cosine", warmup_epochs=1)
+    settings = pretext_settings(method=method, epochs=4, queue=20, optimizer=chosen)
+    whole = until(start(settings, fp32), settings, fp32, 4)
+    saved = through_a_file(until(start(settings, fp32), settings, fp32, 2))
+    resumed = start(settings, fp32, seed=7)
+    resumed.load_state_dict(saved)
+    done = [each for each in train(resumed, settings, fp32) if isinstance(each, Epoch)]
+    assert [each.number for each in done] == [3, 4]
+    assert_same_state(resumed, whole)
+    extra = {"moco": {"queue", "oldest"}, "instance_discrimination": {"memory_bank", "log_z"}}
+    assert set(saved["extra"]) == extra.get(method, set())
+    assert (saved["average"] is not None) == (method in ("moco", "byol"))
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor on another device than the network's: nothing can be done with it but to bring it there."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is not torch.Tensor.to:
+            raise RuntimeError(f"{func} on tensors of two devices")
+        with torch._C.DisableTorchFunctionSubclass():
+            return args[0].to(*args[1:], **(kwargs or {})).as_subclass(torch.Tensor)
+
+
+@each_method
+def test_a_state_read_to_the_host_is_brought_to_the_device(fp32, method):
+    settings = pretext_settings(method=method, epochs=2)
+    state = until(start(settings, fp32), settings, fp32, 1)
+    state.extra = {
+        name: value.as_subclass(Elsewhere) if isinstance(value, torch.Tensor) else value
+        for name, value in state.extra.items()
+    }
+    until(state, settings, fp32, 2)
+    assert all(type(value) in (torch.Tensor, int) for value in state.extra.values())
+
+
+@each_method
+def test_a_finished_run_does_nothing_more(fp32, method):
+    settings = pretext_settings(method=method, epochs=1)
+    state = until(start(settings, fp32), settings, fp32, 1)
+    before = through_a_file(state)
+    assert list(train(state, settings, fp32)) == []
+    for name in ("module", "average", "extra"):
+        for key, value in (getattr(state, name) if name == "extra" else state.state_dict()[name] or {}).items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(before[name][key])), key
+
+
+# --- On a GPU
+
+
+@each_method
+def test_a_training_compiles_whole_and_computes_the_same(monkeypatch, fp32, method):
+    """Two epochs: also after the slow copy's weights have been moved under the compiled code."""
+
+    def compile_whole(module, fabric):
+        assert fabric is fp32
+        compiled.append(module)
+        return torch.compile(module, backend="aot_eager", fullgraph=True)
+
+    settings, compiled = pretext_settings(method=method, batch_size=16, optimizer=optimizer(lr=1e-3)), []
+    eager = start(settings, fp32)
+    wanted = epochs_of(train(eager, settings, fp32))
+    torch.compiler.reset()
+    monkeypatch.setattr(MODULES[method], "compiled", compile_whole)
+    state = start(settings, fp32)
+    found = epochs_of(train(state, settings, fp32))
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert compiled == ([state.module] if state.average is None else [state.module, state.average])
+    for model, twin in zip(compiled, [eager.module, eager.average], strict=False):
+        for (name, value), other in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3, msg=name)
+
+
+class Reads(TorchDispatchMode):
+    """The operations by which a host waits for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        waits = func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2)
+        mask = func.overloadpacket in (aten.index, aten.index_put_) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if waits or mask:
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])  # Adam counts its steps on the host
+@each_method
+def test_no_step_reads_a_value_back_from_the_device(monkeypatch, fp32, method, name):
+    """Views aside, which are drawn on the host."""
+    monkeypatch.setattr(MODULES[method], "random_view", lambda data, rows, *others: torch.ones(len(rows), 3, 8, 8))
+    settings = pretext_settings(method=method, optimizer=optimizer(name=name))
+    progress = train(start(settings, fp32), settings, fp32)
+    with Reads() as reads:
+        assert [type(next(progress)) for _ in range(4)] == [Step] * 4
+    assert reads.seen == []
+
+
+# --- What is kept
+
+
+@each_method
+def test_what_is_kept_can_be_written_and_read(tmp_path, fp32, method):
+    settings = pretext_settings(method=method, epochs=1, projector_norm=True)
+    state = until(start(settings, fp32), settings, fp32, 1)
+    kept = trained_model(state)
+    assert isinstance(kept.head, Projector)
+    assert kept.backbone is state.module.backbone
+    stats = {"channels": 3, "view": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
+    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, stats)
+    model, _ = load_model(tmp_path / "pretext.safetensors")
+    views = plain_view(images(), ROWS)
+    for found, wanted in zip(model.eval()(views), kept.eval()(views), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+# --- None
+
+
+def test_none_trains_nothing_and_keeps_the_backbone(tmp_path, fp32):
+    settings = pretext_settings(method="none")
+    state = start(settings, fp32)
+    before = copy.deepcopy(state.module.state_dict())
+    assert list(train(state, settings, fp32)) == []
+    assert (state.epoch, state.history, settings.trained_epochs) == (0, [], 0)
+    kept = trained_model(state)
+    assert isinstance(kept.head, nn.Identity)
+    assert all(torch.equal(value, before[key]) for key, value in kept.state_dict().items())
+    stats = {"channels": 3, "view": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
+    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, stats)
+    model, _ = load_model(tmp_path / "pretext.safetensors")
+    features, embedded = model.eval()(plain_view(images(), ROWS))
+    assert torch.equal(features, embedded)
+    torch.testing.assert_close(features, kept.eval()(plain_view(images(), ROWS))[0])
+
+
+def test_a_state_of_none_comes_back_from_a_file(fp32):
+    settings = pretext_settings(method="none")
+    state, other = start(settings, fp32), start(settings, fp32, seed=3)
+    other.load_state_dict(through_a_file(state))
+    assert_same_state(other, state)

@@ -1,0 +1,203 @@
+"""The SCAN loss against a known prior, and with the entropy of both views: loops, closed forms, gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scan_core.losses import imbalance, mean_entropy, scan_loss
+from scan_core.scan import validation_loss
+
+PRIOR = (0.6, 0.3, 0.1)
+
+
+def double(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def predictions(*shape, seed=0):
+    """Log-probabilities of some anchors and their neighbours."""
+    return (2 * double(*shape, seed=seed)).log_softmax(-1), (2 * double(*shape, seed=seed + 50)).log_softmax(-1)
+
+
+def tensor(prior):
+    return torch.tensor(prior, dtype=torch.float64)
+
+
+def mean_by_loops(rows):
+    return [sum(float(row[c]) for row in rows) / len(rows) for c in range(len(rows[0]))]
+
+
+def scan_by_loops(anchors, neighbors, weight, prior, of):
+    """The paper's eq. 2 on probabilities (B,C); with a prior, KL(mean || prior) in the place of minus the entropy."""
+    consistency = 0.0
+    for anchor, neighbor in zip(anchors, neighbors, strict=True):
+        consistency -= math.log(sum(float(a) * float(n) for a, n in zip(anchor, neighbor, strict=True))) / len(anchors)
+    mean = mean_by_loops([*anchors, *neighbors] if of == "both" else anchors)
+    entropy = -sum(m * math.log(m) for m in mean)
+    if prior is None:
+        return consistency - weight * entropy, consistency, entropy
+    divergence = sum(m * math.log(m / share) for m, share in zip(mean, prior, strict=True))
+    return consistency + weight * divergence, consistency, entropy
+
+
+def validation_by_loops(log_p, mined, weight, prior):
+    p = log_p.exp()
+    pairs = [-math.log(float(p[i] @ p[j])) for i in range(len(p)) for j in mined[i]]
+    divergence = sum(m * math.log(m / share) for m, share in zip(mean_by_loops(p), prior, strict=True))
+    return sum(pairs) / len(pairs) + weight * divergence
+
+
+def assigned(counts, depth=1e3):
+    """Confident log-probabilities of as many images of each cluster as ``counts`` says."""
+    clusters = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    logits = torch.full((len(clusters), len(counts)), -depth, dtype=torch.float64)
+    logits[torch.arange(len(clusters)), clusters] = depth
+    return logits.log_softmax(1)
+
+
+@pytest.mark.parametrize("of", ["anchors", "both"])
+@pytest.mark.parametrize("prior", [None, PRIOR, (1 / 3, 1 / 3, 1 / 3), (0.98, 0.01, 0.01)])
+@pytest.mark.parametrize(("batch", "weight"), [(1, 5.0), (6, 5.0), (5, 2.0), (4, 0.0)])
+def test_scan_loss_is_the_loop_over_its_equation(batch, weight, prior, of):
+    anchors, neighbors = predictions(batch, 3)
+    found = scan_loss(anchors, neighbors, weight, None if prior is None else tensor(prior), of)
+    wanted = scan_by_loops(anchors.exp(), neighbors.exp(), weight, prior, of)
+    for value, expected in zip(found, wanted, strict=True):
+        assert value.shape == ()
+        assert float(value) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("of", ["anchors", "both"])
+def test_scan_loss_of_many_heads_is_that_of_each(of):
+    anchors, neighbors = predictions(4, 6, 3)
+    together = scan_loss(anchors, neighbors, 5.0, tensor(PRIOR), of)
+    for head in range(4):
+        alone = scan_loss(anchors[head], neighbors[head], 5.0, tensor(PRIOR), of)
+        for all_heads, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(all_heads[head], one)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(2, 8), st.floats(0, 10), st.sampled_from(["anchors", "both"]), st.integers(0, 40))
+def test_a_uniform_prior_adds_lambda_ln_c_to_the_entropy_s_loss(batch, clusters, weight, of, seed):
+    anchors, neighbors = predictions(batch, clusters, seed=seed)
+    uniform = tensor([1 / clusters] * clusters)
+    with_prior, without = (scan_loss(anchors, neighbors, weight, prior, of)[0] for prior in (uniform, None))
+    assert float(with_prior) == pytest.approx(float(without) + weight * math.log(clusters), abs=1e-9)
+
+
+def test_confident_predictions_with_the_prior_s_shares_have_no_loss():
+    """And any other shares have one: the divergence is least, 0, at the prior."""
+    counts = {(6, 3, 1): 0.0}
+    counts |= {other: None for other in [(5, 4, 1), (7, 2, 1), (6, 2, 2), (1, 3, 6), (4, 3, 3), (10, 0, 0)]}
+    for count, wanted in counts.items():
+        confident = assigned(count)
+        total = float(scan_loss(confident, confident, 5.0, tensor(PRIOR))[0])
+        if wanted is None:
+            shares = [c / 10 for c in count]
+            wanted = 5 * sum(s * math.log(s / p) for s, p in zip(shares, PRIOR, strict=True) if s)
+            assert wanted > 0.05
+        assert total == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_divergence_has_no_slope_where_the_mean_is_the_prior_and_points_there_elsewhere():
+    logits = tensor(PRIOR).log().expand(4, 3).clone().requires_grad_()
+    imbalance(logits.log_softmax(1), tensor(PRIOR)).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(4, 3, dtype=torch.float64), rtol=0, atol=1e-12)
+    even = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    imbalance(even.log_softmax(1), tensor(PRIOR)).backward()
+    assert (even.grad[:, 0] < 0).all()  # down the slope the first cluster grows
+    assert (even.grad[:, 2] > 0).all()
+
+
+def test_the_divergence_is_from_the_prior_not_of_it():
+    """KL(mean || prior), not KL(prior || mean): the two differ."""
+    mean, prior = tensor([0.1, 0.1, 0.8]), tensor(PRIOR)
+    forward, backward = (mean * (mean / prior).log()).sum(), (prior * (prior / mean).log()).sum()
+    assert abs(float(forward - backward)) > 0.05
+    torch.testing.assert_close(imbalance(mean.log()[None], prior), forward)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(0, 40))
+def test_the_divergence_is_never_below_0_and_the_entropy_is_imbalance_without_a_prior(batch, seed):
+    anchors, _ = predictions(batch, 3, seed=seed)
+    assert float(imbalance(anchors, tensor(PRIOR))) >= -1e-12
+    assert torch.equal(imbalance(anchors, None), -mean_entropy(anchors))
+
+
+@pytest.mark.parametrize("of", ["anchors", "both"])
+@pytest.mark.parametrize("depth", [20.0, 60.0, 85.0])
+def test_a_dead_cluster_keeps_its_gradient(depth, of):
+    """Its probability is e^-depth in float32, below any clamp; raising its logit must lower the loss."""
+    logits = torch.zeros(6, 3)
+    logits[:, 2] = -depth
+    logits.requires_grad_()
+    anchors = logits.log_softmax(1)
+    scan_loss(anchors, anchors, 5.0, torch.tensor(PRIOR), of)[0].backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[:, 2] < 0).all()
+
+
+def test_a_dead_cluster_has_the_gradient_of_the_equation():
+    """For one row p the divergence's derivative by the logits is p (ln p/q - sum p ln p/q)."""
+    logits = torch.tensor([[0.0, 0.0, -40.0]], dtype=torch.float64).requires_grad_()
+    p, q = logits.detach().softmax(1)[0], tensor(PRIOR)
+    imbalance(logits.log_softmax(1), q).backward()
+    wanted = p * ((p / q).log() - (p * (p / q).log()).sum())
+    torch.testing.assert_close(logits.grad[0], wanted, rtol=1e-9, atol=0.0)
+
+
+def test_both_is_the_mean_over_anchors_and_neighbors():
+    anchors, neighbors = predictions(5, 3)
+    swapped = scan_loss(neighbors, anchors, 5.0, None, "both")
+    for one, other in zip(scan_loss(anchors, neighbors, 5.0, None, "both"), swapped, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(swapped[2], mean_entropy(torch.cat([anchors, neighbors])))
+    assert abs(float(swapped[2] - mean_entropy(anchors))) > 0.01
+
+
+@pytest.mark.parametrize("of", ["anchors", "both"])
+def test_neighbors_reach_the_entropy_only_where_both_are_asked_for(of):
+    """λ times the entropy's gradient, without that of the consistency."""
+    grads = []
+    for weight in (0.0, 1.0):
+        logits = double(5, 3).requires_grad_(), double(5, 3, seed=1).requires_grad_()
+        scan_loss(*(each.log_softmax(1) for each in logits), weight, tensor(PRIOR), of)[0].backward()
+        grads.append([each.grad for each in logits])
+    assert not torch.allclose(grads[0][0], grads[1][0])
+    assert torch.allclose(grads[0][1], grads[1][1]) is (of == "anchors")
+
+
+@pytest.mark.parametrize("of", ["anchors", "both"])
+@pytest.mark.parametrize("prior", [None, PRIOR])
+def test_scan_loss_gradient(prior, of):
+    inputs = double(4, 3).requires_grad_(), double(4, 3, seed=1).requires_grad_()
+    given_prior = None if prior is None else tensor(prior)
+
+    def total(anchors, neighbors):
+        return scan_loss(anchors.log_softmax(1), neighbors.log_softmax(1), 5.0, given_prior, of)[0]
+
+    assert torch.autograd.gradcheck(total, inputs)
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0, 5.0])
+@pytest.mark.parametrize("prior", [PRIOR, (0.1, 0.3, 0.6)])
+def test_validation_loss_has_the_prior_and_lambda_of_training(weight, prior):
+    log_p = (3 * double(2, 12, 3)).log_softmax(-1)
+    mined = (torch.arange(12)[:, None] + torch.tensor([1, 3])) % 12
+    found = validation_loss(log_p, mined, weight, tensor(prior))
+    for head in range(2):
+        wanted = validation_by_loops(log_p[head], mined, weight, prior)
+        assert float(found[head]) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_a_prior_decides_between_heads():
+    """One head has the prior's shares, the other equal ones; each is the better by its own measure."""
+    log_p = torch.stack([assigned([6, 3, 1], 10.0).repeat(3, 1), assigned([10, 10, 10], 10.0)])
+    mined = torch.arange(30)[:, None]  # all are confident and agree
+    assert int(validation_loss(log_p, mined, 5.0, tensor(PRIOR)).argmin()) == 0
+    assert int(validation_loss(log_p, mined, 5.0).argmin()) == 1

@@ -1,0 +1,177 @@
+"""The paper's tables and figures as experiments: what is run, what labels may do there, what the ledger says."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from experiments import ledger
+from experiments.__main__ import app, choose
+from experiments.labelled import without_false_positives
+from experiments.ledger import _put, summary, write_ledger
+from experiments.runs import Result, Run
+from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
+from experiments.tables import EXPERIMENTS, Experiment, Row
+from scan_core.errors import ScanError
+from tests.closure import OURS
+from tests.project import ROOT
+
+PAGE = ROOT / "docs" / "ledger.md"
+TINY_CLASSES = ["n02085620", "n02106662", "n02124075", "n01443537", "n02002724", "n07753592", "n07720875", "n04465501"]
+
+
+# --- What is run
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_row_of_an_experiment_is_a_valid_set_of_parameters_of_its_own(name):
+    experiment = EXPERIMENTS[name]
+    seen = set()
+    for row in experiment.rows:
+        run = Run(experiment.preset, 3, row.changes, row.labelled)
+        params = run.params()
+        assert (params.seed, params.data.split_seed) == (3, 3)
+        seen.add((json.dumps(params.model_dump(mode="json")), row.labelled, row.label))
+    assert len(seen) == len(experiment.rows)
+
+
+def test_a_change_is_what_differs_from_the_preset():
+    base = Run("digits", 0).params().model_dump(mode="json")
+    changed = Run("digits", 0, (("cluster.neighbors", 0), ("pretext.method", "byol"))).params().model_dump(mode="json")
+    assert changed["cluster"].pop("neighbors") == 0 and base["cluster"].pop("neighbors") == 20
+    assert changed["pretext"].pop("method") == "byol" and base["pretext"].pop("method") == "simclr"
+    assert changed == base
+
+
+def test_the_sweeps_share_the_default_s_pretext_task():
+    quick, default = Run("digits_quick", 1).params(), Run("digits", 1).params()
+    for group in ("precision", "data", "backbone", "pretext", "embed", "neighbors"):
+        assert getattr(quick, group) == getattr(default, group), group
+
+
+def test_an_unknown_experiment_is_one_line_that_names_those_there_are():
+    with pytest.raises(ScanError, match=r"table9 is no experiment; allowed: all, table1, table2, "):
+        choose(["table1", "table9"])
+    assert list(choose(["all"])) == list(EXPERIMENTS)
+    done = CliRunner().invoke(app, ["table9"])
+    assert done.exit_code == 1 and done.output.count("\n") == 1
+
+
+def test_the_pipeline_knows_nothing_of_experiments():
+    for folder in OURS:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "experiments" not in [
+                line.split()[1].split(".")[0]
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip().startswith(("import ", "from "))
+            ], path
+
+
+# --- What uses labels
+
+
+def test_without_false_positives_only_true_neighbours_are_left_in_their_order():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    neighbors = np.stack([rng.permutation(np.delete(np.arange(40), row))[:6] for row in range(40)])
+    found = without_false_positives(neighbors, labels)
+    assert found.shape == neighbors.shape
+    for row in range(40):
+        true = [each for each in neighbors[row] if labels[each] == labels[row]] or [row]
+        assert found[row].tolist() == [true[column % len(true)] for column in range(6)]
+    assert any(labels[neighbors[row]].tolist().count(labels[row]) in (0, 6) for row in range(40))
+
+
+# --- Superclasses
+
+
+def test_every_imagenet_class_has_a_path_to_the_root():
+    tree = hypernyms()
+    assert len(tree) > 1000
+    for each in tree:
+        seen = set()
+        while tree[each][0]:
+            assert each not in seen
+            seen.add(each)
+            each = tree[each][0]
+        assert tree[each][1] == "entity"
+
+
+def test_superclasses_hold_what_belongs_together():
+    group = superclasses(TINY_CLASSES, 4)
+    assert set(group) == set(TINY_CLASSES)
+    dogs, cat, banana, pepper, tractor = "n02085620", "n02124075", "n07753592", "n07720875", "n04465501"
+    assert group[dogs] == group["n02106662"] == group[cat]
+    assert group[banana] == group[pepper] != group[dogs]
+    assert group[tractor] not in (group[dogs], group[banana])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 8, 50])
+def test_the_tree_is_cut_into_as_many_parts_as_are_wanted_if_classes_allow_it(groups):
+    count = len(set(superclasses(TINY_CLASSES, groups).values()))
+    assert count >= min(groups, 5)
+    assert count <= len(TINY_CLASSES)
+
+
+def result(acc, **others):
+    steps = ("kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel")
+    each = {name: {"acc": acc, "nmi": acc / 2, "ari": acc / 4} for name in steps}
+    quality = {"silhouette": acc / 3, "neighbor_consistency": acc}
+    return Result({"val": {**each, "quality": quality}}, others.get("curves", {}), others.get("clusters", [0, 1, 1, 0]))
+
+
+def test_confusion_by_superclass_counts_errors_inside_one():
+    dog, other_dog, banana = "n02085620", "n02106662", "n07753592"
+    rows = [(dog, dog)] * 5 + [(dog, other_dog)] * 3 + [(dog, banana)] + [(banana, banana)] * 4 + [(other_dog, dog)] * 2
+    curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
+    text = "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
+    assert "83 % of the images in a wrong" in text  # 5 of 6
+
+
+def test_classes_that_are_no_wordnet_ids_have_no_superclasses():
+    curves = {"confusion": [{"actual": "3", "predicted": "3"}]}
+    assert list(confusion_by_superclass([result(0.5, curves=curves)])) == []
+
+
+# --- The ledger
+
+
+def test_a_summary_is_mean_and_standard_deviation_in_percent():
+    assert summary([0.9, 0.92, 0.94]) == "92.0 ± 2.0"
+    assert summary([0.5]) == "50.0"
+    assert summary([]) == "–"
+
+
+def test_the_page_has_a_place_for_every_experiment():
+    text = PAGE.read_text(encoding="utf-8")
+    for name in [*EXPERIMENTS, "quality"]:
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1, name
+
+
+def test_a_block_takes_the_place_of_the_one_before_and_nothing_else(tmp_path):
+    page = tmp_path / "ledger.md"
+    page.write_text("above\n<!-- a -->\nold\n<!-- /a -->\nbetween\n<!-- b -->\n<!-- /b -->\nbelow\n")
+    _put(page, {"a": "new"})
+    assert page.read_text() == "above\n<!-- a -->\n\nnew\n\n<!-- /a -->\nbetween\n<!-- b -->\n<!-- /b -->\nbelow\n"
+    with pytest.raises(ScanError, match="has no place for c"):
+        _put(page, {"c": "x"})
+
+
+def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
+    experiment = Experiment("A sweep", (Row("1", (("x", 1),), published="50.0"), Row("2", (("x", 2),))), axis="x")
+    runs = {"sweep": [[Run("digits", seed, row.changes) for seed in range(5)] for row in experiment.rows]}
+    found = {
+        run: result(0.5 + 0.1 * number + 0.01 * run.seed, clusters=[0, 1, 1, run.seed % 2])
+        for number, each in enumerate(runs["sweep"])
+        for run in each
+    }
+    page = tmp_path / "ledger.md"
+    page.write_text("<!-- sweep -->\n<!-- /sweep -->\n<!-- quality -->\n<!-- /quality -->\n")
+    text = write_ledger({"sweep": experiment}, runs, found, page)
+    assert "| 1 | 52.0 ± 1.6 | 26.0 ± 0.8 | 13.0 ± 0.4 | 50.0 |" in text
+    assert "| 2 | 62.0 ± 1.6 |" in text
+    assert "| neighbours in one cluster | 1.00 |" in text  # it is the accuracy itself here
+    assert text.split("\n\n")[0] in page.read_text()
+    assert (tmp_path / "ledger" / "sweep.png").is_file() and (tmp_path / "ledger" / "quality.png").is_file()
+    assert ledger.QUALITY

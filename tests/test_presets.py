@@ -1,0 +1,388 @@
+"""Every preset against the published settings, value by value, and real steps of all stages under each."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.params import read_params, read_yaml
+from pipeline.presets import read_header
+from tests.project import OUTPUTS, ROOT, STAGES, files, make_project, merge, run_stage, set_params
+
+PRESETS = ROOT / "presets"
+COLUMNS = ("cifar10", "cifar100_20", "stl10", "imagenet_50", "imagenet_100", "imagenet_200", "imagenet_1000")
+
+
+def each(*values):
+    """One value a column; of fewer, the last one is that of all columns that remain."""
+    return dict(zip(COLUMNS, (*values, *[values[-1]] * (len(COLUMNS) - len(values))), strict=True))
+
+
+def small_large(small, large):
+    """One value for CIFAR and STL-10, one for ImageNet."""
+    return each(small, small, small, large)
+
+
+def views(group, blur):
+    """The published SimCLR augmentation, as settings of ``group``; crops of the usual 3/4 to 4/3, nothing turned."""
+    return {
+        f"{group}.augmentation.{name}": value
+        for name, value in {
+            "crop_scale": each([0.2, 1.0]), "crop_ratio": each([0.75, 1.3333]), "rotate": each(0), "shear": each(0),
+            "flip": each(0.5), "jitter": each(0.8), "brightness": each(0.4), "contrast": each(0.4),
+            "saturation": each(0.4), "hue": each(0.1), "grayscale": each(0.2), "blur": blur,
+            "blur_sigma": each([0.1, 2.0]),
+        }.items()
+    }  # fmt: skip
+
+
+def large_only(table):
+    return {key: {name: value[name] for name in COLUMNS[3:]} for key, value in table.items()}
+
+
+def small_only(table):
+    return {key: {name: value[name] for name in COLUMNS[:3]} for key, value in table.items()}
+
+
+# The paper's table, row by row, from its text: setting → column → value. Nothing here was read from a preset.
+PUBLISHED = {
+    "data set": {
+        "data.name": each("cifar10", "cifar100_20", "stl10", "imagenet"),
+        "data.subset": each(None, None, None, 50, 100, 200, None),
+        "cluster.num_clusters": each(10, 20, 10, 50, 100, 200, 1000),
+    },
+    "backbone": {
+        "backbone.name": small_large("resnet18", "resnet50"),
+        "backbone.width": each(64),
+        "backbone.stem": each("small", "small", "stl", "imagenet"),
+        "data.size": each(32, 32, 96, 256),
+        "data.view": small_large(None, 224),
+    },
+    "pretext": {
+        "pretext.method": small_large("simclr", "moco"),
+        "pretext.epochs": small_large(500, 800),
+        "pretext.temperature": small_large(0.1, 0.2),
+        "data.extra": each("pretext"),
+    },
+    "pretext optimiser": {
+        "pretext.batch_size": small_large(512, 256),
+        "pretext.optimizer.name": each("sgd"),
+        "pretext.optimizer.lr": small_large(0.4, 0.03),
+        "pretext.optimizer.momentum": each(0.9),
+        "pretext.optimizer.weight_decay": each(1e-4),
+        "pretext.optimizer.schedule": each("cosine"),
+        "pretext.optimizer.warmup_epochs": each(0),
+        "pretext.optimizer.final_lr": small_large(4e-4, 0.0),
+    },
+    "MoCo v2": large_only({
+        "pretext.encoder_momentum": each(0.999),
+        "pretext.queue": each(65536),
+        "pretext.key_groups": each(8),
+    }),
+    "projector": {
+        "pretext.projection": each(128),
+        "pretext.hidden": each(None),  # as many as the features
+        "pretext.projector_norm": each(False),
+    },
+    "pretext augmentation": {
+        "pretext.augmentation.kind": each("simclr"),
+        **views("pretext", small_large(0.0, 0.5)),
+    },
+    "neighbours K (train)": {"cluster.neighbors": each(20, 20, 20, 50, 50, 50, 20)},
+    "features mined": {"embed.features": small_large("projector", "backbone")},
+    "SCAN epochs, batch": {
+        "cluster.epochs": each(100),
+        "cluster.batch_size": each(128, 128, 128, 512, 1024, 1024, 4096),
+    },
+    "SCAN optimiser": {
+        "cluster.optimizer.name": small_large("adam", "sgd"),
+        "cluster.optimizer.lr": each(1e-4, 1e-4, 1e-4, 5.0, 5.0, 5.0, 30.0),
+        "cluster.optimizer.momentum": each(0.9),
+        "cluster.optimizer.weight_decay": small_large(1e-4, 0),
+        "cluster.optimizer.schedule": each("constant"),
+        "cluster.optimizer.warmup_epochs": each(0),
+    },
+    "heads, trained part": {
+        "cluster.heads": small_large(1, 10),
+        "cluster.train": small_large("all", "head"),
+    },
+    "SCAN augmentation": {
+        "cluster.augmentation.kind": small_large("strong", "simclr"),
+        **large_only(views("cluster", each(0.0))),
+        "cluster.augmentation.flip": each(0.5),
+        **small_only({
+            "cluster.augmentation.operations": each(4),
+            "cluster.augmentation.cutout": each(16, 16, 32),
+        }),
+    },
+    "λ": {
+        "cluster.entropy_weight": each(5.0),
+        "cluster.entropy_of": each("anchors"),
+        "cluster.prior": each(None),
+        "cluster.val_neighbors": each(5),
+    },
+    "self-label": {
+        "selflabel.threshold": each(0.99),
+        "selflabel.epochs": each(200, 200, 200, 25, 25, 25, 0),
+        "selflabel.batch_size": small_large(1000, 512),
+        "selflabel.class_weights": small_large(True, False),
+        "selflabel.ema": small_large(0.0, 0.999),
+        "selflabel.optimizer.name": small_large("adam", "sgd"),
+        "selflabel.optimizer.lr": small_large(1e-4, 0.03),
+        "selflabel.optimizer.momentum": each(0.9),
+        "selflabel.augmentation.kind": each("strong"),
+        "selflabel.augmentation.flip": each(0.5),
+        "selflabel.augmentation.operations": each(4),
+        "selflabel.augmentation.cutout": each(16, 16, 32, 75),
+    },
+    "mean / std": {
+        "data.mean": each([0.4914, 0.4822, 0.4465], [0.5071, 0.4867, 0.4408], [0.485, 0.456, 0.406]),
+        "data.std": each([0.2023, 0.1994, 0.2010], [0.2675, 0.2565, 0.2761], [0.229, 0.224, 0.225]),
+    },
+    "protocol": {"data.protocol": each("split")},
+}  # fmt: skip
+
+# What the publications do not say, or what none of these sets or methods has a use for. Also value by value.
+NOT_PUBLISHED = {
+    "seed": each(0),
+    "precision": each("auto"),
+    "data.path": each(None),
+    "data.labels": each("folders"),
+    "data.fit": each("crop"),
+    "data.store": each("auto"),
+    "data.shard_rows": each(100000),
+    "data.duplicates": each("keep"),
+    "data.val_fraction": each(0.2),
+    "data.split_seed": each(0),
+    "data.max_rejected": each(0.05),
+    "data.max_pixels": each(200000000),
+    "data.max_unpacked": each(200),
+    "backbone.model": each(None),
+    "backbone.weights": each(None),
+    "pretext.negatives": each(4096),
+    "pretext.memory_momentum": each(0.5),
+    **small_only({
+        "pretext.encoder_momentum": each(0.999), "pretext.queue": each(4096), "pretext.key_groups": each(8),
+    }),
+    "neighbors.k": each(50),
+    "cluster.optimizer.final_lr": each(0.0),
+    "selflabel.train": each("all"),
+    "selflabel.optimizer.weight_decay": small_large(1e-4, 0.0),
+    "selflabel.optimizer.schedule": each("constant"),
+    "selflabel.optimizer.warmup_epochs": each(0),
+    "selflabel.optimizer.final_lr": each(0.0),
+    "evaluate.kmeans_runs": each(10),
+    "evaluate.probes": each(False),
+}  # fmt: skip
+
+# Where the authors' published configuration has another value than their paper.
+CONFIG = {
+    "cifar10": {"cluster.epochs": "50"},
+    "cifar100_20": {"cluster.batch_size": "512"},
+    "stl10": {"selflabel.epochs": "100"},
+    "imagenet_1000": {"cluster.neighbors": "50", "cluster.optimizer.lr": "5.0"},
+}
+
+# ACC / NMI / ARI, then what else the header quotes, in its order; and how many of these it must call "reported".
+RESULTS = {
+    "cifar10": ("87.6 0.4 78.7 75.8 88.3 79.7 77.2 81.8 0.3 71.2 66.5", 1),
+    "cifar100_20": ("45.9 2.7 46.8 30.1 50.7 48.6 33.3 42.2 3.0 44.1 26.7", 2),
+    "stl10": ("76.7 1.9 68.0 61.6 80.9 69.8 64.6 75.5 2.0 65.4 59.0", 2),
+    "imagenet_50": ("76.8 82.2 66.1 75.1", 0),
+    "imagenet_100": ("68.9 80.8 57.6 66.2", 0),
+    "imagenet_200": ("58.1 77.2 47.0 56.3", 0),
+    "imagenet_1000": ("39.9 72.0 27.5 60.0 51.2", 0),
+}
+
+
+def leaves(values, prefix=""):
+    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
+    flat = {}
+    for key, value in values.items():
+        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def wanted(column):
+    """Every setting of a column, of both tables; none may stand in two rows."""
+    found = {}
+    for row in (*PUBLISHED.values(), NOT_PUBLISHED):
+        for key, values in row.items():
+            if column in values:
+                assert key not in found, f"{key} of {column} stands in two rows"
+                found[key] = values[column]
+    return found
+
+
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def test_there_is_a_preset_for_every_published_column_and_the_digits():
+    assert {*COLUMNS, "digits"} <= set(PRESET_NAMES)
+
+
+def test_the_table_has_every_published_row():
+    rows = {
+        "backbone", "pretext", "pretext optimiser", "neighbours K (train)", "features mined", "SCAN epochs, batch",
+        "SCAN optimiser", "heads, trained part", "SCAN augmentation", "λ", "self-label",
+    }  # fmt: skip
+    beside_the_table = {"data set", "MoCo v2", "projector", "pretext augmentation", "mean / std", "protocol"}
+    assert set(PUBLISHED) == rows | beside_the_table
+    for row in rows:
+        assert {column for values in PUBLISHED[row].values() for column in values} == set(COLUMNS), row
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_preset_holds_the_published_values_and_no_others(column):
+    values = leaves(read_yaml(PRESETS / f"{column}.yaml"))
+    table = wanted(column)
+    assert set(values) == set(table)
+    assert {key: (values[key], table[key]) for key in table if values[key] != table[key]} == {}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_comment_gives_the_other_value_where_paper_and_configuration_differ(column):
+    path, found = [], {}
+    for line in (PRESETS / f"{column}.yaml").read_text(encoding="utf-8").splitlines():
+        if setting := re.match(r"( *)(\w+):", line):
+            path = [*path[: len(setting[1]) // 2], setting[2]]
+            if config := re.search(r"# config: (.+)$", line):
+                found[".".join(path)] = config[1]
+    assert found == CONFIG.get(column, {})
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_the_expected_result_is_the_published_one(column):
+    expected = read_header(PRESETS / f"{column}.yaml")["expected"]
+    numbers, reported = RESULTS[column]
+    assert re.findall(r"\d+\.\d", expected) == numbers.split()
+    assert expected.count("reported") == reported
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_a_preset_says_where_it_comes_from_what_it_gives_and_what_it_costs(name):
+    header = read_header(PRESETS / f"{name}.yaml")
+    assert set(header) == {"title", "source", "expected", "cost"} and all(header.values())
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_a_preset_is_valid_and_has_the_settings_of_the_others_in_their_order(name):
+    read_params(PRESETS / f"{name}.yaml")
+    values, digits = (read_yaml(PRESETS / f"{preset}.yaml") for preset in (name, "digits"))
+    assert list(values) == list(digits)
+    for group in values:
+        if isinstance(values[group], dict):
+            assert list(values[group]) == list(digits[group])
+
+
+def test_params_is_the_digits_preset_to_the_byte():
+    assert (ROOT / "params.yaml").read_bytes() == (PRESETS / "digits.yaml").read_bytes()
+
+
+def test_the_network_of_cifar_has_the_published_number_of_parameters():
+    from scan_core.networks import build_backbone, feature_size
+
+    backbone = build_backbone(read_params(PRESETS / "cifar10.yaml").backbone, 3)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_168_832
+    assert feature_size(backbone) == 512
+
+
+# All seven stages under each preset. What is reduced, for two cores and 14 images; everything else is the preset's.
+TRAIN, VAL = 8, 6
+REDUCED = {
+    "precision": "fp32",  # the faster one for so little work
+    "data": {"name": "folder", "path": "photos", "subset": None},  # images made here, of the real set's size
+    "pretext": {"epochs": 1, "batch_size": 4, "key_groups": 2, "queue": 32},
+    "neighbors": {"k": 5},
+    "cluster": {"epochs": 1, "batch_size": 4, "neighbors": 5},
+    "selflabel": {"epochs": 1, "batch_size": 4, "threshold": 1e-6},  # so that untrained networks are confident
+    "evaluate": {"kmeans_runs": 2},
+}
+SIZES = {"cifar10": (32, 32), "cifar100_20": (32, 32), "stl10": (96, 96)}  # of images; of the rest 300x260
+# The digits are at hand: all 1,797 of them, in batches of the preset's size.
+REDUCED_DIGITS = {
+    "precision": "fp32", "pretext": {"epochs": 1}, "cluster": {"epochs": 1},
+    "selflabel": {"epochs": 1, "threshold": 1e-6}, "evaluate": {"kmeans_runs": 2},
+}  # fmt: skip
+
+
+def make_photos(folder, size):
+    """Random images in two classes, with a split of their own; JPEGs of either orientation where they are large."""
+    generator = np.random.default_rng(0)
+    for number in range(TRAIN + VAL):
+        width, height = size if number % 2 else size[::-1]
+        pixels = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        place = folder / ("train" if number < TRAIN else "val") / "ab"[number % 3 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        suffix = "png" if max(size) < 128 else "jpg"
+        pixels.resize((width, height), Image.Resampling.BICUBIC).save(place / f"{number}.{suffix}")
+
+
+def reduced(name):
+    """The preset's settings as they are run here, and what differs, for the record."""
+    values = read_yaml(PRESETS / f"{name}.yaml")
+    changes = REDUCED_DIGITS if name == "digits" else REDUCED
+    if values["selflabel"]["epochs"] == 0:  # there is nothing to reduce
+        changes = merge(changes, {"selflabel": {"epochs": 0}})
+    changed = merge(values, changes)
+    before, after = leaves(values), leaves(changed)
+    return changed, {key: (before[key], after[key]) for key in after if before[key] != after[key]}
+
+
+def weights(project, name):
+    from safetensors.torch import load_file
+
+    return load_file(project / "models" / f"{name}.safetensors")
+
+
+def moved(before, after):
+    """Where two networks hold other numbers: weights of backbone or head, or BatchNorm's statistics."""
+    same = before.keys() & after.keys()
+    different = {key for key in same if before[key].shape == after[key].shape and not before[key].equal(after[key])}
+    part = {key: "statistics" if "running" in key or "num_batches" in key else key.split(".")[0] for key in different}
+    return set(part.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*COLUMNS, "digits"])
+def test_every_stage_takes_real_steps_at_the_preset_s_resolution(name, tmp_path, monkeypatch):
+    import torch
+
+    from pipeline.artifacts import load_csv, load_json
+    from scan_core.networks import build_backbone
+
+    # After so few steps the guard may keep either model: here it is the one that was trained.
+    monkeypatch.setattr("scan_core.selflabel.choose_model", lambda *_: ("after", "the guard is set aside"))
+    values, changes = reduced(name)
+    print(f"\n{name}, reduced: " + ", ".join(f"{key} {old} → {new}" for key, (old, new) in changes.items()))
+    project = make_project(tmp_path / "project")
+    shutil.copy(PRESETS / f"{name}.yaml", project / "params.yaml")
+    set_params(project, values)
+    if name != "digits":
+        make_photos(project / "photos", SIZES.get(name, (300, 260)))
+    for stage in ("source", *STAGES):
+        run_stage(project, stage)
+
+    large = name.startswith("imagenet")
+    stored = {"data/images/jpeg-00000.bin", "data/images/jpeg-00000.npy"} if large else set()
+    assert files(project) == (OUTPUTS - {"data/images/pixels-00000.npy"} if large else OUTPUTS) | stored
+    stats = load_json(project / "data" / "images" / "stats.json")
+    assert (stats["size"], stats["view"]) == (values["data"]["size"], values["data"]["view"] or values["data"]["size"])
+
+    for step in ("pretext", "cluster", "selflabel"):
+        rows = load_csv(project / "reports" / "plots" / f"{step}.csv")
+        assert len(rows) == values[step]["epochs"], step
+        assert all(np.isfinite(float(row["loss"])) and float(row["loss"]) != 0 for row in rows), step
+        assert all(row.get("skipped_steps", "0") == "0" for row in rows), step
+    params = read_params(project / "params.yaml")
+    torch.manual_seed(params.seed)  # pretext's first draw: the weights it starts from
+    fresh = build_backbone(params.backbone, stats["channels"]).state_dict()
+    pretext, cluster, selflabel = (weights(project, step) for step in ("pretext", "cluster", "selflabel"))
+    assert moved({f"backbone.{key}": value for key, value in fresh.items()}, pretext) == {"backbone", "statistics"}
+    assert moved(pretext, cluster) == (set() if large else {"backbone", "statistics"})
+    assert cluster["head.linear.weight"].shape[0] == values["cluster"]["num_clusters"]
+    assert moved(cluster, selflabel) == ({"backbone", "head", "statistics"} if values["selflabel"]["epochs"] else set())
+    scores = load_json(project / "reports" / "metrics.json")["val"]
+    assert 1 <= scores["selflabel"]["clusters_alive"] <= values["cluster"]["num_clusters"]
