@@ -15,10 +15,6 @@ from scan_core.networks import Model, Projector, feature_size
 from scan_core.settings import Pretext
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
-# λ of the term (section 3.3). Without it a network that makes all images alike, as a new one does, is pushed from one common
-# direction to the next, the bank after it: on the digits their nearest neighbours got worse than the new network's.
-PROXIMAL = 30.0
-
 
 def start_instance_discrimination(
     settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
@@ -58,8 +54,10 @@ def train_instance_discrimination(
             if "log_z" not in state.extra:
                 log_sum = torch.logsumexp(noise.detach().flatten(), dim=0)
                 state.extra["log_z"] = log_sum - math.log(noise.numel()) + math.log(count)
-            proximal = PROXIMAL * (embedded - own).square().sum(dim=1).mean()  # eq. 8
-            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + proximal
+            # Eq. 8. Without the second term a network that makes all images alike, as a new one does, is pushed from
+            # one common direction to the next, and the bank after it.
+            moved = (embedded - own).square().sum(dim=1).mean()
+            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + settings.proximal * moved
             step(epoch, loss, {"loss": loss})
             with torch.no_grad():
                 bank[batch_there] = F.normalize(torch.lerp(embedded, own, settings.memory_momentum), dim=1)

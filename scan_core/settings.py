@@ -161,6 +161,7 @@ class Pretext(Settings):
     key_groups: Count  # parts of a shuffled batch in which moco's keys see BatchNorm, as if on so many devices
     negatives: Count  # drawn from instance_discrimination's memory bank for each image
     memory_momentum: Annotated[float, Field(ge=0, lt=1)]
+    proximal: NonNegative  # instance_discrimination's weight of the distance to the bank's entry
     optimizer: Optimizer
     augmentation: Augmentation
 

@@ -100,8 +100,8 @@ def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optim
 
 
 def compiled(module: Model, fabric: Fabric) -> nn.Module:
-    """``module``, compiled where that pays: on a GPU."""
-    return cast(nn.Module, torch.compile(module)) if fabric.device.type == "cuda" else module
+    """``module``, compiled where that pays, on a GPU; for each shape, of which a loop has one or two."""
+    return cast(nn.Module, torch.compile(module, dynamic=False)) if fabric.device.type == "cuda" else module
 
 
 def slow_copy(model: Model) -> Model:

@@ -163,6 +163,7 @@ NOT_PUBLISHED = {
     "backbone.weights": each(None),
     "pretext.negatives": each(4096),
     "pretext.memory_momentum": each(0.5),
+    "pretext.proximal": each(30.0),
     **small_only({
         "pretext.encoder_momentum": each(0.999), "pretext.queue": each(4096), "pretext.key_groups": each(8),
     }),

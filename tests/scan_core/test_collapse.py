@@ -104,8 +104,11 @@ def test_an_embedding_that_is_not_finite_is_a_training_that_has_diverged():
     refused(lambda: end_pretext_epoch(state(), {"loss": 1.0}, embeddings), "embedding_variance is nan", "has diverged")
 
 
+DIVERGED = torch.full((8, 4), float("nan"))
+
+
 def test_a_loss_that_is_not_finite_is_named_first():
-    refused(lambda: end_pretext_epoch(state(), {"loss": float("nan")}, torch.zeros(8, 4)), "loss is nan in epoch 1")
+    refused(lambda: end_pretext_epoch(state(), {"loss": float("nan")}, DIVERGED), "loss is nan in epoch 1")
 
 
 def cloud(variance, count=512, dimensions=16):

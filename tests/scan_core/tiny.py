@@ -73,7 +73,7 @@ NO_AUGMENTATION = simclr_augmentation(
 def pretext_settings(**values):
     base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8, "hidden": None}
     base |= {"projector_norm": False, "encoder_momentum": 0.9, "queue": 24, "key_groups": 2, "negatives": 6}
-    base |= {"memory_momentum": 0.5}
+    base |= {"memory_momentum": 0.5, "proximal": 30.0}
     return Pretext(**{**base, "optimizer": optimizer(), "augmentation": simclr_augmentation(), **values})
 
 
