@@ -9,8 +9,8 @@ from scan_core.training import Epoch, TrainingState
 
 # Measured on the last batch of each of the first epochs. Digits, the project's settings: at least 0.04 and 12 whatever
 # the method. ResNet-18 on noise at SGD 0.4 without warm-up: 2e-4 (MoCo) and 1.8. A tiny network that lives: 3e-5 and,
-# with batches of 8 in two groups, 1.3. The dead lie at 4e-6 and below, in bfloat16 a little later. A false alarm ends a training
-# that would have worked, so both limits are nearer to death.
+# with batches of 8 in two groups, 1.3. The dead lie at 4e-6 and below, in bfloat16 an epoch later. A false alarm ends a
+# training that would have worked, so both limits are nearer to death.
 DEAD_VARIANCE = 1e-5  # of 1 for vectors all over the sphere
 DEAD_RANK = 1.1  # dimensions; 1 is a line, or two points
 

@@ -98,8 +98,8 @@ def project(tmp_path):
 def test_the_outputs_are_whole_and_nothing_else_is_left(project):
     made, said = prepare(project)
     assert {path.removeprefix("data/") for path in made} == {
-        "source.json", "images/pixels-00000.npy", "images/stats.json", "images/pretext.npy", "images/train.npy",
-        "images/val.npy", "items/items.parquet", "items/findings.csv", "labels/labels.npy", "labels/classes.json",
+        "source.json", "weights.json", "images/pixels-00000.npy", "images/stats.json", "images/pretext.npy",
+        "images/train.npy", "images/val.npy", "items/items.parquet", "items/findings.csv", "labels/labels.npy", "labels/classes.json",
     }  # fmt: skip
     assert "prepare   40 images: 30 train, 10 val; 0 rejected, 0 ignored, 0 duplicates, 0 near duplicates\n" in said
     assert not [path for path in (project / ".scan" / "resume").rglob("*") if path.suffix != ".lock"]
@@ -343,7 +343,7 @@ def test_too_many_that_cannot_be_used_end_the_run_with_their_list(project):
     assert "data.max_rejected is 0.05, and 5 of 45 images (11.1 %) cannot be used; see .scan/rejected.csv" in said
     with (project / ".scan" / "rejected.csv").open() as file:
         assert [row["source"] for row in csv.DictReader(file)] == [f"bad-{number}.png" for number in range(5)]
-    assert files(project) == {"data/source.json"}
+    assert files(project) == {"data/source.json", "data/weights.json"}
     for number in range(5):
         (project / "images" / f"bad-{number}.png").unlink()
     prepare(project)
@@ -459,7 +459,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(long_project, t
     process = started(long_project)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)  # workers that outlive their parent would keep its standard error open
-    assert files(long_project) == {"data/source.json"}, "it had finished before the kill"
+    assert files(long_project) == {"data/source.json", "data/weights.json"}, "it had finished before the kill"
     left = {int(path.stem) for path in (long_project / ".scan" / "resume").rglob("*.npz")}
     assert 3 <= len(left) < 20
 
