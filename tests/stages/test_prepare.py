@@ -99,7 +99,8 @@ def test_the_outputs_are_whole_and_nothing_else_is_left(project):
     made, said = prepare(project)
     assert {path.removeprefix("data/") for path in made} == {
         "source.json", "weights.json", "images/pixels-00000.npy", "images/stats.json", "images/pretext.npy",
-        "images/train.npy", "images/val.npy", "items/items.parquet", "items/findings.csv", "labels/labels.npy", "labels/classes.json",
+        "images/train.npy", "images/val.npy", "items/items.parquet", "items/findings.csv", "labels/labels.npy",
+        "labels/classes.json",
     }  # fmt: skip
     assert "prepare   40 images: 30 train, 10 val; 0 rejected, 0 ignored, 0 duplicates, 0 near duplicates\n" in said
     assert not [path for path in (project / ".scan" / "resume").rglob("*") if path.suffix != ".lock"]
