@@ -147,6 +147,7 @@ def _execute(run: Run, folder: Path, jobs: int) -> None:
         YAML(typ="safe", pure=True).dump(run.params().model_dump(mode="json"), file)
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"SCAN_THREADS": os.environ.get("SCAN_THREADS", threads), "OMP_NUM_THREADS": threads}
+    environment |= {"SCAN_DATA": os.environ.get("SCAN_DATA", str(Path("datasets").resolve()))}
     environment |= {"SCAN_TRACKING": "spool", "MLFLOW_TRACKING_URI": tracking_address(Path.cwd())}
     _call(["dvc", "repro", "--quiet"], folder, environment)
     _call(["dvc", "exp", "save", "--force", "--name", f"scan-{name}"], folder)

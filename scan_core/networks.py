@@ -13,16 +13,19 @@ from scan_core.settings import Backbone
 
 
 class ConvNet(nn.Module):
-    """Six 3x3 convolutions in three stages of ``width``, 2 and 4 times ``width`` channels: for tiny images.
+    """Six 3x3 convolutions in three stages of ``width``, 2 and 4 times ``width`` channels: for small images.
 
-    Each stage but the last ends in a 2x2 max-pool; global average pooling gives D = 4 * width.
+    Each stage but the last ends in a 2x2 max-pool; global average pooling gives D = 4 * width. With ``patches`` the
+    first convolution takes 2x2 patches instead, which quarters the cost of all that follow.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, patches: bool = False) -> None:
         super().__init__()
         widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
         self.feature_size = widths[-1]
         convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
+        if patches:
+            convs[0] = nn.Conv2d(channels, width, 2, stride=2, bias=False)
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:])
         for conv in convs:
@@ -124,7 +127,8 @@ def architecture(settings: Backbone) -> str:
     """What weights are made for, in words. timm's tags name weights, so they are no part of it."""
     if settings.name == "timm":
         return f"timm {(settings.model or '').partition('.')[0]}"
-    return f"convnet {settings.width}" if settings.name == "convnet" else f"{settings.name} with stem {settings.stem}"
+    name = f"convnet {settings.width}" if settings.name == "convnet" else settings.name
+    return f"{name} with stem {settings.stem}"
 
 
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
@@ -135,7 +139,7 @@ def build_backbone(settings: Backbone, channels: int) -> nn.Module:
     """
     backbone: Any
     if settings.name == "convnet":
-        backbone = ConvNet(channels, settings.width)
+        backbone = ConvNet(channels, settings.width, settings.stem == "patch")
     else:
         backbone = (_timm if settings.name == "timm" else _resnet)(settings, channels)
     backbone.architecture = architecture(settings)

@@ -79,7 +79,9 @@ class Backbone(Settings):
 
     name: Literal["convnet", "resnet18", "resnet34", "resnet50", "timm"]
     width: Count  # 64 but for convnet; of no use to timm
-    stem: Literal["small", "stl", "imagenet"]  # of ResNets: 3x3; 3x3 and max-pool; 7x7 with stride 2 and max-pool
+    # The first convolution. small: 3x3; patch (convnet): 2x2 with stride 2; stl (ResNets): 3x3 and max-pool;
+    # imagenet (ResNets): 7x7 with stride 2 and max-pool
+    stem: Literal["small", "patch", "stl", "imagenet"]
     model: str | None  # timm's name of it
     weights: str | None  # a .safetensors file that ``scan weights import`` wrote; a relative path starts at the project
 
@@ -87,6 +89,10 @@ class Backbone(Settings):
     def _consistent(self) -> "Backbone":
         if self.name.startswith("resnet") and self.width != 64:
             raise ValueError(f"width is {self.width}; {self.name} has 64")
+        stems = {"convnet": ("small", "patch"), "timm": ("small", "patch", "stl", "imagenet")}
+        allowed = stems.get(self.name, ("small", "stl", "imagenet"))
+        if self.stem not in allowed:
+            raise ValueError(f"stem is {self.stem}; {self.name} has {', '.join(allowed)}")
         if self.name == "timm" and not self.model:
             given = "null" if self.model is None else '""'
             raise ValueError(f"model is {given}; backbone.name timm needs timm's name of a network")

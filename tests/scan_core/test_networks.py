@@ -86,6 +86,17 @@ def test_convnet_has_six_convolutions_of_doubling_width():
     assert parameters(convnet) == convolutions + 2 * sum(widths[1:])
 
 
+def test_convnet_of_patches_halves_the_image_first():
+    sizes = []
+    convnet = build_backbone(backbone_settings(stem="patch"), 3).eval()
+    for conv in convnet.convs:
+        conv.register_forward_hook(lambda module, given, output: sizes.append(output.shape[2]))
+    with torch.no_grad():
+        assert convnet(inputs(2, 3, 16)).shape == (2, 16)
+    assert sizes == [8, 8, 4, 4, 2, 2]
+    assert parameters(convnet) == parameters(build_backbone(BACKBONE, 3)) - 3 * 4 * (9 - 4)
+
+
 def test_convnet_is_its_layers_one_after_the_other():
     convnet = ConvNet(3, 4).eval()
     for norm in convnet.norms:
@@ -185,7 +196,7 @@ def test_a_network_that_gives_no_features_is_refused(monkeypatch):
 
 
 def test_architecture_is_what_weights_are_made_for():
-    assert architecture(BACKBONE) == "convnet 4"
+    assert architecture(BACKBONE) == "convnet 4 with stem small"
     assert architecture(backbone_settings(name="resnet18", width=64, stem="stl")) == "resnet18 with stem stl"
     assert architecture(timm_settings("vit_small_patch16_224.dino")) == "timm vit_small_patch16_224"
 
