@@ -24,6 +24,7 @@ from pipeline.tracking import tracking_address
 from scan_core.errors import ScanError
 
 FOLDER = Path(".scan/experiments")
+CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
 CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion")
 
 
@@ -114,10 +115,7 @@ def _pretext_key(run: Run) -> str:
 
 
 def _check_committed() -> None:
-    changed = [
-        line[3:] for line in _call(["git", "status", "--porcelain", "--untracked-files=no"], Path()).splitlines()
-        if not line[3:].startswith(("params.yaml", "dvc.lock", "docs/", "README"))
-    ]  # fmt: skip
+    changed = [line[3:] for line in _call(["git", "status", "--porcelain", "--", *CODE], Path()).splitlines()]
     if changed:
         raise ScanError(f"{', '.join(changed[:5])} differ from the last commit; experiments run what is committed")
 

@@ -340,3 +340,11 @@ def test_the_jpeg_store_keeps_shapes_and_so_cannot_pad_or_stretch(fit):
 @pytest.mark.parametrize("name", Data.model_fields["name"].annotation.__args__)
 def test_another_source_is_one_setting_away_or_two_with_its_path(name):
     assert validate(Data, {**dumped(Data), "name": name, "path": "photos"}).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("convnet", "stl"), ("convnet", "imagenet"), ("resnet18", "patch"), ("resnet50", "patch")]
+)
+def test_a_stem_is_one_that_the_network_has(name, stem):
+    with pytest.raises(ValidationError, match=rf"stem is {stem}; {name} has small"):
+        backbone_settings(name=name, width=64, stem=stem)
