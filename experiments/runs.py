@@ -162,7 +162,9 @@ def _execute(run: Run, folder: Path, jobs: int) -> None:
         "labelled": labelled,
         "seconds": time.monotonic() - started,
     }
-    _call(["dvc", "exp", "push", "--quiet", "--no-cache", "--force", "origin", f"scan-{name}"], folder)
+    refs = _call(["git", "for-each-ref", "--format=%(refname)", "refs/exps"], folder).splitlines()
+    (saved,) = [ref for ref in refs if ref.endswith(f"/scan-{name}")]
+    _call(["git", "push", "--quiet", "--force", "origin", f"{saved}:{saved}"], folder)  # so dvc exp show lists it
     target = _file(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
