@@ -37,6 +37,9 @@ class Run:
     changes: tuple[tuple[str, Any], ...] = ()  # dotted name and value; a mapping replaces a mapping
     labelled: tuple[str, ...] = ()  # arguments of ``python -m experiments.labelled``
 
+    def __hash__(self) -> int:
+        return hash((self.preset, self.seed, repr(self.changes), self.labelled))  # a change may hold a mapping
+
     def params(self) -> Params:
         """The validated settings. ``data.split_seed`` is the seed: each seed has its own split."""
         values = read_yaml(Path("presets") / f"{self.preset}.yaml")

@@ -1,6 +1,10 @@
 """The paper's tables and figures as experiments: what is run, what labels may do there, what the ledger says."""
 
+import contextlib
 import json
+import os
+import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,12 +14,12 @@ from experiments import ledger
 from experiments.__main__ import app, choose
 from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
-from experiments.runs import Result, Run
+from experiments.runs import Result, Run, _file, results
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
 from experiments.tables import EXPERIMENTS, Experiment, Row
 from scan_core.errors import ScanError
 from tests.closure import OURS
-from tests.project import ROOT
+from tests.project import ROOT, environment, make_dvc_project, run
 
 PAGE = ROOT / "docs" / "ledger.md"
 TINY_CLASSES = ["n02085620", "n02106662", "n02124075", "n01443537", "n02002724", "n07753592", "n07720875", "n04465501"]
@@ -175,3 +179,63 @@ def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     assert text.split("\n\n")[0] in page.read_text()
     assert (tmp_path / "ledger" / "sweep.png").is_file() and (tmp_path / "ledger" / "quality.png").is_file()
     assert ledger.QUALITY
+
+
+# --- The runs themselves
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A small project under git and DVC with the code of the experiments and one tiny preset."""
+    folder = make_dvc_project(tmp_path_factory.mktemp("experiments") / "project")
+    for name in ("experiments", "bench", "presets"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(folder / "params.yaml", folder / "presets" / "tiny.yaml")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "experiments")
+    return folder
+
+
+def executed(project, runs):
+    said = []
+    with contextlib.chdir(project), mock.patch.dict(os.environ, environment(), clear=True):
+        return results(runs, 2, said.append), said
+
+
+@pytest.mark.slow
+def test_runs_become_dvc_experiments_and_an_interrupted_ledger_goes_on(project):
+    default, other = Run("tiny", 0), Run("tiny", 1, (("cluster.neighbors", 2),))
+    bound = Run("tiny", 0, (), ("oracle", "--neighbors", "5"))
+    first, said = executed(project, [default])
+    assert said == ["1 of 1 runs, about 0 min left"]
+    found, said = executed(project, [default, other, bound])
+    assert len(said) == 2 and found[default] == first[default]
+    assert found[bound].metrics == found[default].metrics and set(found[bound].labelled) == {"acc", "nmi", "ari"}
+    assert found[other].metrics != found[default].metrics
+    assert len(found[default].clusters) == 1797
+    assert executed(project, [default, other, bound])[1] == []
+    listed = run(project, "dvc", "exp", "list", "--name-only").stdout.split()
+    assert len([name for name in listed if name.startswith("scan-")]) == 3
+    assert run(project, "git", "status", "--porcelain").stdout == ""
+    workers = project / ".scan" / "experiments"
+    assert len(list(workers.glob("worker-*/.scan/tracking/*/events.jsonl"))) > 7
+
+
+@pytest.mark.slow
+def test_code_that_is_not_committed_is_not_run(project):
+    losses = project / "scan_core" / "losses.py"
+    text = losses.read_text()
+    losses.write_text(text + "\n")
+    try:
+        with pytest.raises(ScanError, match=r"scan_core/losses\.py differ from the last commit"):
+            executed(project, [Run("tiny", 7)])
+    finally:
+        losses.write_text(text)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_an_error_and_leaves_no_result(project):
+    with pytest.raises(ScanError, match=r"dvc repro.*failed in .*batch_size is 5000"):
+        executed(project, [Run("tiny", 3, (("cluster.batch_size", 5000),))])
+    with contextlib.chdir(project):
+        assert not _file(Run("tiny", 3, (("cluster.batch_size", 5000),))).exists()
