@@ -48,7 +48,7 @@ def test_presets_are_valid(preset):
         ({"data": None}, ["data is null"]),
         ({"data": {"mean": [125.3, 123, 113.9]}}, ["data.mean.0 is 125.3", "less than or equal to 1"]),
         ({"data": {"std": 0.25}}, ["data.std is 0.25", "array"]),
-        ({"backbone": {"stem": "large"}}, ['backbone.stem is "large"', "'small', 'stl' or 'imagenet'"]),
+        ({"backbone": {"stem": "large"}}, ['backbone.stem is "large"', "'small', 'patch', 'stl' or 'imagenet'"]),
         ({"backbone": {"stems": "stl"}}, ["backbone.stems is not a setting", "did you mean stem?"]),
         ({"backbone": {"name": "timm"}}, ["backbone.model is null", "timm needs timm's name of a network"]),
         ({"backbone": {"name": "resnet50"}}, ["backbone.width is 32", "resnet50 has 64"]),
