@@ -50,14 +50,14 @@ def open_source(settings: Data, root: Path, home: Path) -> Source:
     Raises ``ScanError`` where there is nothing to read.
     """
     if settings.name in SOURCES_WITH_PATH:
-        from scan_core import archives, files, tables
+        from scan_core import archives, arrays, files, tables
 
         path = located(settings, root)
         readers: dict[str, Callable[[Path, Data], Source]] = {
             "folder": files.open_folder,
             "archive": archives.open_archive,
             "parquet": tables.open_parquet,
-            "npy": tables.open_npy,
+            "npy": arrays.open_npy,
         }
         return readers[settings.name](path, settings)
     from scan_core import named

@@ -1,19 +1,18 @@
-"""Images in tables: parquet files, as the Hugging Face Hub lays them out or others, and .npy arrays."""
+"""Images in tables: parquet files, as the Hugging Face Hub lays them out or others."""
 
 import json
 import math
 import re
-import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scan_core.arrays import row_name
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Finding, Item, Source, Split, printable
@@ -23,7 +22,6 @@ PATH_COLUMNS = ("image", "img", "path", "file", "file_name", "image_path")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLITS: dict[str, Split] = {"train": "train", "test": "val", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAME = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])")  # train-00000-of-00004, test_1, validation; not trained
-ARRAYS_ALLOWED = "uint8 or bool of shape (N,H,W), (N,H,W,1), (N,H,W,3) or (N,H,W,4) is allowed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +74,6 @@ def open_parquet(path: Path, settings: Data) -> Source:
             yield from _rows(table)
 
     return Source(read, labels[0].classes if labels else None, total)
-
-
-def open_npy(path: Path, settings: Data) -> Source:
-    """The images of a .npy file, (N,H,W) or (N,H,W,C) uint8 or bool with 1, 3 or 4 channels, mapped, not loaded.
-
-    Items are named ``<file>/<row>`` and hold (H,W) or (H,W,C) uint8; bool becomes 0 and 255. No label, no split.
-    Raises ``ScanError`` for any other file, dtype or shape.
-    """
-    shape, dtype = _npy_header(path)
-    problem = f"{path} is {dtype} of shape {shape}; {ARRAYS_ALLOWED}"
-    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4):
-        raise ScanError(f"{problem}; move the channels last")
-    if dtype not in (np.uint8, np.bool_) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)):
-        raise ScanError(problem)
-    if 0 in shape:
-        raise ScanError(f"{problem}, and at least one image of at least one pixel is needed")
-    _map(path)  # a truncated file is seen now
-
-    def read() -> Iterator[Item | Finding]:
-        for row, pixels in enumerate(_map(path)):
-            image = np.array(pixels, np.uint8, order="C")  # a copy: what is handed on keeps no file open
-            if dtype == np.bool_:
-                image *= 255
-            yield Item(_row_name(path.name, row), image[..., 0] if image.shape[2:] == (1,) else image)
-
-    return Source(read, None, shape[0])
 
 
 def _parquet_files(folder: Path) -> list[Path]:
@@ -229,7 +201,7 @@ def _rows(table: _Table) -> Iterator[Item | Finding]:
 
 def _item(table: _Table, row: int, image: Any, label: Any) -> Item | Finding:
     """One row, of which ``image`` and ``label`` are pyarrow scalars."""
-    name = _row_name(table.name, row)
+    name = row_name(table.name, row)
     try:
         value = image.as_py()
         text = None if label is None else _label(table, name, label.as_py())
@@ -271,29 +243,6 @@ def _label(table: _Table, name: str, value: Any) -> str | None:
                 )
             return table.classes[value]
     return str(value)
-
-
-def _npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, before anything is mapped or, of an object array, unpickled."""
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
-    except (OSError, ValueError, TypeError, tokenize.TokenError, RecursionError) as error:
-        raise ScanError(f"{path} is no .npy file; a .npy file, {ARRAYS_ALLOWED}; write one with numpy.save") from error
-    return shape, dtype
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path} is a .npy file that cannot be read ({error}); get or write it again") from error
-
-
-def _row_name(file: str, row: int) -> str:
-    return f"{file}/{row:07d}"
 
 
 def _listed(names: list[str], most: int = 12) -> str:

@@ -115,9 +115,9 @@ def follow(average: nn.Module, module: nn.Module, decay: float, buffers: bool) -
 
     An average that is only evaluated needs the statistics; one that is trained with keeps its own.
     """
-    pairs = list(zip(average.parameters(), module.parameters(), strict=True))
+    pairs: list[tuple[Tensor, Tensor]] = list(zip(average.parameters(), module.parameters(), strict=True))
     if buffers:
-        pairs += list(zip(average.buffers(), module.buffers(), strict=True))  # type: ignore[arg-type]
+        pairs += zip(average.buffers(), module.buffers(), strict=True)
     for slow, fast in pairs:
         if slow.is_floating_point():
             slow.lerp_(fast, 1 - decay)

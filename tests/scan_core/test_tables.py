@@ -18,9 +18,10 @@ from PIL import Image
 
 from pipeline.params import read_params
 from scan_core import tables
+from scan_core.arrays import open_npy
 from scan_core.errors import ScanError
 from scan_core.sources import Finding, Item
-from scan_core.tables import open_npy, open_parquet
+from scan_core.tables import open_parquet
 from tests.project import ROOT
 from tests.scan_core.tiny import refused
 
