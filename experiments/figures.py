@@ -21,7 +21,22 @@ def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, 
     if known:
         axis.plot(*zip(*known, strict=True), "s--", color=ORANGE, label=experiment.published)
         axis.legend()
-    axis.set(xlabel=experiment.axis, ylabel="ACC, %")
+    axis.set(xlabel=experiment.axis, ylabel=experiment.height)
+    return _save(figure, path)
+
+
+def draw_lines(path: Path, experiment: Experiment, curves: list[list[list[tuple[float, float]]]]) -> Path:
+    """A line a row: the mean over seeds, in a band of the standard deviation; as far as every seed's curve goes."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    for row, seeds in zip(experiment.rows, curves, strict=True):
+        length = min(len(each) for each in seeds)
+        x = [point[0] for point in seeds[0][:length]]
+        y = 100 * np.array([[point[1] for point in each[:length]] for each in seeds])  # (seeds,length)
+        mean, spread = y.mean(axis=0), y.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(length)
+        axis.plot(x, mean, label=row.label)
+        axis.fill_between(x, mean - spread, mean + spread, alpha=0.2, linewidth=0)
+    axis.set(xlabel=experiment.axis, ylabel=experiment.height)
+    axis.legend(fontsize=8)
     return _save(figure, path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.machine import machine
-from experiments.figures import draw_points, draw_quality
+from experiments.figures import draw_lines, draw_points, draw_quality
 from experiments.runs import Result, Run
 from experiments.superclass import confusion_by_superclass
 from experiments.tables import Experiment
@@ -36,7 +36,12 @@ def write_ledger(
         values = [[row.value(found[run]) for run in seeds] for row, seeds in pairs]
         lines = [f"### {experiment.title}", "", *_table(experiment, values), "", _source(name, runs[name])]
         if experiment.axis and pictures:
-            picture = draw_points(pictures / f"{name}.png", experiment, values)
+            if experiment.rows[0].curve:
+                lines_of = zip(experiment.rows, runs[name], strict=True)
+                curves = [[row.curve(found[run]) for run in seeds] for row, seeds in lines_of if row.curve]
+                picture = draw_lines(pictures / f"{name}.png", experiment, curves)
+            else:
+                picture = draw_points(pictures / f"{name}.png", experiment, values)
             lines += ["", f"![{experiment.title}]({picture.relative_to(page.parent)})"] if page else []
         if name == "table4":
             lines += ["", *confusion_by_superclass([found[run] for run in runs[name][-1]])]
@@ -51,14 +56,15 @@ def write_ledger(
 
 
 def _table(experiment: Experiment, values: list[list[dict[str, float]]]) -> Iterator[str]:
-    measures = [name for name in ("acc", "nmi", "ari") if all(name in each for row in values for each in row)]
-    some = [name for name in ("acc", "nmi", "ari") if any(name in each for row in values for each in row)]
-    measures = some or measures
-    yield f"| {experiment.axis} | {' | '.join(name.upper() for name in measures)} | {experiment.published} |"
-    yield "| --- |" + " --- |" * (len(measures) + 1)
+    measures = list(dict.fromkeys(name for row in values for each in row for name in each))
+    published = any(row.published for row in experiment.rows)
+    heads = [name.upper() if name in ("acc", "nmi", "ari") else name for name in measures]
+    first = "" if experiment.rows[0].curve else experiment.axis
+    yield f"| {' | '.join([first, *heads, *[experiment.published] * published])} |"
+    yield "| --- |" + " --- |" * (len(measures) + published)
     for row, found in zip(experiment.rows, values, strict=True):
         cells = [summary([each[name] for each in found if name in each]) for name in measures]
-        yield f"| {row.label} | {' | '.join(cells)} | {row.published or '–'} |"
+        yield f"| {' | '.join([row.label, *cells, *[row.published or '–'] * published])} |"
 
 
 def summary(values: list[float]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.runs import Result
 
 Changes = tuple[tuple[str, Any], ...]
+Curve = Callable[[Result], list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,19 @@ class Row:
     value: Callable[[Result], dict[str, float]] = lambda result: scores(result, "selflabel")
     published: str = ""
     labelled: tuple[str, ...] = ()
+    curve: Curve | None = None  # of a figure that has a line for each row
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table, or a figure whose rows are its points."""
+    """A table, or a figure whose rows are its points or its lines."""
 
     title: str
     rows: tuple[Row, ...]
     preset: str = "digits_quick"
     published: str = "CIFAR-10, paper"
     axis: str = ""  # of a figure
+    height: str = "ACC, %"
 
 
 def scores(result: Result, step: str) -> dict[str, float]:
@@ -61,6 +64,23 @@ def step(name: str) -> Callable[[Result], dict[str, float]]:
     return lambda result: scores(result, name)
 
 
+def curve(name: str, x: str, y: str, split: str = "") -> Curve:
+    """Two columns of a run's plot data; with ``split``, of that split's rows."""
+    return lambda result: [
+        (float(row[x]), float(row[y])) for row in result.curves[name] if not split or row["split"] == split
+    ]
+
+
+def line(label: str, changes: Changes, points: Curve, ends: tuple[str, str] = ("first epoch", "last epoch")) -> Row:
+    """A row that is a line; its table has the values at both ends, which ``ends`` names."""
+
+    def values(result: Result) -> dict[str, float]:
+        found = points(result)
+        return {ends[0]: found[0][1], ends[1]: found[-1][1]}
+
+    return Row(label, changes, values, curve=points)
+
+
 # The digits' two kinds of views; both without flips, for a mirrored 2 is no digit.
 WEAK = {
     "kind": "simclr", "crop_scale": [0.4, 1.0], "crop_ratio": [0.75, 1.333], "rotate": 15, "shear": 10, "flip": 0.0,
@@ -75,6 +95,12 @@ def augmented(cluster: dict[str, Any], selflabel: dict[str, Any]) -> Changes:
     return (("cluster.augmentation", cluster), ("selflabel.augmentation", selflabel))
 
 
+ROTATION: Changes = (("pretext.method", "rotation"),)
+INSTANCES: Changes = (("pretext.method", "instance_discrimination"),)
+PURITY = [curve("purity", "k", "purity", split) for split in ("train", "val")]
+PURITY_ENDS = ("nearest one", "50 nearest")
+ACCURACY = curve("accuracy_selflabel", "epoch", "acc")
+
 EXPERIMENTS = {
     "table1": Experiment("Table 1: what each step adds", (
         Row("pretext + k-means", (), step("kmeans_embeddings"), "65.9 ± 5.7"),
@@ -85,10 +111,8 @@ EXPERIMENTS = {
         Row("… and self-labelling with the same, guard aside", augmented(STRONG, STRONG), unguarded, "87.6 ± 0.4"),
     )),
     "table2": Experiment("Table 2: the pretext task", (
-        Row("rotation (RotNet)", (("pretext.method", "rotation"),), published="74.3"),
-        Row("instance discrimination (NCE)", (
-            ("pretext.method", "instance_discrimination"),
-        ), published="83.5"),
+        Row("rotation (RotNet)", ROTATION, published="74.3"),
+        Row("instance discrimination (NCE)", INSTANCES, published="83.5"),
         Row("SimCLR", (), published="87.6"),
         Row("MoCo v2", (("pretext.method", "moco"),)),
         Row("BYOL", (("pretext.method", "byol"),)),
@@ -111,10 +135,24 @@ EXPERIMENTS = {
         Row("twice as many, many-to-one", (("cluster.num_clusters", 20),), many_to_one, "86.2"),
         Row("twice as many, one-to-one", (("cluster.num_clusters", 20),), step("selflabel")),
     )),
-    "threshold": Experiment("Self-labelling's threshold", tuple(
+    "purity": Experiment("Figure 2: how many of an image's nearest neighbours are of its class", (
+        line("SimCLR, train", (), PURITY[0], PURITY_ENDS),
+        line("SimCLR, validation", (), PURITY[1], PURITY_ENDS),
+        line("instance discrimination, train", INSTANCES, PURITY[0], PURITY_ENDS),
+        line("rotation, train", ROTATION, PURITY[0], PURITY_ENDS),
+    ), axis="nearest neighbours", height="of the image's class, %"),
+    "confident": Experiment("Figure 4: self-labelling by epoch", (
+        line("ACC, validation", (), ACCURACY),
+        line("confident, share of train", (), curve("selflabel", "epoch", "confident_share")),
+    ), preset="digits", axis="epoch", height="%"),
+    "augmentation": Experiment("Figure 5: self-labelling with SimCLR's or strong augmentation", (
+        line("SimCLR's", augmented(WEAK, WEAK), ACCURACY),
+        line("strong", augmented(WEAK, STRONG), ACCURACY),
+    ), axis="epoch"),
+    "threshold": Experiment("Figure 6: self-labelling's threshold", tuple(
         Row(f"{value:g}", (("selflabel.threshold", value),), unguarded) for value in (0.5, 0.8, 0.9, 0.95, 0.99)
     ), axis="threshold"),
-    "neighbors": Experiment("The number of neighbours K", tuple(
+    "neighbors": Experiment("Figure 7: the number of neighbours K", tuple(
         Row(str(k), (("cluster.neighbors", k),), step("selflabel"), {0: "56.3", 5: "79.3"}.get(k, ""))
         for k in (0, 5, 10, 20, 50)
     ), axis="K"),

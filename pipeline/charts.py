@@ -1,9 +1,7 @@
-"""The picture of the clusters, and the charts of the report. Byte-stable: no time, no random ids."""
+"""The charts of the report. Byte-stable: no time, no random ids."""
 
 import io
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -29,7 +27,6 @@ plt.rcParams.update({
 })  # fmt: skip
 
 BLUE, ORANGE = "#2563ab", "#d9822b"
-SAMPLES_EACH = 12
 MAX_CLUSTERS_DRAWN = 50
 MAX_NAMED = 25  # rows or columns of the confusion; beyond, it is a picture alone
 MAX_POINTS = 200  # a side of the picture
@@ -42,41 +39,6 @@ PRETEXT_LOSSES = {
     "rotation": "Cross-entropy of which of four rotations was applied",
     "byol": "Squared distance of the prediction to what the slow encoder makes of the other view, both ways",
 }
-
-
-def draw_samples(
-    path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], probabilities: np.ndarray, names: dict[int, str]
-) -> None:
-    """A PNG with one row a cluster: its most confident images, from left to right.
-
-    ``pixels_of`` gives (n,height,width,channels) uint8 for (n,) rows of ``probabilities`` (N,C).
-    """
-    clusters = probabilities.argmax(axis=1)
-    sizes = np.bincount(clusters, minlength=probabilities.shape[1])
-    shown = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:MAX_CLUSTERS_DRAWN] if sizes[cluster]]
-    if names:
-        shown.sort(key=lambda cluster: (cluster not in names, names.get(cluster, ""), cluster))
-    figure, axes = plt.subplots(
-        len(shown), SAMPLES_EACH, figsize=(SAMPLES_EACH * 0.55 + 1.9, len(shown) * 0.58), squeeze=False
-    )
-    for row, cluster in enumerate(shown):
-        members = np.flatnonzero(clusters == cluster)
-        best = members[np.argsort(-probabilities[members, cluster], kind="stable")][:SAMPLES_EACH]
-        pictures = pixels_of(best)
-        for column, axis in enumerate(axes[row]):
-            axis.axis("off")
-            if column < len(best):
-                image = pictures[column]
-                axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        text = f"cluster {cluster}\n{sizes[cluster]:,} images"
-        if cluster in names:
-            text = f"class {_short(names[cluster])}\ncluster {cluster}, {sizes[cluster]:,} images"
-        axes[row, 0].text(-0.35, 0.5, text, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(
-        left=1.75 / figure.get_figwidth(), right=0.99, top=0.99, bottom=0.01, wspace=0.06, hspace=0.1
-    )
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 def draw_charts(
@@ -175,7 +137,7 @@ def _confusion(rows: list[dict[str, Any]], names: dict[int, str], clusters: int)
         text += f" Each point is the largest of {block}×{block}."
     if few:
         size = 7 if max(counts.shape) <= 12 else 5
-        across, down = ([_short(name) for name in order] for order in (predicted, actual))
+        across, down = ([short_name(name) for name in order] for order in (predicted, actual))
         axis.set(xlabel="class matched to the cluster", ylabel="class")
         axis.set_xticks(range(len(across)), across, rotation=90 if max(map(len, across)) > 3 else 0, fontsize=size + 1)
         axis.set_yticks(range(len(down)), down, fontsize=size + 1)
@@ -187,7 +149,7 @@ def _confusion(rows: list[dict[str, Any]], names: dict[int, str], clusters: int)
     return {"title": "Confusion", "text": text, "svg": _svg(figure)}
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 

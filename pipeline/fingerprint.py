@@ -1,5 +1,6 @@
 """What a stage's result depends on, as one hash: its entry in ``dvc.yaml`` says which parameters and files."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -13,7 +14,13 @@ DVC_FILE = Path("dvc.yaml")
 
 def stage_entries() -> dict[str, dict[str, Any]]:
     """The stages of ``dvc.yaml`` that make something, in the order they run; ``source`` has no deps: it only looks."""
-    entries = read_yaml(DVC_FILE)["stages"]
+    stamp = DVC_FILE.stat() if DVC_FILE.exists() else None
+    return _entries(DVC_FILE.resolve(), stamp and (stamp.st_mtime_ns, stamp.st_size))
+
+
+@functools.lru_cache(maxsize=1)  # a stage asks for it once a stage, and reading YAML is slow
+def _entries(path: Path, stamp: tuple[int, int] | None) -> dict[str, dict[str, Any]]:
+    entries = read_yaml(path)["stages"]
     assert isinstance(entries, dict)
     return {name: entry for name, entry in entries.items() if "deps" in entry}
 

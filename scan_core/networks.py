@@ -16,12 +16,14 @@ class ConvNet(nn.Module):
     """Six 3x3 convolutions in three stages of ``width``, 2 and 4 times ``width`` channels: for small images.
 
     Each stage but the last ends in a 2x2 max-pool; global average pooling gives D = 4 * width. With ``patches`` the
-    first convolution takes 2x2 patches instead, which quarters the cost of all that follow.
+    first convolution takes 2x2 patches instead, and stands before stages of 2 and 4 times ``width``, of which the last
+    has one convolution: more of the work where the picture is still large, for the same cost.
     """
 
     def __init__(self, channels: int, width: int, patches: bool = False) -> None:
         super().__init__()
-        widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width]
+        factors, self.pooled = ((1, 2, 2, 4, 4, 4), (2, 4)) if patches else ((1, 1, 2, 2, 4, 4), (1, 3))
+        widths = [channels, *(factor * width for factor in factors)]
         self.feature_size = widths[-1]
         convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
         if patches:
@@ -35,7 +37,7 @@ class ConvNet(nn.Module):
         """(B,channels,height,width) to (B,D)."""
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             images = F.relu(norm(conv(images)), inplace=True)
-            if number in (1, 3):
+            if number in self.pooled:
                 images = F.max_pool2d(images, 2)  # halves height and width
         return images.mean(dim=(2, 3))
 

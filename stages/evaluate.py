@@ -16,8 +16,8 @@ EXAMPLES = 4  # images logged with the model
 
 def evaluate(stage: Stage) -> None:
     """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
-    from pipeline.charts import draw_samples
     from pipeline.report import write_report
+    from pipeline.samples import draw_samples
     from scan_core.device import choose_compute
     from scan_core.evaluation import kmeans_scores, model_scores, predicted_classes, purity_scores
     from scan_core.inference import log_probabilities, small_pixels

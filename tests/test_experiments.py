@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from experiments import ledger
@@ -16,7 +17,7 @@ from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
 from experiments.runs import Result, Run, _file, results
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
-from experiments.tables import EXPERIMENTS, Experiment, Row
+from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
 from scan_core.errors import ScanError
 from tests.closure import OURS
 from tests.project import ROOT, environment, make_dvc_project, run
@@ -179,6 +180,25 @@ def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     assert text.split("\n\n")[0] in page.read_text()
     assert (tmp_path / "ledger" / "sweep.png").is_file() and (tmp_path / "ledger" / "quality.png").is_file()
     assert ledger.QUALITY
+
+
+def test_a_figure_of_lines_has_one_a_row_as_far_as_every_seed_s_goes(tmp_path):
+    points = curve("purity", "k", "purity", "val")
+    experiment = Experiment("Lines", (line("here", (), points, ("first", "last")),), axis="k", height="%")
+    runs = {"lines": [[Run("digits", seed) for seed in range(2)]]}
+    found = {}
+    for seed, each in enumerate(runs["lines"][0]):
+        rows = [{"k": str(k), "purity": str(0.9 - 0.1 * k - 0.02 * seed), "split": "val"} for k in range(3 + seed)]
+        found[each] = result(0.5, curves={"purity": [*rows, {"k": "1", "purity": "0", "split": "train"}]})
+    page = tmp_path / "ledger.md"
+    page.write_text("<!-- lines -->\n<!-- /lines -->\n")
+    with mock.patch.object(Axes, "plot", autospec=True, side_effect=Axes.plot) as plot:
+        text = write_ledger({"lines": experiment}, runs, found, page)
+    assert "|  | first | last |\n" in text  # no column for a published number where there is none
+    assert "| here | 89.0 ± 1.4 | 64.0 ± 8.5 |" in text
+    (_, x, mean), _ = plot.call_args
+    assert x == [0, 1, 2] and mean == pytest.approx([89, 79, 69])
+    assert "![Lines](ledger/lines.png)" in page.read_text()
 
 
 # --- The runs themselves

@@ -93,8 +93,10 @@ def test_convnet_of_patches_halves_the_image_first():
         conv.register_forward_hook(lambda module, given, output: sizes.append(output.shape[2]))
     with torch.no_grad():
         assert convnet(inputs(2, 3, 16)).shape == (2, 16)
-    assert sizes == [8, 8, 4, 4, 2, 2]
-    assert parameters(convnet) == parameters(build_backbone(BACKBONE, 3)) - 3 * 4 * (9 - 4)
+    assert sizes == [8, 8, 8, 4, 4, 2]
+    widths = [4, 8, 8, 16, 16, 16]
+    convolutions = 4 * 3 * 4 + sum(9 * before * after for before, after in itertools.pairwise(widths))
+    assert parameters(convnet) == convolutions + 2 * sum(widths)
 
 
 def test_convnet_is_its_layers_one_after_the_other():
