@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from pipeline.charts import MAX_CLUSTERS_DRAWN, plt, short_name
+from pipeline.charts import MAX_CLUSTERS_DRAWN, short_name
 
 EACH = 12  # images of a cluster
 PIXELS = 64  # a side, at most

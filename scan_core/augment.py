@@ -5,7 +5,7 @@ from torch import Tensor
 
 from scan_core import simclr_views, strong_views
 from scan_core.images import ArrayImages, Images, JpegImages
-from scan_core.settings import Augmentation, StrongAugmentation
+from scan_core.settings import AnyAugmentation, NoAugmentation, StrongAugmentation
 
 
 def plain_view(images: Images, rows: Tensor) -> Tensor:
@@ -13,8 +13,10 @@ def plain_view(images: Images, rows: Tensor) -> Tensor:
     return images.normalize(images.windows(rows).float() / 255)
 
 
-def random_view(images: Images, rows: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:
     """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised."""
+    if isinstance(settings, NoAugmentation):
+        return plain_view(images, rows)
     batch, side = len(rows), images.side
     if isinstance(settings, StrongAugmentation):
         strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)

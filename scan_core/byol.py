@@ -52,7 +52,7 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for number, batch in enumerate(batches(order, settings.batch_size)):
-            views = [random_view(images, batch, settings.augmentation, state.generator) for _ in range(2)]
+            views = random_view(images, batch.repeat(2), settings.augmentation, state.generator).chunk(2)
             # View by view, so that BatchNorm's statistics are those of one view, as in the paper.
             first_q, second_q = (model(view)[1] for view in views)  # (B,projection)
             with torch.no_grad(), fabric.autocast():

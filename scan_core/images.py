@@ -48,7 +48,8 @@ class Images(ABC):
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B,channels,height,width) float32 in [0,1] to zero mean and unit deviation by channel."""
-        return (images - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+        scale = 1 / self.std
+        return torch.addcmul((-self.mean * scale).view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
 
 
 class ArrayImages(Images):

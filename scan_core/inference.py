@@ -46,9 +46,14 @@ def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, comp
     return F.normalize(outputs if projected else features, dim=1)
 
 
-def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
-    """(H,N,C) float32 log-probabilities of the cluster heads."""
-    return F.log_softmax(forward_all(module, images, rows, compute)[1], dim=-1)
+def log_probabilities(
+    module: nn.Module, images: Images, rows: Tensor, compute: Autocast, features: Tensor | None = None
+) -> Tensor:
+    """(H,N,C) float32 log-probabilities of the cluster heads; from the ``features`` (N,D) of ``rows`` where known."""
+    if features is None:
+        return F.log_softmax(forward_all(module, images, rows, compute)[1], dim=-1)
+    with torch.no_grad():
+        return F.log_softmax(module(features, embedded=True)[1], dim=-1)
 
 
 def small_pixels(images: Images, rows: Tensor) -> Tensor:

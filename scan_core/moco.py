@@ -53,8 +53,7 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
-            first = random_view(images, batch, settings.augmentation, state.generator)
-            second = random_view(images, batch, settings.augmentation, state.generator)
+            first, second = random_view(images, batch.repeat(2), settings.augmentation, state.generator).chunk(2)
             follow(state.average, state.module, settings.encoder_momentum, buffers=False)
             with torch.no_grad(), fabric.autocast():
                 keys = encode_keys(key_model, second, settings.key_groups, state.generator)  # (B,projection)

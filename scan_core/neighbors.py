@@ -1,30 +1,104 @@
-"""Mining the nearest neighbours of every embedding (paper, section 2.1), exactly, with FAISS."""
+"""Mining the nearest neighbours of every embedding (paper, section 2.1) with FAISS: exact, or by an inverted file.
+
+An exact search takes N² products. Beyond ``exact_rows`` an inverted file (IVF, Jégou et al. 2011) takes its place: the
+rows are sorted into cells by k-means, and a search visits the ``nprobe`` cells nearest to the query. How many that are
+is found by measuring the recall on a sample against the exact neighbours.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from scan_core.errors import ScanError
 
+SAMPLE = 1_000  # queries on which the recall is measured
+CELLS = 4  # times √N: cells, and then about √N / 4 rows in each
+ROWS_A_CELL, ITERATIONS = 64, 8  # of the k-means that makes them: enough where only its cells' number matters
+BLOCK = 65_536  # queries at a time: memory grows as N
 
-def mine_neighbors(embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's ``k`` most similar other rows: (N,k) int64, nearest first, and their cosines (N,k) float32.
+
+@dataclass(frozen=True)
+class Mined:
+    """Each row's nearest others, and what share of the true ones is expected to be there."""
+
+    nearest: np.ndarray  # (N,k) int64, nearest first
+    similarity: np.ndarray  # (N,k) float32, cosines
+    recall: float  # 1.0 of an exact search, else as measured
+
+
+def mine_neighbors(embeddings: np.ndarray, k: int, exact_rows: int, recall: float) -> Mined:
+    """Each row's ``k`` most similar other rows: exactly for at most ``exact_rows`` rows, else with that ``recall``.
 
     ``embeddings`` is (N,D) float32 of unit rows. A row is never its own neighbour, also where others equal it.
     Raises ``ScanError`` if ``k`` others do not exist or the rows are not finite and of unit length.
     """
-    import faiss
-
     count = len(embeddings)
     if k >= count:
         raise ScanError(f"neighbors.k is {k}, but there are {count} images; at most {count - 1} is allowed")
-    if not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
+    squared = np.einsum("nd,nd->n", embeddings, embeddings)
+    if not np.allclose(squared, 1, atol=2e-3):
         raise ScanError("the embeddings are not all finite and of unit length; run embed again")
-    if faiss.get_num_gpus():
-        similarity, found = faiss.knn_gpu(
-            faiss.StandardGpuResources(), embeddings, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT
+    index, reached = None, 1.0
+    if count > exact_rows:
+        index = _inverted_file(embeddings)
+        reached = _probe(index, embeddings, k, recall)
+    nearest, similarity = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+    for start in range(0, count, BLOCK):
+        rows = slice(start, min(start + BLOCK, count))
+        similarity[rows], nearest[rows] = _others(embeddings, np.arange(count)[rows], k, index)
+    return Mined(nearest, similarity, reached)
+
+
+def _others(embeddings: np.ndarray, rows: np.ndarray, k: int, index: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and positions (B,k) of the nearest rows of ``embeddings`` other than each of ``rows`` (B,) itself."""
+    import faiss
+
+    queries = embeddings[rows]
+    if index is None and faiss.get_num_gpus():
+        found = faiss.knn_gpu(
+            faiss.StandardGpuResources(), queries, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT
         )
+    elif index is None:
+        found = faiss.knn(queries, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
     else:
-        similarity, found = faiss.knn(embeddings, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
-    other = found != np.arange(count)[:, None]  # (N,k+1)
+        found = index.search(queries, k + 1)
+        few = (found[1] < 0).any(axis=1)  # the cells that were visited hold fewer rows than are wanted
+        if few.any():
+            found[0][few], found[1][few] = faiss.knn(queries[few], embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
+    similarity, nearest = found
+    other = nearest != rows[:, None]  # (B,k+1)
     # With more than k exact copies a row may be missing from its own list: then its last entry goes instead.
     other[other.all(axis=1), -1] = False
-    return found[other].reshape(count, k).astype(np.int64), similarity[other].reshape(count, k)
+    return similarity[other].reshape(-1, k), nearest[other].reshape(-1, k)
+
+
+def _inverted_file(embeddings: np.ndarray) -> Any:
+    """An index of all rows, its cells trained on a sample of them."""
+    import faiss
+
+    count, dimensions = embeddings.shape
+    cells = 2 ** round(np.log2(CELLS * count**0.5))
+    quantizer = faiss.IndexFlatIP(dimensions)
+    index: Any = faiss.IndexIVFFlat(quantizer, dimensions, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = ITERATIONS, ROWS_A_CELL, 1
+    index.cp.spherical = True
+    # Rows are in the order of their content: every n-th is a sample.
+    index.train(np.ascontiguousarray(embeddings[:: max(1, count // (cells * ROWS_A_CELL))]))
+    if faiss.get_num_gpus():
+        index = faiss.index_cpu_to_all_gpus(index)
+    for start in range(0, count, BLOCK):
+        index.add(embeddings[start : start + BLOCK])
+    return index
+
+
+def _probe(index: Any, embeddings: np.ndarray, k: int, recall: float) -> float:
+    """Doubles the number of cells a search visits until the sample's recall is ``recall``; the recall then."""
+    rows = np.arange(0, len(embeddings), max(1, len(embeddings) // SAMPLE))
+    least = _others(embeddings, rows, k)[0][:, -1:] - 1e-6  # of equal ones either is true
+    index.nprobe = 1
+    while True:
+        reached = float((_others(embeddings, rows, k, index)[0] >= least).mean())
+        if reached >= recall or index.nprobe >= index.nlist:
+            return reached
+        index.nprobe *= 2

@@ -9,11 +9,13 @@ from scan_core.augment import random_view
 from scan_core.device import seeded
 from scan_core.errors import ScanError
 from scan_core.images import Images
-from scan_core.inference import log_probabilities
+from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import imbalance, scan_loss
 from scan_core.networks import ClusterHeads, Model, feature_size
 from scan_core.settings import Cluster
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
+
+BLOCK = 1024  # images at a time in the validation loss
 
 
 def start_scan(settings: Cluster, pretext: Model, seed: int, fabric: Fabric) -> TrainingState:
@@ -54,6 +56,10 @@ def train_scan(
     model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
     prior = None if settings.prior is None else torch.tensor(settings.prior, device=fabric.device)  # (C,)
+    # A frozen backbone makes the same features of plain images in every epoch: (N,D) and (N_val,D), computed once.
+    features = val_features = None
+    if settings.train == "head" and settings.augmentation.kind == "none":
+        features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = torch.randperm(len(rows), generator=state.generator)
@@ -62,9 +68,12 @@ def train_scan(
             if settings.neighbors:
                 column = torch.randint(settings.neighbors, (len(anchors),), generator=state.generator)
                 partners = neighbors[anchors, column]
-            first = random_view(images, rows[anchors], settings.augmentation, state.generator)
-            second = random_view(images, rows[partners], settings.augmentation, state.generator)
-            _, logits = model(torch.cat([first, second]))  # (H,2B,C)
+            pair = torch.cat([anchors, partners])  # (2B,)
+            if features is None:
+                views = random_view(images, rows[pair], settings.augmentation, state.generator)
+            else:
+                views = features[pair.to(features.device, non_blocking=True)]
+            _, logits = model(views, embedded=features is not None)  # (H,2B,C)
             anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)  # (H,B,C) each
             total, consistency, entropy = scan_loss(  # (H,) each
                 anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
@@ -73,7 +82,7 @@ def train_scan(
                 "loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean(),
             })  # fmt: skip
             yield Step(2 * len(anchors))
-        log_p = log_probabilities(state.module, images, val_rows, fabric)  # (H,N_val,C)
+        log_p = log_probabilities(state.module, images, val_rows, fabric, val_features)  # (H,N_val,C)
         losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight, prior)
         _keep_best(state, losses, log_p)
         lowest = {"val_loss": float(losses.min()), "val_loss_worst_head": float(losses.max())}
@@ -85,9 +94,12 @@ def validation_loss(log_p: Tensor, neighbors: Tensor, entropy_weight: float, pri
 
     ``log_p`` is (H,N,C), ``neighbors`` (N,K) positions in N; the entropy is that of the whole set.
     """
-    pairs = log_p[:, neighbors.to(log_p.device)]  # (H,N,K,C)
-    consistency = -torch.logsumexp(log_p[:, :, None] + pairs, dim=-1).mean(dim=(1, 2))
-    return consistency + entropy_weight * imbalance(log_p, prior)
+    neighbors, agreement = neighbors.to(log_p.device), log_p.new_zeros(len(log_p))
+    for start in range(0, len(neighbors), BLOCK):  # memory grows as N
+        part = neighbors[start : start + BLOCK]  # (B,K)
+        pairs = log_p[:, start : start + BLOCK, None] + log_p[:, part]  # (H,B,K,C)
+        agreement += torch.logsumexp(pairs, dim=-1).sum(dim=(1, 2))
+    return entropy_weight * imbalance(log_p, prior) - agreement / max(neighbors.numel(), 1)
 
 
 def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from scan_core.augment import plain_view, random_view
 from scan_core.device import seeded
 from scan_core.images import Images
-from scan_core.inference import log_probabilities
+from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import confident_cross_entropy
 from scan_core.networks import Model
 from scan_core.settings import Selflabel
@@ -61,18 +61,27 @@ def train_selflabel(
     model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
     step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
     judged = final_model(state)
+    # A frozen backbone makes the same features of plain images in every epoch: (N,D) and (N_val,D), computed once.
+    features = val_features = None
+    if settings.train == "head":
+        features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
     if not state.extra:
-        before = log_probabilities(judged, images, val_rows, fabric)[0].argmax(dim=1)
-        share = confident_share(judged, images, rows, settings.threshold, fabric)
+        before = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
+        share = confident_share(judged, images, rows, settings.threshold, fabric, features)
         state.extra.update(assignments=[before.to(torch.int32).cpu()], confident=[share])
     while state.epoch < settings.epochs and not has_plateaued(state.extra["confident"]):
         epoch, skipped = state.epoch, 0
-        order = rows[torch.randperm(len(rows), generator=state.generator)]
-        for batch in batches(order, settings.batch_size):
+        order = torch.randperm(len(rows), generator=state.generator)
+        for positions in batches(order, settings.batch_size):
+            batch = rows[positions]
             # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
             model.train()
             with torch.no_grad():
-                weak = F.log_softmax(model(plain_view(images, batch))[1][0], dim=-1)  # (B,C)
+                if features is None:
+                    _, weak = model(plain_view(images, batch))  # (1,B,C)
+                else:
+                    _, weak = model(features[positions.to(features.device, non_blocking=True)], embedded=True)
+                weak = F.log_softmax(weak[0], dim=-1)  # (B,C)
             confident = weak.amax(dim=1).exp() > settings.threshold
             if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights
                 skipped += 1
@@ -84,8 +93,9 @@ def train_selflabel(
             if state.average:
                 follow(state.average, state.module, settings.ema, buffers=True)
             yield Step(2 * len(batch))
-        share = confident_share(judged, images, rows, settings.threshold, fabric)
-        assigned = log_probabilities(judged, images, val_rows, fabric)[0].argmax(dim=1).to(torch.int32).cpu()
+        share = confident_share(judged, images, rows, settings.threshold, fabric, features)
+        assigned = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
+        assigned = assigned.to(torch.int32).cpu()
         state.extra["confident"].append(share)
         agreement = float((assigned == state.extra["assignments"][-1]).double().mean())
         state.extra["assignments"].append(assigned)
@@ -95,12 +105,19 @@ def train_selflabel(
         })  # fmt: skip
 
 
-def confident_share(module: torch.nn.Module, images: Images, rows: Tensor, threshold: float, fabric: Fabric) -> float:
+def confident_share(
+    module: torch.nn.Module,
+    images: Images,
+    rows: Tensor,
+    threshold: float,
+    fabric: Fabric,
+    features: Tensor | None = None,
+) -> float:
     """Share of ``rows`` whose plain view, in eval mode, has a probability above ``threshold``; NaN if one is NaN.
 
     A network that has diverged is confident of nothing and would otherwise only skip its steps.
     """
-    confidence = log_probabilities(module, images, rows, fabric)[0].amax(dim=1).exp()  # (N,)
+    confidence = log_probabilities(module, images, rows, fabric, features)[0].amax(dim=1).exp()  # (N,)
     share = float((confidence > threshold).double().mean())
     return share if bool(confidence.isfinite().all()) else float("nan")
 

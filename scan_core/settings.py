@@ -137,7 +137,14 @@ class StrongAugmentation(Settings):
     cutout: Annotated[int, Field(ge=0)]  # side in pixels, 0 for none
 
 
+class NoAugmentation(Settings):
+    """The plain image. With a frozen backbone its features are then computed once."""
+
+    kind: Literal["none"]
+
+
 Augmentation = Annotated[SimclrAugmentation | StrongAugmentation, Field(discriminator="kind")]
+AnyAugmentation = Annotated[SimclrAugmentation | StrongAugmentation | NoAugmentation, Field(discriminator="kind")]
 
 
 class Optimizer(Settings):
@@ -197,6 +204,8 @@ class Neighbors(Settings):
     """How many neighbours are mined; ``cluster.neighbors`` says how many of them are used."""
 
     k: Count
+    exact_rows: Count  # beyond so many images the search is approximate
+    recall: Annotated[float, Field(gt=0, le=1)]  # of that search, measured on a sample
 
 
 class Cluster(Settings):
@@ -213,7 +222,7 @@ class Cluster(Settings):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Optimizer
-    augmentation: Augmentation
+    augmentation: AnyAugmentation
 
     @model_validator(mode="after")
     def _prior_fits(self) -> "Cluster":

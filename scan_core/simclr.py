@@ -31,9 +31,8 @@ def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: P
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
-            first = random_view(images, batch, settings.augmentation, state.generator)
-            second = random_view(images, batch, settings.augmentation, state.generator)
-            _, projected = model(torch.cat([first, second]))  # (2B,projection)
+            views = random_view(images, batch.repeat(2), settings.augmentation, state.generator)  # both at once
+            _, projected = model(views)  # (2B,projection)
             first_z, second_z = projected.chunk(2)
             loss = nt_xent(first_z, second_z, settings.temperature)
             step(epoch, loss, {"loss": loss})

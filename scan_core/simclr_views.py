@@ -88,7 +88,7 @@ def draw(
 def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
     """(B,channels,height,width) uint8 or float32 in [0,1] to float32 in [0,1], of the same size or ``side`` pixels."""
     device = images.device
-    images = images.float() / 255 if images.dtype == torch.uint8 else images
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images
     images = _transform(images, drawn, (images.shape[2], images.shape[3]) if side is None else (side, side))
     # The last two operations do nothing to a gray image, as in torchvision.
     operations = [_brightness, _contrast, _saturation, _hue] if images.shape[1] == 3 else [_brightness, _contrast]
@@ -99,10 +99,10 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
             if len(chosen):
                 factor = drawn.factors[chosen, number].to(device, non_blocking=True).view(-1, 1, 1, 1)
                 chosen = chosen.to(device, non_blocking=True)
-                images[chosen] = operation(images[chosen], factor)
+                images.index_copy_(0, chosen, operation(images.index_select(0, chosen), factor))
     if images.shape[1] == 3:
         chosen = drawn.grayscale.nonzero()[:, 0].to(device, non_blocking=True)
-        images[chosen] = luma(images[chosen]).expand(-1, 3, -1, -1)
+        images.index_copy_(0, chosen, luma(images.index_select(0, chosen)).expand(-1, 3, -1, -1))
     if drawn.blur is not None:
         chosen = drawn.blur.nonzero()[:, 0]
         if len(chosen):
@@ -128,7 +128,13 @@ def _transform(images: Tensor, drawn: SimclrDraw, size: tuple[int, int]) -> Tens
 
 
 def _sample(images: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    grid = F.affine_grid(theta, [*images.shape[:2], *size], align_corners=False)
+    """What ``F.affine_grid`` and ``F.grid_sample`` make of it; three products for each point are less than its bmm."""
+    y, x = ((2 * torch.arange(side, device=images.device) + 1) / side - 1 for side in size)
+    planes = [
+        torch.addcmul(torch.addcmul(c, b, y[:, None]), a, x)  # (B,height,width)
+        for a, b, c in (row[:, None, None].unbind(dim=3) for row in theta.unbind(dim=1))  # (B,1,1) each
+    ]
+    grid = torch.stack(planes, dim=3)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -184,6 +190,7 @@ def _hue(images: Tensor, factor: Tensor) -> Tensor:
     hue = sextant + 6 * factor[:, :, :, 0]  # (B,height,width), in sixths of a circle
     channels = []
     for offset in (5, 3, 1):  # red, green, blue: v - c * clamp(min(k, 4-k), 0, 1), k = (offset + hue) mod 6
-        k = (hue + offset).remainder(6)
+        k = hue + offset
+        k = k - 6 * (k / 6).floor_()  # remainder(6), in operations that are vectorised
         channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
     return torch.stack(channels, dim=1)

@@ -7,13 +7,13 @@ from scan_core.neighbors import mine_neighbors
 
 def neighbors(stage: Stage) -> None:
     """Mine neighbors.k neighbours inside train and inside val; write data/neighbors."""
-    folder = stage.out(artifacts.NEIGHBORS)
+    folder, settings = stage.out(artifacts.NEIGHBORS), stage.params.neighbors
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
-        nearest, similarity = mine_neighbors(embeddings, stage.params.neighbors.k)
-        artifacts.save_array(folder / f"{split}.npy", nearest)
-        artifacts.save_array(folder / f"{split}_similarity.npy", similarity)
-        stage.tracker.metrics({f"{split}_similarity": float(similarity.mean())})
+        mined = mine_neighbors(embeddings, settings.k, settings.exact_rows, settings.recall)
+        artifacts.save_array(folder / f"{split}.npy", mined.nearest)
+        artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)
+        stage.tracker.metrics({f"{split}_similarity": float(mined.similarity.mean()), f"{split}_recall": mined.recall})
 
 
 app = command("neighbors", neighbors)

@@ -38,7 +38,7 @@ VALID = {
     Optimizer: optimizer(),
     Pretext: pretext_settings(),
     Embed: Embed(features="backbone"),
-    Neighbors: Neighbors(k=5),
+    Neighbors: Neighbors(k=5, exact_rows=1000, recall=0.95),
     Cluster: cluster_settings(),
     Selflabel: selflabel_settings(),
     Evaluate: Evaluate(kmeans_runs=2, probes=False),
