@@ -1,11 +1,12 @@
 # make repro   sets everything up and runs the pipeline
 # make test    sets everything up and runs lint, types, import rules, unit tests and a small pipeline
+# make bench   measures this machine beside the usual libraries, into bench/results/cpu.md
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup repro test lint reproduce ui lock
+.PHONY: setup repro test lint reproduce bench ui lock
 
 setup: .venv/.ready
 
@@ -34,6 +35,11 @@ test: lint
 # The whole default pipeline, twice, against the committed hashes and metrics: about eight minutes on two cores.
 reproduce: setup
 	$(BIN)/pytest -m reproduction --durations=0
+
+# Half an hour on two cores with nothing beside it. The peers are installed beside the lock's packages, not over them.
+bench: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock kornia==0.9.0 lightly==1.6.0
+	$(BIN)/python -m bench
 
 ui: setup
 	@$(BIN)/scan ui

@@ -1,12 +1,11 @@
-"""How fast and in how much memory images become the store: ``python -m bench.prepare --data DIR``.
+"""How fast and in how much memory images become the store.
 
-DIR holds tiny-imagenet-50.tar.xz and cifar10-jpeg.tar.xz. Three measurements, into bench/results/prepare.{json,md}:
-the 27,500 JPEGs of tiny-imagenet-50 as a folder against bare decoding and resizing (PIL, as data loaders do it) with as
-many processes, alternating; the 60,000 of CIFAR-10 out of their archive; and a synthetic ImageNet, 500x375 JPEGs made
-here, into the jpeg store, with the memory of all processes together by tenths of the run.
+Three measurements: the 27,500 JPEGs of tiny-imagenet-50 as a folder against bare decoding and resizing (PIL, as data
+loaders do it) with as many processes, alternating; the 60,000 of CIFAR-10 out of their archive; and a synthetic
+ImageNet, 500x375 JPEGs made here, into the jpeg store. Memory is that of all processes together, shared pages counted
+in each, files being in the page cache.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -25,10 +24,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.machine import Memory, machine
+from bench.machine import Memory
+from bench.timing import Row
 from tests.project import make_project, run, set_params
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CORES = os.cpu_count() or 1
 FORK = multiprocessing.get_context("fork")
 IMAGENET = 1_281_167
@@ -142,102 +141,56 @@ def _make_part(folder: Path, first: int, count: int) -> None:
         image.save(target / f"{number}.jpg", quality=85)
 
 
-def measure(data: Path, images: int, repeats: int) -> dict[str, Any]:
-    """All three measurements."""
+def measure(images: int, repeats: int) -> list[Row]:
+    """The archives lie where the pipeline looks for them: ``SCAN_DATA``, or ``datasets``."""
+    data, rows = Path(os.environ.get("SCAN_DATA", "datasets")), []
+    common = {"size": 64, "labels": "folders", "split_seed": 0}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         scratch = Path(name)
-        with tarfile.open(data / "tiny-imagenet-50.tar.xz") as archive:
-            archive.extractall(scratch / "tiny", filter="data")
-        files = sorted(map(str, (scratch / "tiny").rglob("*.jpg")))
-        random.Random(0).shuffle(files)
-        bare(files, 64)  # the files are in memory from here on
-        pairs = []
-        for number in range(repeats):
-            pairs.append((bare(files, 64), work_seconds(scratch / "tiny", 64, scratch / f"work{number}")))
-            print(f"bare {pairs[-1][0]:.2f} s, prepare {pairs[-1][1]:.2f} s", flush=True)
-        common = {"size": 64, "labels": "folders", "split_seed": 0}
-        tiny = prepare(scratch, {**common, "name": "folder", "path": str(scratch / "tiny")})
-        tiny |= {"files": len(files), "bare_seconds": [a for a, _ in pairs], "work_seconds": [b for _, b in pairs]}
-        cifar = prepare(
-            scratch, {**common, "size": 32, "name": "archive", "path": str((data / "cifar10-jpeg.tar.xz").resolve())}
-        )
-        print(f"cifar {cifar['seconds']:.1f} s", flush=True)
-        shutil.rmtree(scratch / "tiny")
-        started = time.monotonic()
+        tiny, cifar = (data / f"{archive}.tar.xz" for archive in ("tiny-imagenet-50", "cifar10-jpeg"))
+        if tiny.exists():
+            rows.append(_folder(tiny, scratch, common, repeats))
+            shutil.rmtree(scratch / "tiny")
+        if cifar.exists():
+            changes = {"size": 32, "name": "archive", "path": str(cifar.resolve())}
+            rows.append(
+                _row(f"{cifar.name}: {{}} JPEGs to 32 px, the whole command", prepare(scratch, common | changes))
+            )
+            rows[-1].note += " (bar: ≤ 60 s)"
         make_imagenet(scratch / "imagenet", images)
-        print(f"{images} images made in {time.monotonic() - started:.0f} s", flush=True)
-        size = sum(file.stat().st_size for file in (scratch / "imagenet").rglob("*.jpg"))
-        large = prepare(scratch, {
-            **common, "name": "folder", "path": str(scratch / "imagenet"), "size": 256, "view": 224,
-        })  # fmt: skip
-        large["bytes_each"] = size / images
-    return {"tiny": tiny, "cifar": cifar, "imagenet": large}
+        changes = {"name": "folder", "path": str(scratch / "imagenet"), "size": 256, "view": 224}
+        large = prepare(scratch, common | changes)
+        what = f"{{}} synthetic JPEGs of {WIDTH}x{HEIGHT} to the jpeg store, short side 256, the whole command"
+        rows.append(_row(what, large))
+        hours = IMAGENET * large["seconds"] / large["images"] / 3600
+        tenths = ", ".join(f"{value:.0f}" for value in large["tenths_mib"])
+        rows[-1].note += f"; {IMAGENET:,} would take {hours:.1f} h; MiB by tenths of the run: {tenths}"
+    return rows
 
 
-def write(result: dict[str, Any], command: str) -> str:
-    """Both result files; returns the Markdown."""
-    here = machine()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "prepare.json").write_text(json.dumps({"machine": here, "command": command, **result}, indent=1) + "\n")
-    tiny, cifar, large = result["tiny"], result["cifar"], result["imagenet"]
-    ratios = [a / b for a, b in zip(tiny["bare_seconds"], tiny["work_seconds"], strict=True)]
-    first, ninth, last = (large["tenths_mib"][tenth] for tenth in (0, 8, 9))
-    hours = IMAGENET * large["seconds"] / large["images"] / 3600
-    rows = [
-        (
-            "tiny-imagenet-50, 27,500 JPEGs to 64 px, against bare decoding and resizing",
-            f"{100 * statistics.median(ratios):.0f} % ({', '.join(f'{100 * ratio:.0f}' for ratio in sorted(ratios))})",
-            "≥ 80 % of its speed",
-        ),
-        (
-            "  seconds: bare; all that prepare computes and writes; the whole command",
-            f"{statistics.median(tiny['bare_seconds']):.2f}; {statistics.median(tiny['work_seconds']):.2f}; "
-            f"{tiny['seconds']:.1f}",
-            "",
-        ),
-        ("  memory of all processes together", f"{tiny['mib']:.0f} MiB", "≤ 600 MiB"),
-        ("cifar10-jpeg.tar.xz, 60,000 JPEGs to 32 px, the whole command", f"{cifar['seconds']:.1f} s", "≤ 60 s"),
-        (
-            f"synthetic ImageNet, {large['images']:,} JPEGs of 500x375 ({large['bytes_each'] / 1000:.0f} kB each) to "
-            "the jpeg store, short side 256",
-            f"{large['seconds']:.0f} s, {large['images'] / large['seconds']:.0f} images/s",
-            "≤ 15 min",
-        ),
-        (
-            "  memory, first tenth of the run → ninth → last, which puts together what is known of all images",
-            f"{first:.0f} → {ninth:.0f} → {last:.0f} MiB",
-            "flat",
-        ),
-        ("  by tenths, MiB", ", ".join(f"{value:.0f}" for value in large["tenths_mib"]), ""),
-        (f"  so {IMAGENET:,} images would take", f"{hours:.1f} h", ""),
+def _folder(archive: Path, scratch: Path, common: dict[str, Any], repeats: int) -> Row:
+    """All that prepare computes, against bare decoding and resizing, in turn."""
+    with tarfile.open(archive) as opened:
+        opened.extractall(scratch / "tiny", filter="data")
+    files = sorted(map(str, (scratch / "tiny").rglob("*.jpg")))
+    random.Random(0).shuffle(files)
+    bare(files, 64)  # the files are in memory from here on
+    pairs = [
+        (bare(files, 64), work_seconds(scratch / "tiny", 64, scratch / f"work{number}")) for number in range(repeats)
     ]
-    lines = [
-        "# Preparing images",
-        "",
-        f"`{command}`; {here['date']}, {here['processor']}, {here['cores']} cores, {here['memory']}; "
-        f"Python {here['python']}, {here['packages']}. Files in the page cache; memory is "
-        "the peak resident set of all processes, shared pages counted in each.",
-        "",
-        "| | measured | bar |",
-        "| --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-    text = "\n".join(lines)
-    (RESULTS / "prepare.md").write_text(text)
-    return text
+    whole = prepare(scratch, common | {"name": "folder", "path": str(scratch / "tiny")})
+    seconds = statistics.median(ours for _, ours in pairs)
+    return Row(
+        f"{len(files):,} JPEGs of 64x64 to a 64 px array", len(files) / seconds, "bare decoding and resizing by PIL",
+        [plain / ours for plain, ours in pairs], "≥ 0.80", mib=whole["mib"],
+        note=f"{seconds:.1f} s, the whole command {whole['seconds']:.1f} s; at most 600 MiB is the bar",
+    )  # fmt: skip
 
 
-def main() -> None:
-    """Parses, measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="where the two archives lie")
-    parser.add_argument("--images", type=int, default=100_000, help="in the synthetic ImageNet")
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    result = measure(arguments.data, arguments.images, arguments.repeats)
-    print("\n" + write(result, f"python -m bench.prepare --data DIR --images {arguments.images}"))
-
-
-if __name__ == "__main__":
-    main()
+def _row(what: str, run: dict[str, Any]) -> Row:
+    return Row(
+        what.format(f"{run['images']:,}"),
+        run["images"] / run["seconds"],
+        mib=run["mib"],
+        note=f"{run['seconds']:.1f} s",
+    )

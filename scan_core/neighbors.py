@@ -78,7 +78,7 @@ def _inverted_file(embeddings: np.ndarray) -> Any:
     import faiss
 
     count, dimensions = embeddings.shape
-    cells = 2 ** round(np.log2(CELLS * count**0.5))
+    cells = 2 ** round(np.log2(min(CELLS * count**0.5, count / 2)))  # no more than rows, however few
     quantizer = faiss.IndexFlatIP(dimensions)
     index: Any = faiss.IndexIVFFlat(quantizer, dimensions, cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = ITERATIONS, ROWS_A_CELL, 1

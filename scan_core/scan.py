@@ -70,10 +70,9 @@ def train_scan(
                 partners = neighbors[anchors, column]
             pair = torch.cat([anchors, partners])  # (2B,)
             if features is None:
-                views = random_view(images, rows[pair], settings.augmentation, state.generator)
-            else:
-                views = features[pair.to(features.device, non_blocking=True)]
-            _, logits = model(views, embedded=features is not None)  # (H,2B,C)
+                _, logits = model(random_view(images, rows[pair], settings.augmentation, state.generator))  # (H,2B,C)
+            else:  # not through Fabric, which would round the features to the backbone's precision
+                _, logits = state.module(features[pair.to(features.device, non_blocking=True)], embedded=True)
             anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)  # (H,B,C) each
             total, consistency, entropy = scan_loss(  # (H,) each
                 anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of

@@ -79,8 +79,8 @@ def train_selflabel(
             with torch.no_grad():
                 if features is None:
                     _, weak = model(plain_view(images, batch))  # (1,B,C)
-                else:
-                    _, weak = model(features[positions.to(features.device, non_blocking=True)], embedded=True)
+                else:  # not through Fabric, which would round the features to the backbone's precision
+                    _, weak = state.module(features[positions.to(features.device, non_blocking=True)], embedded=True)
                 weak = F.log_softmax(weak[0], dim=-1)  # (B,C)
             confident = weak.amax(dim=1).exp() > settings.threshold
             if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_core.per_image import Pick, for_each_image
 from scan_core.settings import SimclrAugmentation
 
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL and torchvision have it
@@ -90,19 +91,8 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
     device = images.device
     images = images.float().div_(255) if images.dtype == torch.uint8 else images
     images = _transform(images, drawn, (images.shape[2], images.shape[3]) if side is None else (side, side))
-    # The last two operations do nothing to a gray image, as in torchvision.
-    operations = [_brightness, _contrast, _saturation, _hue] if images.shape[1] == 3 else [_brightness, _contrast]
-    for position in range(4):
-        for number, operation in enumerate(operations):
-            # Indices are made on the host, where the draws are: no synchronisation with the device.
-            chosen = (drawn.jitter & (drawn.order[:, position] == number)).nonzero()[:, 0]
-            if len(chosen):
-                factor = drawn.factors[chosen, number].to(device, non_blocking=True).view(-1, 1, 1, 1)
-                chosen = chosen.to(device, non_blocking=True)
-                images.index_copy_(0, chosen, operation(images.index_select(0, chosen), factor))
-    if images.shape[1] == 3:
-        chosen = drawn.grayscale.nonzero()[:, 0].to(device, non_blocking=True)
-        images.index_copy_(0, chosen, luma(images.index_select(0, chosen)).expand(-1, 3, -1, -1))
+    order = torch.where(drawn.jitter[:, None], drawn.order, -1)  # (B,4)
+    images = for_each_image(_colors, images, order, drawn.factors, drawn.grayscale)
     if drawn.blur is not None:
         chosen = drawn.blur.nonzero()[:, 0]
         if len(chosen):
@@ -110,6 +100,17 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
             chosen = chosen.to(device, non_blocking=True)
             images[chosen] = _blur(images[chosen], sigma, int((3 * drawn.blur.max()).ceil()))
     return images
+
+
+def _colors(images: Tensor, order: Tensor, factors: Tensor, grayscale: Tensor, pick: Pick) -> Tensor:
+    """Jitter, each image in its own ``order`` (B,4), -1 for none, by its ``factors`` (B,4), and grayscale (B,)."""
+    colored = images.shape[1] == 3
+    # The last two operations do nothing to a gray image, as in torchvision.
+    operations = [_brightness, _contrast, _saturation, _hue] if colored else [_brightness, _contrast]
+    for position in range(4):
+        for number, operation in enumerate(operations):
+            images = pick(images, order[:, position] == number, operation, factors[:, number])
+    return pick(images, grayscale, _gray, factors[:, 0]) if colored else images
 
 
 def _transform(images: Tensor, drawn: SimclrDraw, size: tuple[int, int]) -> Tensor:
@@ -147,16 +148,20 @@ def luma(images: Tensor) -> Tensor:
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp_(0, 1)
+    return (images * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean.expand_as(images), images, factor).clamp_(0, 1)
+    return torch.lerp(mean.expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(luma(images).expand_as(images), images, factor).clamp_(0, 1)
+    return torch.lerp(luma(images).expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _gray(images: Tensor, _: Tensor) -> Tensor:
+    return luma(images).expand_as(images)
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
@@ -187,7 +192,7 @@ def _hue(images: Tensor, factor: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    hue = sextant + 6 * factor[:, :, :, 0]  # (B,height,width), in sixths of a circle
+    hue = sextant + 6 * factor.view(-1, 1, 1)  # (B,height,width), in sixths of a circle
     channels = []
     for offset in (5, 3, 1):  # red, green, blue: v - c * clamp(min(k, 4-k), 0, 1), k = (offset + hue) mod 6
         k = hue + offset

@@ -4,14 +4,15 @@ The order of the operations matters, so each of them is a round; within a round 
 Pixels keep to whole values of 0..255 between rounds, as the 8-bit images of the published recipe do.
 """
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_core.per_image import Operation, Pick, for_each_image
 from scan_core.settings import StrongAugmentation
 from scan_core.simclr_views import luma
 
@@ -73,17 +74,23 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
 
     The mask is (B,1,height,width) bool; its squares are filled by the caller after normalisation, where the mean is 0.
     """
-    device = images.device
-    images = torch.where(drawn.flip.to(device)[:, None, None, None], images.flip(3), images).float()
-    for position in range(drawn.operation.shape[1]):
-        operation, magnitude = drawn.operation[:, position], drawn.magnitude[:, position]
-        for names, function in _GROUPS:
-            chosen = torch.isin(operation, torch.tensor([NAMES.index(name) for name in names])).nonzero()[:, 0]
-            if len(chosen):
-                arguments = operation[chosen], magnitude[chosen]
-                chosen = chosen.to(device, non_blocking=True)
-                images[chosen] = function(images[chosen], *arguments)
-    return images / 255, _cutout_mask(drawn, images.shape[2], images.shape[3]).to(device, non_blocking=True)
+    device, (height, width) = images.device, images.shape[2:]
+    flip = drawn.flip.to(device, non_blocking=True)
+    images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
+    theta = _affine_matrices(drawn.operation, drawn.magnitude, height, width)
+    images = for_each_image(_rounds, images, drawn.operation, drawn.magnitude, theta)
+    return images / 255, _cutout_mask(drawn, height, width).to(device, non_blocking=True)
+
+
+def _rounds(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
+    """The operations (B,rounds) of each image one after the other, by ``magnitude`` (B,rounds) or ``theta``."""
+    for position in range(operation.shape[1]):
+        here = operation[:, position]
+        for name, function in _OPERATIONS.items():
+            images = pick(images, here == NAMES.index(name), function, magnitude[:, position])
+        affine = functools.reduce(torch.logical_or, [here == index for index in _AFFINE])
+        images = pick(images, affine, _affine, theta[:, position])
+    return images
 
 
 def _cutout_mask(drawn: StrongDraw, height: int, width: int) -> Tensor:
@@ -101,23 +108,23 @@ def _cutout_mask(drawn: StrongDraw, height: int, width: int) -> Tensor:
 
 def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     """``magnitude`` of the image and the rest of ``other``, cut to whole values."""
-    factor = magnitude.to(images.device).view(-1, 1, 1, 1)
+    factor = magnitude.view(-1, 1, 1, 1)
     return (factor * images + (1 - factor) * other).clamp_(0, 255).floor_()
 
 
-def _brightness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+def _brightness(images: Tensor, magnitude: Tensor) -> Tensor:
     return _blend(images, torch.zeros_like(images), magnitude)
 
 
-def _contrast(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+def _contrast(images: Tensor, magnitude: Tensor) -> Tensor:
     return _blend(images, luma(images).floor().mean(dim=(1, 2, 3), keepdim=True), magnitude)
 
 
-def _color(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+def _color(images: Tensor, magnitude: Tensor) -> Tensor:
     return images if images.shape[1] == 1 else _blend(images, luma(images).floor(), magnitude)
 
 
-def _sharpness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     if min(images.shape[2:]) <= 2:
         return images
     channels = images.shape[1]
@@ -129,14 +136,14 @@ def _sharpness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
     return _blend(images, blurred, magnitude)
 
 
-def _autocontrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
     flat = low == high
     scale = 255 / torch.where(flat, 255.0, high - low)
     return ((images - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255).floor_()
 
 
-def _equalize(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
+def _equalize(images: Tensor, _: Tensor) -> Tensor:
     """Each channel's histogram made as even as its values allow (PIL's rule)."""
     batch, channels, height, width = images.shape
     values = images.reshape(batch * channels, height * width).long()
@@ -150,47 +157,53 @@ def _equalize(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
     return equalized.view(batch, channels, height, width).to(images.dtype)
 
 
-def _solarize(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
-    return torch.where(images >= magnitude.to(images.device).view(-1, 1, 1, 1), 255 - images, images)
+def _solarize(images: Tensor, magnitude: Tensor) -> Tensor:
+    return torch.where(images >= magnitude.view(-1, 1, 1, 1), 255 - images, images)
 
 
-def _posterize(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
-    dropped = 2.0 ** (8 - magnitude.round()).to(images.device).view(-1, 1, 1, 1)
+def _posterize(images: Tensor, magnitude: Tensor) -> Tensor:
+    dropped = 2.0 ** (8 - magnitude.round()).view(-1, 1, 1, 1)
     return (images / dropped).floor_() * dropped
 
 
-def _affine(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
-    """Rotation about the centre, shear from the top left corner, translation by whole pixels; nearest, fill 0."""
-    height, width = images.shape[2:]
-    sizes = {"rotate": 0, "shear_x": height, "shear_y": width, "translate_x": width, "translate_y": height}
-    theta = torch.eye(2, 3).repeat(len(operation), 1, 1)  # (B,2,3), output to input in [-1,1]
+def _affine_matrices(operation: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
+    """(B,rounds) to (B,rounds,2,3), output to input in [-1,1]: the identity for what is no affine operation.
+
+    Rotation about the centre, shear from the top left corner, translation by whole pixels.
+    """
+    theta = torch.eye(2, 3).repeat(*operation.shape, 1, 1)
+    sizes = {"translate_x": width, "translate_y": height}
     for name in AFFINE:
         here = operation == NAMES.index(name)
         value = magnitude[here]
         if name == "rotate":
             angle = value * (math.pi / 180)  # counter-clockwise; a pixel is not square in [-1,1]
-            theta[here, 0, 0] = theta[here, 1, 1] = angle.cos()
-            theta[here, 0, 1] = -angle.sin() * height / width
-            theta[here, 1, 0] = angle.sin() * width / height
+            rows = [angle.cos(), -angle.sin() * height / width, torch.zeros_like(angle)]
+            rows += [angle.sin() * width / height, angle.cos(), torch.zeros_like(angle)]
+            theta[here] = torch.stack(rows, dim=1).view(-1, 2, 3)
         elif name == "shear_x":  # the input lies at x + slope * y, both from the corner
-            theta[here, 0, 1] = theta[here, 0, 2] = value * height / width
+            theta[..., 0, 1][here] = theta[..., 0, 2][here] = value * height / width
         elif name == "shear_y":
-            theta[here, 1, 0] = theta[here, 1, 2] = value * width / height
+            theta[..., 1, 0][here] = theta[..., 1, 2][here] = value * width / height
         else:
-            axis = 0 if name == "translate_x" else 1
-            theta[here, axis, 2] = -2 * (value * sizes[name]).trunc() / sizes[name]
-    grid = F.affine_grid(theta.to(images.device, non_blocking=True), list(images.shape), align_corners=False)
+            theta[..., 0 if name == "translate_x" else 1, 2][here] = -2 * (value * sizes[name]).trunc() / sizes[name]
+    return theta
+
+
+def _affine(images: Tensor, theta: Tensor) -> Tensor:
+    """By each image's matrix (B,2,3); nearest, fill 0."""
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
-_GROUPS: list[tuple[tuple[str, ...], Callable[[Tensor, Tensor, Tensor], Tensor]]] = [
-    (("autocontrast",), _autocontrast),
-    (("equalize",), _equalize),
-    (AFFINE, _affine),
-    (("solarize",), _solarize),
-    (("posterize",), _posterize),
-    (("color",), _color),
-    (("contrast",), _contrast),
-    (("brightness",), _brightness),
-    (("sharpness",), _sharpness),
-]  # identity needs no function
+_OPERATIONS: dict[str, Operation] = {
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "solarize": _solarize,
+    "posterize": _posterize,
+    "color": _color,
+    "contrast": _contrast,
+    "brightness": _brightness,
+    "sharpness": _sharpness,
+}  # identity needs no function
+_AFFINE = tuple(NAMES.index(name) for name in AFFINE)

@@ -1,0 +1,155 @@
+"""CIFAR-10 from its archive to scores within a time budget, for a machine that has neither DVC nor MLflow."""
+
+import io
+import json
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scan_core.evaluation import kmeans_scores
+from scan_core.images import Images
+from scan_core.inference import embed, log_probabilities
+from scan_core.metrics import clustering_metrics, neighbor_purity
+from scan_core.neighbors import mine_neighbors
+from scan_core.pretext import start_pretext, train_pretext
+from scan_core.scan import best_model, start_scan, train_scan
+from scan_core.selflabel import choose_model, final_model, start_selflabel, train_selflabel
+from scan_core.training import Epoch, Progress, TrainingState
+
+PART = 15 * 2**20  # bytes
+
+
+class OutOfTime(Exception):
+    """The budget is over; what is unfinished is saved."""
+
+
+def read_archive(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """All images (N,32,32,3) uint8, train's first, their labels (N,), and how many are train's.
+
+    The archive holds cifar10/{train,test}/CLASS/*.jpg. Rows are in an order that says nothing of the class.
+    """
+    from PIL import Image
+
+    stored: dict[str, list[tuple[bytes, str, np.ndarray]]] = {"train": [], "test": []}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            parts = Path(member.name).parts
+            if member.isfile() and len(parts) >= 3 and parts[-3] in stored:
+                file = archive.extractfile(member)
+                assert file is not None
+                data = file.read()
+                picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                stored[parts[-3]].append((data[-64:], parts[-2], picture))
+    for split, items in stored.items():
+        items.sort(key=lambda item: (item[2].tobytes()[:64], item[0]))  # by content: not by class
+        stored[split] = items[:limit]
+    items = stored["train"] + stored["test"]
+    classes = sorted({name for _, name, _ in items})
+    labels = np.array([classes.index(name) for _, name, _ in items])
+    return np.stack([picture for _, _, picture in items]), labels, len(stored["train"])
+
+
+class Run:
+    """One seed of the whole pipeline, within what is left of the budget."""
+
+    def __init__(self, params: Any, seed: int, fabric: Any, folder: Path, out: Path, deadline: float) -> None:
+        self.params, self.seed, self.fabric = params, seed, fabric
+        self.folder, self.out, self.deadline = folder / str(seed), out, deadline
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = self._read("seconds.json") or {}
+
+    def _read(self, name: str) -> Any:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def train(self, name: str, state: TrainingState, loop: Progress, epochs: int) -> None:
+        """To the loop's end, or ``OutOfTime`` at the end of an epoch, with everything saved."""
+        path = self.folder / f"{name}.state"
+        if path.exists():
+            state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        started = saved = time.monotonic()
+        before = self.seconds.get(name, 0.0)
+        for record in loop:
+            if not isinstance(record, Epoch):
+                continue
+            self.seconds[name] = before + time.monotonic() - started
+            late = time.monotonic() > self.deadline
+            if late or record.number == epochs or time.monotonic() - saved > 60:
+                partial = path.with_suffix(".part")
+                torch.save(state.state_dict(), partial)
+                partial.replace(path)
+                (self.folder / "seconds.json").write_text(json.dumps(self.seconds))
+                saved = time.monotonic()
+                print(f"seed {self.seed} {name} {record.number}/{epochs} {record.values}", flush=True)
+            if late and record.number < epochs:
+                raise OutOfTime(f"seed {self.seed} stopped in {name}, epoch {record.number} of {epochs}")
+
+    def export(self, name: str, model: nn.Module) -> None:
+        """Half precision, in parts that may leave the machine."""
+        buffer = io.BytesIO()
+        half = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+        torch.save({key: value.cpu() for key, value in half.items()}, buffer)
+        data = buffer.getvalue()
+        for number, start in enumerate(range(0, len(data), PART)):
+            (self.out / f"seed{self.seed}-{name}.{number}").write_bytes(data[start : start + PART])
+
+    def scores(self, images: Images, labels: np.ndarray, count: int, resume: Path | None) -> dict[str, Any]:
+        """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end."""
+        params, fabric, found = self.params, self.fabric, {}
+        rows = {"train": torch.arange(count), "val": torch.arange(count, len(labels))}
+        state = start_pretext(params.pretext, params.backbone, 3, count, self.seed, fabric, None)
+        loop = train_pretext(state, images, rows["train"], params.pretext, fabric)
+        if not resume or not imported(resume, self.seed, "pretext", state.module):
+            self.train("pretext", state, loop, params.pretext.epochs)
+            self.export("pretext", state.module)
+        started = time.monotonic()
+        projected = params.embed.features == "projector"
+        vectors = {
+            split: embed(state.module, images, each, projected, fabric).cpu().numpy() for split, each in rows.items()
+        }
+        mined = {
+            split: mine_neighbors(
+                each, params.neighbors.k, params.neighbors.exact_rows, params.neighbors.recall
+            ).nearest
+            for split, each in vectors.items()
+        }
+        self.seconds.setdefault("embed and neighbors", time.monotonic() - started)
+        nearest = {split: torch.from_numpy(each) for split, each in mined.items()}
+        scan = start_scan(params.cluster, state.module, self.seed, fabric)
+        self.train("cluster", scan, train_scan(
+            scan, images, rows["train"], nearest["train"], rows["val"], nearest["val"], params.cluster, fabric
+        ), params.cluster.epochs)  # fmt: skip
+        clustered = best_model(scan).to(fabric.device)
+        before = log_probabilities(clustered, images, rows["val"], fabric)[0].argmax(dim=1).cpu()
+        labelled = start_selflabel(params.selflabel, clustered, self.seed, fabric)
+        self.train("selflabel", labelled, train_selflabel(
+            labelled, images, rows["train"], rows["val"], params.selflabel, fabric
+        ), params.selflabel.epochs)  # fmt: skip
+        after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
+        kept, why = choose_model(before, after, nearest["val"][:, 0])
+        self.export("selflabel", final_model(labelled))
+
+        truth = {split: labels[each.numpy()] for split, each in rows.items()}
+        found["purity_20"] = neighbor_purity(truth["train"], mined["train"], 20)
+        baseline = kmeans_scores(vectors["train"], {"val": (vectors["val"], truth["val"])}, 10, 5)["val"]
+        found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
+        for name, assigned in (("cluster", before), ("selflabel", after)):
+            measured = clustering_metrics(truth["val"], assigned.numpy(), params.cluster.num_clusters)
+            found[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
+        return {"seed": self.seed, **found, "kept": kept, "why": why, "seconds": self.seconds}
+
+
+def imported(folder: Path, seed: int, name: str, model: nn.Module) -> bool:
+    """Loads the parts of an earlier call into ``model``, if they are all there."""
+    parts = sorted(folder.glob(f"seed{seed}-{name}.*"), key=lambda path: int(path.suffix[1:]))
+    if not parts:
+        return False
+    data = io.BytesIO(b"".join(part.read_bytes() for part in parts))
+    half = torch.load(data, map_location="cpu", weights_only=True)
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in half.items()})
+    return True

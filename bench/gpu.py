@@ -1,0 +1,244 @@
+"""``python -m bench.gpu --archive cifar10-jpeg.tar.xz --out DIR``: what is measured on an NVIDIA GPU.
+
+Needs torch, torchvision, numpy, scipy, scikit-learn, Pillow, pydantic, lightning-fabric, safetensors, faiss and a YAML
+reader; neither DVC nor MLflow. In this order: the GPU agrees with the CPU in fp32 (views, losses, gradients, eager and
+compiled); each training loop beside its ceiling, timed by CUDA events, and the chip's own matrix and copy rates; then
+CIFAR-10 from archive to scores, seed after seed, until ``--minutes`` are over. A later call goes on where one stopped:
+unfinished training lies in ``--state``; weights of finished steps are also in ``--out``, in half precision and in parts
+of at most 15 MiB, and are read from ``--resume``. Results are in ``--out``/gpu.{md,json}; the table is printed last.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import steps
+from bench.end_to_end import OutOfTime, Run, read_archive
+from bench.steps import preset
+from bench.timing import Row
+from bench.views import MEAN, SIMCLR, STD, STRONG, pixels
+from scan_core.augment import plain_view, random_view
+from scan_core.device import make_fabric, seeded
+from scan_core.images import images_on
+from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
+from scan_core.networks import ClusterHeads, Model, Projector, build_backbone
+
+H200_BF16 = 790e12  # FLOP/s of a bf16 product there; the bar of 80,000 views/s is for it, and scales
+SPELLS, SPELL_STEPS = 5, 20
+
+
+# --- The chip
+
+
+def chip(device: torch.device) -> dict[str, Any]:
+    """Name, versions, and the measured rates of a bf16 product and of a copy inside the device."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    buffer = torch.empty(2**30 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
+    product, copy = (events(device, work, 10) for work in (lambda: a @ b, buffer.clone))
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "bf16_flops": 2 * side**3 / product,
+        "copy_bytes": 2 * buffer.numel() / copy,  # read and written
+    }
+
+
+def events(device: torch.device, work: Callable[[], Any], repeats: int) -> float:
+    """Seconds of one ``work`` on the device's own clock, after three to warm up."""
+    for _ in range(3):
+        work()
+    if device.type != "cuda":
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - started) / repeats
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    for _ in range(repeats):
+        work()
+    last.record()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(last)) / 1000 / repeats
+
+
+# --- Agreement with the CPU
+
+
+def agreement(device: torch.device) -> dict[str, float]:
+    """Largest differences between CPU and device in fp32, relative to the largest value: all should be near 1e-5."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    stored, rows = pixels(256), torch.arange(64)
+    both = [images_on(where, stored, MEAN, STD) for where in (torch.device("cpu"), device)]
+    found = {}
+    for name, augmentation in (("SimCLR views", SIMCLR), ("strong views", STRONG)):
+        views = [random_view(images, rows, augmentation, seeded(0)).cpu() for images in both]
+        found[name] = relative(*views)
+    for name, (head, loss) in _objectives().items():
+        torch.manual_seed(0)
+        module = Model(build_backbone(preset("cifar10").backbone, 3), head())
+        for kind in ("eager", "compiled"):
+            gradients, values = [], []
+            for images in both:
+                module = module.to(images.device).train()
+                network = torch.compile(module) if kind == "compiled" and images.device.type == "cuda" else module
+                module.zero_grad()
+                value = loss(network(plain_view(images, rows))[1])
+                value.backward()
+                values.append(value.detach().cpu())
+                gradients.append(torch.cat([p.grad.flatten().cpu() for p in module.parameters() if p.grad is not None]))
+            found[f"{name}, loss, {kind}"] = relative(*values)
+            found[f"{name}, gradients, {kind}"] = relative(*gradients)
+    torch.backends.cudnn.allow_tf32 = True
+    return found
+
+
+def _objectives() -> dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]]:
+    """Head and loss of each step, on a batch whose halves are its two sides."""
+
+    def scan(logits: Tensor) -> Tensor:
+        anchors, neighbors = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
+        return scan_loss(anchors, neighbors, 5.0)[0].sum()
+
+    def selflabel(logits: Tensor) -> Tensor:
+        strong, weak = logits[0].chunk(2)
+        return confident_cross_entropy(strong, F.log_softmax(weak, dim=-1), 1e-6, True)
+
+    return {
+        "NT-Xent": (lambda: Projector(512, 128), lambda projected: nt_xent(*projected.chunk(2), 0.1)),
+        "SCAN loss": (lambda: ClusterHeads(512, 10, 3), scan),
+        "self-label": (lambda: ClusterHeads(512, 10, 1), selflabel),
+    }
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    """The largest difference over the largest value."""
+    return float((one - other).abs().max() / one.abs().max())
+
+
+# --- Loops beside their ceiling
+
+
+def loops(device: torch.device) -> list[Row]:
+    """Each loop and its ceiling in turn, by CUDA events."""
+    fabric = make_fabric("auto", device.type)
+    rows = []
+    for sides, arguments in (
+        (steps.pretext_step, ("resnet18", 512)),
+        (steps.scan_step, ("resnet18", 128, False)),
+        (steps.selflabel_step, ("resnet18", 1000)),
+        (steps.scan_step, ("resnet18", 512, True)),
+        (steps.embedding, ("resnet18",)),
+    ):
+        what, works = sides(fabric, *arguments)
+        rates: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(SPELLS):
+            for name, work in works.items():
+                images = work()
+                rates[name].append(images / events(device, work, SPELL_STEPS))
+        rows.append(steps.ceiling_row(what, rates))
+        if device.type == "cuda":
+            rows[-1].mib = torch.cuda.max_memory_allocated(device) / 2**20
+            torch.cuda.reset_peak_memory_stats(device)
+        print(f"{what}: {rows[-1].rate:,.0f} images/s, {rows[-1].ratio:.2f} of the ceiling", flush=True)
+    return rows
+
+
+# --- Results
+
+
+def write(out: Path, results: dict[str, Any]) -> str:
+    """Both files; the table."""
+    (out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+    here = results["chip"]
+    lines = [
+        "# Benchmarks on a GPU", "",
+        f"`python -m bench.gpu`; {here['date']}, {here['device']}, torch {here['torch']}, CUDA {here['cuda']}, Python "
+        f"{here['python']}. A bf16 product of 8192² runs at {here['bf16_flops'] / 1e12:.0f} TFLOP/s, a copy inside the "
+        f"device at {here['copy_bytes'] / 1e12:.2f} TB/s, read and written.",
+    ]  # fmt: skip
+    if found := results.get("agreement"):
+        worst = max(found, key=lambda name: found[name])
+        lines += ["", f"In fp32 the GPU agrees with the CPU to {found[worst]:.1e} of the largest value ({worst})."]
+    if found := results.get("loops"):
+        wanted = 80_000 * here["bf16_flops"] / H200_BF16
+        lines += ["", "| step | images/s | of its ceiling | bar | memory |", "| --- | --- | --- | --- | --- |"]
+        for each in map(lambda row: Row(**row), found):
+            memory = "" if each.mib is None else f"{each.mib:,.0f} MiB"
+            also = f", ≥ {wanted:,.0f} images/s" if each.what.startswith("pretext") else ""
+            lines.append(f"| {each.what} | {each.rate:,.0f} | {100 * each.ratio:.0f} % | ≥ 90 %{also} | {memory} |")
+    if found := results.get("cifar10"):
+        lines += [
+            "", f"CIFAR-10 by `{results['preset']}`:", "",
+            "| seed | purity at 20 | k-means | SCAN loss | self-label | kept | minutes |", "| " + "--- | " * 7,
+        ]  # fmt: skip
+        for run in found:
+            acc = [f"{100 * run[name]['acc']:.1f}" for name in ("kmeans", "cluster", "selflabel")]
+            minutes = f"{sum(run['seconds'].values()) / 60:.1f}"
+            cells = [str(run["seed"]), f"{run['purity_20']:.3f}", *acc, run["kept"], minutes]
+            lines.append(f"| {' | '.join(cells)} |")
+    if results.get("unfinished"):
+        lines += ["", f"Unfinished: {results['unfinished']}."]
+    text = "\n".join(lines) + "\n"
+    (out / "gpu.md").write_text(text)
+    return text
+
+
+def main() -> None:
+    """Parses, measures what is asked for, writes after each part."""
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--archive", type=Path, help="cifar10-jpeg.tar.xz; without it CIFAR-10 is left out")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--state", type=Path, default=Path("/tmp/scan-gpu"))
+    parser.add_argument("--resume", type=Path, help="where exported weights of an earlier call lie")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which no new epoch starts")
+    parser.add_argument("--preset", default="cifar10")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--parts", nargs="+", choices=["agreement", "loops", "cifar10"])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the script")
+    parser.add_argument("--limit", type=int, help="images of each split, to try the script")
+    chosen = parser.parse_args()
+    device = torch.device(chosen.device)
+    parts = chosen.parts or ["agreement", "loops", "cifar10"]
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    path = chosen.out / "gpu.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results |= {"chip": chip(device), "preset": chosen.preset, "unfinished": None}
+    if "agreement" in parts:
+        results["agreement"] = agreement(device)
+        write(chosen.out, results)
+    if "loops" in parts:
+        results["loops"] = [vars(row) for row in loops(device)]
+        write(chosen.out, results)
+    if "cifar10" in parts and chosen.archive:
+        stored, labels, count = read_archive(chosen.archive, chosen.limit)
+        images = images_on(device, stored, MEAN, STD)
+        params, fabric = preset(chosen.preset), make_fabric("auto", device.type)
+        done = {run["seed"]: run for run in results.get("cifar10", [])}
+        try:
+            for seed in chosen.seeds:
+                if seed not in done:
+                    run = Run(params, seed, fabric, chosen.state, chosen.out, started + 60 * chosen.minutes)
+                    done[seed] = run.scores(images, labels, count, chosen.resume)
+                    results["cifar10"] = list(done.values())
+                    write(chosen.out, results)
+        except OutOfTime as stopped:
+            results["unfinished"] = str(stopped)
+    print(write(chosen.out, results))
+
+
+if __name__ == "__main__":
+    main()

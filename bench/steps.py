@@ -1,0 +1,288 @@
+"""The training loops beside their ceiling: the same model, precision, loss and optimiser on one constant batch.
+
+The loops are driven step by step as the stages drive them. Epochs are made long enough that validation, which comes
+between two of them, falls outside. What a step takes beyond the ceiling's is not the model's: views, sampling,
+gathering, bookkeeping.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.timing import Row, compared, in_turn
+from bench.views import MEAN, STD, Loaded, Photos, pixels
+from pipeline.params import Params, read_params
+from scan_core.augment import plain_view, random_view
+from scan_core.device import make_fabric, seeded
+from scan_core.images import Images, images_on
+from scan_core.inference import embed
+from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
+from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.scan import start_scan, train_scan
+from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.settings import NoAugmentation
+from scan_core.simclr import start_simclr, train_simclr
+from scan_core.training import Progress, Step, compiled
+
+CORES = os.cpu_count() or 1
+LONG = 1_000_000  # rows of an epoch, and epochs
+RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 * 0.557 G multiply-adds
+PRESETS = {"resnet18": "cifar10", "digits": "digits"}
+
+
+def preset(name: str) -> Params:
+    """A preset's settings, also where ruamel.yaml is missing but PyYAML is not, as on many a GPU machine."""
+    path = Path("presets") / f"{name}.yaml"
+    try:
+        return read_params(path)
+    except ImportError:
+        import yaml
+
+        return Params.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
+
+
+def setting(network: str, fabric: Any) -> tuple[Params, Images, Tensor]:
+    """Parameters of the digits' default or of published CIFAR-10, images of that size, and the rows of a long epoch."""
+    params = preset(PRESETS[network])
+    side, channels = (16, 1) if network == "digits" else (32, 3)
+    images = images_on(fabric.device, pixels(4096, side, channels), MEAN[:channels], STD[:channels])
+    return params, images, torch.arange(LONG) % images.count
+
+
+def driven(loop: Progress) -> Callable[[], int]:
+    """One step of a loop a call."""
+
+    def work() -> int:
+        record = next(loop)
+        assert isinstance(record, Step)  # or the epoch was too short
+        return record.images
+
+    return work
+
+
+def constant(fabric: Any, module: nn.Module, optimizer: Any, loss: Callable[[nn.Module], tuple[Tensor, int]]) -> Any:
+    """The ceiling: one step on what never changes."""
+    model, optimizer = fabric.setup(compiled(module, fabric), optimizer)
+    model.train()
+
+    def work() -> int:
+        value, images = loss(model)
+        fabric.backward(value)
+        optimizer.step()
+        optimizer.zero_grad()
+        return images
+
+    return work
+
+
+Sides = tuple[str, dict[str, Callable[[], int]]]  # what is compared, and the loop and its ceiling
+
+
+def beside(sides: Callable[..., Sides], seconds: float, spells: int, *args: Any) -> list[Row]:
+    """The row of a loop and its ceiling on the CPU."""
+    what, works = sides(make_fabric("auto", "cpu"), *args)
+    return [ceiling_row(what, in_turn(works, seconds, spells))]
+
+
+def ceiling_row(what: str, rates: dict[str, list[float]]) -> Row:
+    """A loop's images a second beside its ceiling's."""
+    found = compared(what, rates, "loop", "ceiling", bar="≥ 0.90")
+    return replace(found, peer="the same on one constant batch", outside=max(0.0, 1 - found.ratio))
+
+
+def pretext_step(fabric: Any, network: str, batch: int) -> Sides:
+    """SimCLR."""
+    params, images, rows = setting(network, fabric)
+    settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
+    states = [
+        start_simclr(settings, build_backbone(params.backbone, images.channels), len(rows), seeded(0), fabric)
+        for _ in range(2)
+    ]
+    views = random_view(images, rows[:batch].repeat(2), settings.augmentation, seeded(0))
+
+    def loss(model: nn.Module) -> tuple[Tensor, int]:
+        first, second = model(views)[1].chunk(2)
+        return nt_xent(first, second, settings.temperature), len(views)
+
+    return f"pretext step, {network}, batch {batch}", {
+        "loop": driven(train_simclr(states[0], images, rows, settings, fabric)),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+    }
+
+
+def scan_step(fabric: Any, network: str, batch: int, frozen: bool) -> Sides:
+    """The SCAN loss; ``frozen``: ten heads on features that are computed once."""
+    params, images, rows = setting(network, fabric)
+    changes: dict[str, Any] = {"batch_size": batch, "epochs": LONG}
+    if frozen:
+        changes |= {"train": "head", "augmentation": NoAugmentation(kind="none"), "heads": 10}
+        rows = rows[: images.count]  # each has its features: epochs are short, and of nothing but matrix products
+    settings = params.cluster.model_copy(update=changes)
+    states = [
+        start_scan(settings, Model(build_backbone(params.backbone, images.channels), nn.Identity()), 0, fabric)
+        for _ in range(2)
+    ]
+    neighbors = torch.randint(len(rows), (len(rows), settings.neighbors))
+    val_neighbors = torch.randint(64, (64, settings.val_neighbors))
+    views = random_view(images, rows[: 2 * batch], settings.augmentation, seeded(0))
+    if frozen:
+        views = torch.randn(2 * batch, feature_size(states[0].module.backbone), device=fabric.device)
+
+    def loss(model: nn.Module) -> tuple[Tensor, int]:
+        logits = (states[1].module(views, embedded=True) if frozen else model(views))[1]
+        anchors, partners = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
+        return scan_loss(anchors, partners, settings.entropy_weight)[0].sum(), len(views)
+
+    loop = train_scan(states[0], images, rows, neighbors, rows[:64], val_neighbors, settings, fabric)
+    what = "heads on cached features of" if frozen else "SCAN step,"
+    return f"{what} {network}, batch {batch}", {
+        "loop": driven(record for record in loop if isinstance(record, Step)),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+    }
+
+
+def selflabel_step(fabric: Any, network: str, batch: int) -> Sides:
+    """Self-labelling, with everything confident: no step is skipped."""
+    params, images, rows = setting(network, fabric)
+    settings = params.selflabel.model_copy(update={"batch_size": batch, "epochs": LONG, "threshold": 1e-6})
+
+    def start() -> Any:
+        backbone = build_backbone(params.backbone, images.channels)
+        heads = ClusterHeads(feature_size(backbone), params.cluster.num_clusters, 1)
+        return start_selflabel(settings, Model(backbone, heads), 0, fabric)
+
+    states = [start(), start()]
+    states[0].extra.update(assignments=[torch.zeros(64, dtype=torch.int32)], confident=[1.0])  # the first look, done
+    plain = plain_view(images, rows[:batch])
+    strong = random_view(images, rows[:batch], settings.augmentation, seeded(0))
+
+    def loss(model: nn.Module) -> tuple[Tensor, int]:
+        with torch.no_grad():
+            weak = F.log_softmax(model(plain)[1][0], dim=-1)
+        logits = model(strong)[1][0]
+        return confident_cross_entropy(logits, weak, settings.threshold, settings.class_weights), 2 * batch
+
+    return f"self-label step, {network}, batch {batch}", {
+        "loop": driven(train_selflabel(states[0], images, rows, rows[:64], settings, fabric)),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+    }
+
+
+def embedding(fabric: Any, network: str) -> Sides:
+    """The embed stage's loop beside the bare model on one constant batch of its size."""
+    from scan_core.inference import BATCH
+
+    params, images, _ = setting(network, fabric)
+    model = Model(build_backbone(params.backbone, images.channels), nn.Identity()).eval().to(fabric.device)
+    views, rows = plain_view(images, torch.arange(BATCH)), torch.arange(2 * BATCH)
+
+    @torch.no_grad()
+    def bare() -> int:
+        with fabric.autocast():
+            model(views)
+        return BATCH
+
+    return f"embedding, {network}", {
+        "loop": lambda: len(embed(model, images, rows, False, fabric)),
+        "ceiling": bare,
+    }
+
+
+def recipes(batch: int, spells: int) -> list[Row]:
+    """A SimCLR step of ResNet-18 at 32x32: ours and the usual recipe, each in both precisions, and lightly's."""
+    params, images, rows = setting("resnet18", make_fabric("fp32", "cpu"))
+    settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
+    sides: dict[str, Any] = {}
+    photos = Photos(pixels(8 * batch), on_tensors=False, views=2)
+    for precision in ("bf16", "fp32"):
+        fabric = make_fabric(precision, "cpu")
+        ours, usual = (
+            start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric) for _ in range(2)
+        )
+        sides[f"ours, {precision}"] = driven(train_simclr(ours, images, rows, settings, fabric))
+        loaded = Loaded(photos, batch, CORES)
+
+        def loss(model: nn.Module, loaded: Loaded = loaded) -> tuple[Tensor, int]:
+            first, second = loaded()
+            projected = model(torch.cat([first, second]))[1].chunk(2)
+            return nt_xent(*projected, settings.temperature), 2 * len(first)
+
+        sides[f"PIL in workers, {precision}"] = constant(fabric, usual.module, usual.optimizer, loss)
+    try:
+        sides["lightly, fp32"] = _lightly(params, batch)
+    except ImportError:
+        print("lightly is not installed: make bench installs it")
+    rates = in_turn(sides, 0.1, spells)  # at least one step each
+    what = f"pretext step, resnet18, batch {batch}"
+    found = [
+        compared(f"{what}: ours in bf16", rates, "ours, bf16", "PIL in workers, fp32", bar="≥ 3"),
+        compared("  of which bf16", rates, "ours, bf16", "ours, fp32"),
+        compared("  of which the pipeline, in fp32", rates, "ours, fp32", "PIL in workers, fp32"),
+        compared("  of which the pipeline, in bf16", rates, "ours, bf16", "PIL in workers, bf16"),
+    ]
+    if "lightly, fp32" in rates:
+        found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))
+    share = [RESNET18_FLOP * rate / matmul() for rate in rates["ours, bf16"]]
+    return [*found, Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45")]
+
+
+def matmul(side: int = 4096, repeats: int = 3) -> float:
+    """FLOP/s of a bf16 product of two square matrices on all cores; the best of some."""
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times)
+
+
+def _lightly(params: Params, batch: int) -> Any:
+    """lightly's SimCLR: its views, its loader, its head and its loss; our backbone and optimiser."""
+    from lightly.data import LightlyDataset
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+
+    stored = pixels(8 * batch)
+
+    class Pictures(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(stored)
+
+        def __getitem__(self, row: int) -> Any:
+            return Image.fromarray(stored[row]), 0
+
+    transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
+    dataset = LightlyDataset.from_torch_dataset(Pictures(), transform=transform)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch, shuffle=True, drop_last=True, num_workers=CORES, persistent_workers=True
+    )
+    backbone = build_backbone(params.backbone, 3)
+    model = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
+    criterion, found = NTXentLoss(temperature=params.pretext.temperature), iter(loader)
+
+    def work() -> int:
+        nonlocal found
+        given = next(found, None)
+        if given is None:
+            found = iter(loader)
+            given = next(found)
+        first, second = given[0]
+        loss = criterion(model(first), model(second))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return 2 * len(first)
+
+    return work

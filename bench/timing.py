@@ -1,0 +1,65 @@
+"""Ratios that can be trusted on a machine that others use: sides take turns in short spells, and medians count."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+Work = Callable[[], int]  # does a piece of work; how many images (rows, ...) that was
+
+
+@dataclass
+class Row:
+    """One line of the results: a thing, its speed, and what it is compared with in the same process."""
+
+    what: str
+    rate: float  # images (rows, commands) a second, the median of all spells
+    peer: str = ""  # what it is compared with
+    ratios: list[float] = field(default_factory=list)  # speed over the peer's, spell by spell
+    bar: str = ""
+    outside: float | None = None  # share of a step that is not the model's
+    mib: float | None = None  # peak memory of the process
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """The median."""
+        return statistics.median(self.ratios)
+
+
+def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, list[float]]:
+    """Images a second of each side in each of ``spells`` rounds of ``seconds`` a side, after one piece to warm up."""
+    for work in sides.values():
+        work()
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(spells):
+        for name, work in sides.items():
+            count, started = 0, time.perf_counter()
+            while (passed := time.perf_counter() - started) < seconds:
+                count += work()
+            rates[name].append(count / passed)
+    return rates
+
+
+def compared(what: str, rates: dict[str, list[float]], name: str, peer: str, **others: Any) -> Row:
+    """The row of side ``name`` beside side ``peer``."""
+    ratios = [one / other for one, other in zip(rates[name], rates[peer], strict=True)]
+    return Row(what, statistics.median(rates[name]), peer, ratios, **others)
+
+
+def alone(function: Callable[..., list[Row]], *args: Any) -> list[Row]:
+    """The rows of ``function`` in a process of its own, whose peak memory they get where they have none."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        rows, mib = pool.submit(_with_memory, function, args).result()
+    for row in rows:
+        row.mib = mib if row.mib is None else row.mib
+    return rows
+
+
+def _with_memory(function: Callable[..., list[Row]], args: tuple[Any, ...]) -> tuple[list[Row], float]:
+    rows = function(*args)
+    return rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,184 @@
+"""The benchmarks' own logic: turns, tables, and the script for a GPU machine, here on the CPU with a tiny network."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import __main__ as bench_main
+from bench import end_to_end, gpu, steps
+from bench.timing import Row, compared, in_turn
+from pipeline.params import read_params
+from tests.project import ROOT
+
+
+def test_sides_take_turns_and_are_counted(monkeypatch):
+    clock, turns = [0.0], []
+    monkeypatch.setattr("bench.timing.time.perf_counter", lambda: clock[0])
+
+    def side(name, seconds):
+        def work():
+            turns.append(name)
+            clock[0] += seconds
+            return 10
+
+        return work
+
+    rates = in_turn({"a": side("a", 0.5), "b": side("b", 1.0)}, seconds=1.0, spells=2)
+    assert turns == ["a", "b", "a", "a", "b", "a", "a", "b"]  # one of each to warm up
+    assert rates == {"a": [20, 20], "b": [10, 10]}
+    row = compared("a thing", rates, "a", "b")
+    assert (row.rate, row.ratios, row.ratio) == (20, [2, 2], 2)
+
+
+def test_a_part_that_was_not_measured_keeps_what_it_had(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_main, "RESULTS", tmp_path)
+    here = {name: name for name in ("processor", "cores", "memory", "python", "packages")}
+    bench_main.write({"mining": [Row("rows", 5.0, "others", [2.0, 3.0, 2.5], "≥ 1")]}, {**here, "date": "monday"})
+    text = bench_main.write({"views": [Row("views", 1234.0)]}, {**here, "date": "tuesday"})
+    assert text == (tmp_path / "cpu.md").read_text()
+    assert "| rows | 5.00 | others | 2.50 (2.00 to 3.00) | ≥ 1 |  |  |" in text and "monday" in text
+    assert "| views | 1,234 |" in text and "tuesday" in text
+    assert text.index("Augmentation") < text.index("Neighbours")
+
+
+@pytest.mark.parametrize(
+    ("sides", "arguments"),
+    [
+        (steps.pretext_step, (16,)),
+        (steps.scan_step, (16, False)),
+        (steps.scan_step, (16, True)),
+        (steps.selflabel_step, (16,)),
+        (steps.embedding, ()),
+    ],
+)
+def test_a_loop_and_its_ceiling_see_as_many_images_a_step(sides, arguments):
+    from scan_core.device import make_fabric
+
+    what, works = sides(make_fabric("fp32", "cpu"), "digits", *arguments)
+    assert set(works) == {"loop", "ceiling"} and "digits" in what
+    counts = {name: [work() for _ in range(2)] for name, work in works.items()}
+    if sides is steps.embedding:  # the loop embeds two of the ceiling's batches
+        assert counts["loop"] == [2 * count for count in counts["ceiling"]]
+    else:
+        assert counts["loop"] == counts["ceiling"] == [32, 32]
+
+
+# --- The script for a GPU machine
+
+
+def tiny():
+    """Published CIFAR-10, but for a tiny network and few epochs."""
+    values = read_params(ROOT / "presets" / "cifar10.yaml").model_dump(mode="json")
+    values["backbone"] |= {"name": "convnet", "width": 4}
+    values["pretext"] |= {"epochs": 3, "batch_size": 16}
+    values["neighbors"] |= {"k": 5}
+    values["cluster"] |= {"epochs": 2, "batch_size": 16, "neighbors": 5}
+    values["selflabel"] |= {"epochs": 2, "batch_size": 16, "threshold": 0.01}
+    return type(read_params(ROOT / "params.yaml")).model_validate_json(json.dumps(values))
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """48 JPEGs of ten classes in the layout of the real one."""
+    path, rng = tmp_path / "cifar10.tar.xz", np.random.default_rng(0)
+    with tarfile.open(path, "w:xz") as file:
+        for number in range(48):
+            data = io.BytesIO()
+            pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+            Image.fromarray(pixels).save(data, "JPEG")
+            entry = tarfile.TarInfo(f"cifar10/{'train' if number < 32 else 'test'}/class{number % 10}/{number}.jpg")
+            entry.size = len(data.getvalue())
+            file.addfile(entry, io.BytesIO(data.getvalue()))
+    return path
+
+
+def call(monkeypatch, archive, out, *arguments):
+    monkeypatch.setattr(gpu, "preset", lambda name: tiny())
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "bench.gpu",
+            "--device",
+            "cpu",
+            "--archive",
+            str(archive),
+            "--out",
+            str(out),
+            "--parts",
+            "cifar10",
+            *arguments,
+        ],
+    )
+    gpu.main()
+    return json.loads((out / "gpu.json").read_text())
+
+
+def numbers(run):
+    return {name: run[name] for name in ("purity_20", "kmeans", "cluster", "selflabel", "kept") if name in run}
+
+
+@pytest.mark.slow
+def test_a_run_that_ran_out_of_time_goes_on_and_ends_with_the_same_scores(monkeypatch, archive, tmp_path, capsys):
+    monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
+    at_once = call(monkeypatch, archive, tmp_path / "whole", "--state", str(tmp_path / "a"), "--minutes", "10")
+    assert at_once["unfinished"] is None and [run["seed"] for run in at_once["cifar10"]] == [0]
+    stops = []
+    for _ in range(9):
+        parts = call(monkeypatch, archive, tmp_path / "parts", "--state", str(tmp_path / "b"), "--minutes", "0")
+        stops.append(parts["unfinished"])
+        if not parts["unfinished"]:
+            break
+    assert stops[:3] == [
+        "seed 0 stopped in pretext, epoch 1 of 3",
+        "seed 0 stopped in pretext, epoch 2 of 3",
+        "seed 0 stopped in cluster, epoch 1 of 2",
+    ]
+    assert numbers(parts["cifar10"][0]) == numbers(at_once["cifar10"][0])
+    assert "| 0 | 0.500 |" in capsys.readouterr().out
+    # Another machine, which has the exported weights alone: no pretext is trained again.
+    for file in (tmp_path / "whole").glob("seed*"):
+        assert file.stat().st_size <= end_to_end.PART
+    moved = call(
+        monkeypatch, archive, tmp_path / "moved", "--state", str(tmp_path / "c"), "--resume", str(tmp_path / "whole")
+    )
+    assert "pretext" not in [path.stem for path in (tmp_path / "c" / "0").glob("*.state")]
+    assert abs(moved["cifar10"][0]["kmeans"]["acc"] - at_once["cifar10"][0]["kmeans"]["acc"]) < 0.2
+
+
+def test_the_archive_s_order_says_nothing_of_the_class(archive):
+    stored, labels, count = end_to_end.read_archive(archive, None)
+    assert stored.shape == (48, 32, 32, 3) and count == 32 and sorted(set(labels)) == list(range(10))
+    assert (labels[:32] != np.sort(labels[:32])).any() and len(set(labels[:8].tolist())) > 2
+    assert len(end_to_end.read_archive(archive, 5)[0]) == 10
+
+
+def test_exported_weights_are_halves_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(end_to_end, "PART", 1000)
+    model, other = torch.nn.Linear(40, 30), torch.nn.Linear(40, 30)
+    run = end_to_end.Run(None, 3, None, tmp_path / "state", tmp_path, 0.0)
+    run.export("pretext", model)
+    assert len(list(tmp_path.glob("seed3-pretext.*"))) > 2
+    assert end_to_end.imported(tmp_path, 3, "pretext", other) and not end_to_end.imported(tmp_path, 4, "pretext", other)
+    torch.testing.assert_close(other.weight, model.weight.half().float())
+
+
+def test_a_device_that_computes_the_same_agrees(monkeypatch):
+    monkeypatch.setattr(gpu, "preset", lambda name: tiny())
+    monkeypatch.setattr(gpu, "Projector", lambda features, size: torch.nn.Linear(16, size))
+    monkeypatch.setattr(gpu, "ClusterHeads", lambda features, *sizes: steps.ClusterHeads(16, *sizes))
+    found = gpu.agreement(torch.device("cpu"))
+    assert len(found) == 14 and max(found.values()) == 0
+    assert gpu.relative(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])) == 0.25
+
+
+def test_the_table_of_a_gpu_has_its_bars_scaled_by_the_chip(tmp_path):
+    here = {"date": "d", "device": "a GPU", "torch": "t", "cuda": "c", "python": "p", "copy_bytes": 1e12}
+    loops = [vars(Row("pretext step, resnet18", 40_000.0, "", [0.9, 0.95], mib=1000))]
+    text = gpu.write(tmp_path, {"chip": {**here, "bf16_flops": 395e12}, "loops": loops, "agreement": {"x": 1e-6}})
+    assert "| pretext step, resnet18 | 40,000 | 92 % | ≥ 90 %, ≥ 40,000 images/s | 1,000 MiB |" in text
+    assert "agrees with the CPU to 1.0e-06" in text
