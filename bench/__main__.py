@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import mining, prepare, startup, steps, views
+from bench import mining, prepare, recipes, startup, steps, views
 from bench.machine import machine
 from bench.timing import Row, alone
 
@@ -25,12 +25,13 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
         (steps.beside, (steps.pretext_step, SECONDS, SPELLS, "digits", 512)),
         (steps.beside, (steps.scan_step, SECONDS, SPELLS, "digits", 128, False)),
         (steps.beside, (steps.selflabel_step, SECONDS, SPELLS, "digits", 512)),
+        (steps.heads, (SECONDS, SPELLS)),
         (steps.beside, (steps.pretext_step, 0.1, RESNET_SPELLS, "resnet18", 512)),
         (steps.beside, (steps.scan_step, SECONDS, RESNET_SPELLS, "resnet18", 128, False)),
         (steps.beside, (steps.selflabel_step, SECONDS, RESNET_SPELLS, "resnet18", 256)),
         (steps.beside, (steps.scan_step, SECONDS, SPELLS, "resnet18", 512, True)),
     ]),
-    "recipes": ("A pretext step beside the usual recipes", [(steps.recipes, (512, RESNET_SPELLS))]),
+    "recipes": ("A pretext step beside the usual recipes", [(recipes.recipes, (512, RESNET_SPELLS))]),
     "embedding": ("Embedding", [
         (steps.beside, (steps.embedding, SECONDS, SPELLS, "digits")),
         (steps.beside, (steps.embedding, SECONDS, RESNET_SPELLS, "resnet18")),

@@ -1,0 +1,112 @@
+"""A pretext step beside the usual recipes: a DataLoader of PIL images in fp32, and lightly's example."""
+
+import os
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.steps import LONG, constant, driven, setting
+from bench.timing import Row, compared, in_turn
+from bench.views import Loaded, Photos, pixels
+from pipeline.params import Params
+from scan_core.device import make_fabric, seeded
+from scan_core.losses import nt_xent
+from scan_core.networks import build_backbone
+from scan_core.simclr import start_simclr, train_simclr
+
+CORES = os.cpu_count() or 1
+RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 * 0.557 G multiply-adds
+
+
+def recipes(batch: int, spells: int) -> list[Row]:
+    """A SimCLR step of ResNet-18 at 32x32: ours and the usual recipe, each in both precisions, and lightly's."""
+    params, images, rows = setting("resnet18", make_fabric("fp32", "cpu"))
+    settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
+    sides: dict[str, Any] = {}
+    photos = Photos(pixels(8 * batch), on_tensors=False, views=2)
+    for precision in ("bf16", "fp32"):
+        fabric = make_fabric(precision, "cpu")
+        ours, usual = (
+            start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric) for _ in range(2)
+        )
+        sides[f"ours, {precision}"] = driven(train_simclr(ours, images, rows, settings, fabric))
+        loaded = Loaded(photos, batch, CORES)
+
+        def loss(model: nn.Module, loaded: Loaded = loaded) -> tuple[Tensor, int]:
+            first, second = loaded()
+            projected = model(torch.cat([first, second]))[1].chunk(2)
+            return nt_xent(*projected, settings.temperature), 2 * len(first)
+
+        sides[f"PIL in workers, {precision}"] = constant(fabric, usual.module, usual.optimizer, loss)
+    try:
+        sides["lightly, fp32"] = _lightly(params, batch)
+    except ImportError:
+        print("lightly is not installed: make bench installs it")
+    rates = in_turn(sides, 0.1, spells)  # at least one step each
+    what = f"pretext step, resnet18, batch {batch}"
+    found = [
+        compared(f"{what}: ours in bf16", rates, "ours, bf16", "PIL in workers, fp32", bar="≥ 3"),
+        compared("  of which bf16", rates, "ours, bf16", "ours, fp32"),
+        compared("  of which the pipeline, in fp32", rates, "ours, fp32", "PIL in workers, fp32"),
+        compared("  of which the pipeline, in bf16", rates, "ours, bf16", "PIL in workers, bf16"),
+    ]
+    if "lightly, fp32" in rates:
+        found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))
+    share = [RESNET18_FLOP * rate / matmul() for rate in rates["ours, bf16"]]
+    return [*found, Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45")]
+
+
+def matmul(side: int = 4096, repeats: int = 3) -> float:
+    """FLOP/s of a bf16 product of two square matrices on all cores; the best of some."""
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times)
+
+
+def _lightly(params: Params, batch: int) -> Any:
+    """lightly's SimCLR: its views, its loader, its head and its loss; our backbone and optimiser."""
+    from lightly.data import LightlyDataset
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+
+    stored = pixels(8 * batch)
+
+    class Pictures(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(stored)
+
+        def __getitem__(self, row: int) -> Any:
+            return Image.fromarray(stored[row]), 0
+
+    transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
+    dataset = LightlyDataset.from_torch_dataset(Pictures(), transform=transform)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch, shuffle=True, drop_last=True, num_workers=CORES, persistent_workers=True
+    )
+    backbone = build_backbone(params.backbone, 3)
+    model = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
+    criterion, found = NTXentLoss(temperature=params.pretext.temperature), iter(loader)
+
+    def work() -> int:
+        nonlocal found
+        given = next(found, None)
+        if given is None:
+            found = iter(loader)
+            given = next(found)
+        first, second = given[0]
+        loss = criterion(model(first), model(second))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return 2 * len(first)
+
+    return work
