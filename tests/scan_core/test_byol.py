@@ -77,8 +77,9 @@ def test_steps_are_those_of_the_paper(fp32):
     order = ROWS[torch.randperm(32, generator=generator)]
     for number in range(2):
         rows = order[8 * number : 8 * number + 8]
-        first, second = (random_view(data, rows, chosen.augmentation, generator) for _ in range(2))
-        assert not torch.equal(first, second)
+        views = random_view(data, torch.cat([rows, rows]), chosen.augmentation, generator)
+        first, second = views[:8], views[8:]
+        assert not any(torch.equal(one, other) for one, other in zip(first, second, strict=True))
         first_q, second_q = online(first)[1], online(second)[1]
         first_z, second_z = target(first)[1], target(second)[1]
         online.zero_grad()
@@ -110,8 +111,10 @@ def test_the_loss_is_symmetric_and_of_one_view_with_the_other(monkeypatch, fp32)
     seen, draw = [], byol.random_view
     monkeypatch.setattr(byol, "random_view", lambda *given: seen.append(draw(*given)) or seen[-1])
     run(state, chosen, fp32, 1)
-    assert len(seen) == len(pairs) == 2
-    for (predictions, slow), view, other in zip(pairs, seen, seen[::-1], strict=True):
+    assert [len(views) for views in seen] == [16]
+    assert len(pairs) == 2
+    views = [seen[0][:8], seen[0][8:]]
+    for (predictions, slow), view, other in zip(pairs, views, views[::-1], strict=True):
         torch.testing.assert_close(predictions, online(view)[1])
         torch.testing.assert_close(slow, target(other)[1])
         assert predictions.requires_grad and not slow.requires_grad

@@ -106,11 +106,11 @@ def test_the_first_losses_are_the_recorded_ones(fp32, method):
 
 
 RECORDED = {
-    "simclr": [3.414177, 3.381778, 3.33073, 3.247829],
-    "moco": [1.534533, 3.198009, 3.216618, 3.182477],
+    "simclr": [3.401795, 3.399623, 3.345735, 3.268885],
+    "moco": [1.525688, 3.217149, 3.188687, 3.159961],
     "instance_discrimination": [60.672516, 32.582138, 23.689426, 15.555393],
     "rotation": [1.419922, 1.40663, 1.414482, 1.403917],
-    "byol": [4.834951, 5.062093, 4.612104, 4.443716],
+    "byol": [4.902134, 4.991282, 4.735176, 4.757976],
 }
 
 
@@ -126,10 +126,10 @@ def test_each_epoch_sees_each_image_once_in_another_order(monkeypatch, fp32, met
     settings = pretext_settings(method=method)
     epochs_of(train(start(settings, fp32), settings, fp32))
     views = 1 if method in ("rotation", "instance_discrimination") else 2
-    assert len(seen) == 2 * 4 * views
-    for number in range(0, len(seen), views):
-        assert all(torch.equal(rows, seen[number]) for rows in seen[number : number + views])
-    orders = [torch.cat(seen[start : start + 4 * views : views]) for start in (0, 4 * views)]
+    assert [len(rows) for rows in seen] == [views * 8] * 8
+    for rows in seen:
+        assert torch.equal(rows, rows[:8].repeat(views))
+    orders = [torch.cat([rows[:8] for rows in epoch]) for epoch in (seen[:4], seen[4:])]
     for order in orders:
         assert torch.equal(order.sort().values, ROWS)
     assert not torch.equal(*orders)

@@ -50,9 +50,9 @@ def test_a_step_is_the_loss_of_two_views_and_plain_gradient_descent(fp32):
     next(train_simclr(state, data, TRAIN + 16, settings, fp32))
 
     rows = (TRAIN + 16)[torch.randperm(32, generator=generator)][:8]
-    views = [random_view(data, rows, settings.augmentation, generator) for _ in range(2)]
-    assert not torch.equal(*views)
-    _, projected = module(torch.cat(views))
+    views = random_view(data, torch.cat([rows, rows]), settings.augmentation, generator)
+    assert not any(torch.equal(first, second) for first, second in zip(views[:8], views[8:], strict=True))
+    _, projected = module(views)
     nt_xent(projected[:8], projected[8:], 0.3).backward()
     for (name, found), wanted in zip(state.module.named_parameters(), module.parameters(), strict=True):
         torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
@@ -70,8 +70,9 @@ def test_each_epoch_sees_each_image_once_in_another_order(monkeypatch, fp32):
     monkeypatch.setattr(simclr, "random_view", spy)
     settings = pretext_settings(epochs=2)
     epochs_of(train_simclr(start(settings, fp32), images(), TRAIN + 16, settings, fp32))
-    assert all(torch.equal(first, second) for first, second in zip(seen[::2], seen[1::2], strict=True))
-    orders = [torch.cat(seen[0:8:2]), torch.cat(seen[8::2])]
+    assert [len(rows) for rows in seen] == [16] * 8
+    assert all(torch.equal(rows[:8], rows[8:]) for rows in seen)  # two views of each
+    orders = [torch.cat([rows[:8] for rows in epoch]) for epoch in (seen[:4], seen[4:])]
     for order in orders:
         assert torch.equal(order.sort().values, TRAIN + 16)
     assert not torch.equal(*orders)
@@ -93,7 +94,7 @@ def test_the_first_losses_are_the_recorded_ones(fp32):
     assert [values["loss"] for values in found] == pytest.approx(RECORDED, abs=1e-4)
 
 
-RECORDED = [4.113822, 4.097352, 4.073866, 4.054147]
+RECORDED = [4.113874, 4.110235, 4.106186, 4.041206]
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
