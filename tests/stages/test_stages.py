@@ -127,6 +127,25 @@ def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finish
         assert not (neighbors == np.arange(count)[:, None]).any()
 
 
+def test_more_images_than_exact_rows_are_mined_with_the_recall_that_is_wanted_and_logged(project):
+    """The 1,437 of train; val's 360 are searched exactly, as before."""
+    exact = {split: np.load(project / "data" / "neighbors" / f"{split}.npy") for split in ("train", "val")}
+    set_params(project, {"neighbors": {"exact_rows": 1000, "recall": 0.9}})
+    run_stage(project, "neighbors")
+    logged = {}
+    for spool in sorted((project / ".scan" / "tracking").glob("*-neighbors-*/events.jsonl"))[-1:]:
+        for event in map(json.loads, spool.read_text().splitlines()):
+            logged |= event["values"] if event["event"] == "metrics" else {}
+    found = {split: np.load(project / "data" / "neighbors" / f"{split}.npy") for split in exact}
+    shared = np.mean(
+        [len(set(one) & set(other)) / 20 for one, other in zip(exact["train"], found["train"], strict=True)]
+    )
+    assert 0.9 <= logged["train_recall"] < 1 and logged["val_recall"] == 1
+    assert shared == pytest.approx(logged["train_recall"], abs=0.02)
+    assert np.array_equal(found["val"], exact["val"])
+    assert found["train"].min() >= 0 and not (found["train"] == np.arange(1437)[:, None]).any()
+
+
 @pytest.mark.parametrize("stage", ["prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate"])
 def test_a_second_run_gives_the_same_bytes(project, stage):
     before = read(project, OUTPUTS)
