@@ -168,6 +168,8 @@ NOT_PUBLISHED = {
         "pretext.encoder_momentum": each(0.999), "pretext.queue": each(4096), "pretext.key_groups": each(8),
     }),
     "neighbors.k": each(50),
+    "neighbors.exact_rows": each(200000),
+    "neighbors.recall": each(0.95),
     "cluster.optimizer.final_lr": each(0.0),
     "selflabel.train": each("all"),
     "selflabel.optimizer.weight_decay": small_large(1e-4, 0.0),

@@ -41,6 +41,16 @@ def test_presets_are_valid(preset):
         ({"pretext": {"optimizer": {"lr": "1e-3x"}}}, ['pretext.optimizer.lr is "1e-3x"', "valid number"]),
         ({"pretext": {"optimizer": {"rate": 1}}}, ["pretext.optimizer.rate is not a setting", "momentum"]),
         ({"pretext": {"augmentation": {"crop_scale": [0.9, 0.1]}}}, ["pretext.augmentation.crop_scale is [0.9, 0.1]"]),
+        ({"pretext": {"augmentation": {"kind": "none"}}}, ['pretext.augmentation.kind is "none"', "'strong' are"]),
+        (
+            {"selflabel": {"augmentation": {"kind": "none"}}},
+            ['selflabel.augmentation.kind is "none"', "'simclr', 'strong' are"],
+        ),
+        ({"cluster": {"augmentation": {"kind": "plain"}}}, ['cluster.augmentation.kind is "plain"', "'none'"]),
+        ({"cluster": {"augmentation": {"kind": "none"}}}, ["cluster.augmentation.", "is not a setting"]),
+        ({"neighbors": {"exact_rows": 0}}, ["neighbors.exact_rows is 0", "greater than or equal to 1"]),
+        ({"neighbors": {"recall": 95}}, ["neighbors.recall is 95", "less than or equal to 1"]),
+        ({"neighbors": {"recal": 0.9}}, ["neighbors.recal is not a setting", "did you mean recall?"]),
         ({"selflabel": {"augmentation": {"cutouts": 4}}}, ["selflabel.augmentation.cutouts is not a setting"]),
         ({"selflabel": {"augmentation": {"kind": "weak"}}}, ['selflabel.augmentation.kind is "weak"', "'strong' are"]),
         ({"backbone": {"name": "resnet18", "width": 32}}, ["backbone.width is 32", "64"]),
@@ -151,6 +161,12 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     path = Path(tmp_path / "params.yaml")
     path.write_text("lr: 1e-4\n")
     assert read_yaml(path) == {"lr": 1e-4}
+
+
+def test_clustering_may_do_without_augmentation(tmp_path, values):
+    values["cluster"]["augmentation"] = {"kind": "none"}
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    assert read_params(tmp_path / "params.yaml").cluster.augmentation.kind == "none"
 
 
 def test_merge_changes_only_what_is_named(values):

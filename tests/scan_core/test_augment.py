@@ -11,6 +11,7 @@ from scan_core.images import array_images
 from tests.scan_core.tiny import (
     CPU,
     NO_AUGMENTATION,
+    PLAIN,
     images,
     jpeg_store,
     pixels,
@@ -108,6 +109,16 @@ def test_without_augmentation_a_random_view_is_the_plain_one():
     data, rows = images(12), torch.arange(12)
     for settings in (NO_AUGMENTATION, strong_augmentation(flip=0.0, operations=0, cutout=0)):
         torch.testing.assert_close(random_view(data, rows, settings, generator()), plain_view(data, rows))
+
+
+@pytest.mark.parametrize("store", ["array", "jpeg"])
+def test_no_augmentation_is_the_plain_view_and_draws_nothing(store, tmp_path):
+    data = larger() if store == "array" else jpegs(tmp_path)
+    rows = torch.tensor([2, 0, 1, 2])
+    own, before, everyone_s = generator(), generator().get_state(), torch.get_rng_state()
+    assert torch.equal(random_view(data, rows, PLAIN, own), plain_view(data, rows))
+    assert torch.equal(own.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), everyone_s)
 
 
 def test_cutout_is_filled_with_the_mean():

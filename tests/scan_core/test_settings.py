@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from scan_core.settings import (
+    AnyAugmentation,
     Augmentation,
     Backbone,
     Cluster,
@@ -13,6 +14,7 @@ from scan_core.settings import (
     Embed,
     Evaluate,
     Neighbors,
+    NoAugmentation,
     Optimizer,
     Pretext,
     Selflabel,
@@ -20,6 +22,7 @@ from scan_core.settings import (
     StrongAugmentation,
 )
 from tests.scan_core.tiny import (
+    PLAIN,
     backbone_settings,
     cluster_settings,
     data_settings,
@@ -35,6 +38,7 @@ VALID = {
     Backbone: backbone_settings(),
     SimclrAugmentation: simclr_augmentation(),
     StrongAugmentation: strong_augmentation(),
+    NoAugmentation: PLAIN,
     Optimizer: optimizer(),
     Pretext: pretext_settings(),
     Embed: Embed(features="backbone"),
@@ -93,6 +97,7 @@ WRONG = {
         "operations": [-1, 15, 2.5],
         "cutout": [-1, 2.5],
     },
+    NoAugmentation: {"kind": ["plain", "simclr", "strong", None]},
     Optimizer: {
         "name": ["adamw", "SGD", "LARS"],
         "lr": [0, -1e-3, NAN, INF, "1e-3"],
@@ -120,7 +125,11 @@ WRONG = {
         "augmentation": [None, {"kind": "none"}],
     },
     Embed: {"features": ["logits"]},
-    Neighbors: {"k": [0, -1, 1.5, "5"]},
+    Neighbors: {
+        "k": [0, -1, 1.5, "5"],
+        "exact_rows": [0, -1, 1.5, "1000", None],
+        "recall": [0, -0.5, 1.01, 95, NAN, "0.95", None],
+    },
     Cluster: {
         "num_clusters": [1, 0, 2.5],
         "heads": [0],
@@ -136,7 +145,7 @@ WRONG = {
         "epochs": [0],
         "batch_size": [1],
         "optimizer": [None],
-        "augmentation": [None],
+        "augmentation": [None, {"kind": "none", "flip": 0.5}, {"kind": "plain"}],
     },
     Selflabel: {
         "threshold": [0, 1, -0.5, 99, NAN],
@@ -146,7 +155,7 @@ WRONG = {
         "epochs": [-1, 1.5, None],
         "batch_size": [1],
         "optimizer": [None],
-        "augmentation": [None],
+        "augmentation": [None, {"kind": "none"}],
     },
     Evaluate: {"kmeans_runs": [1, 0, 2.5], "probes": [1, "yes", None]},
 }  # fmt: skip
@@ -216,6 +225,16 @@ def test_an_augmentation_is_told_by_its_kind():
         assert type(adapter.validate_json(json.dumps(dumped(kind)))) is kind
     with pytest.raises(ValidationError):
         adapter.validate_json(json.dumps({**dumped(StrongAugmentation), "kind": "simclr"}))
+
+
+def test_only_clustering_does_without_augmentation():
+    """A pretext task tells two views of an image apart from others; self-labels of a view train that view itself."""
+    none = dumped(NoAugmentation)
+    assert TypeAdapter(AnyAugmentation).validate_json(json.dumps(none)) == PLAIN
+    assert validate(Cluster, {**dumped(Cluster), "augmentation": none}).augmentation == PLAIN
+    for kind in (Pretext, Selflabel):
+        with pytest.raises(ValidationError, match="'simclr', 'strong'"):
+            validate(kind, {**dumped(kind), "augmentation": none})
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
@@ -293,6 +312,8 @@ def test_a_prior_may_be_rounded():
         (StrongAugmentation, "operations", 0),
         (StrongAugmentation, "cutout", 0),
         (Optimizer, "momentum", 0),
+        (Neighbors, "exact_rows", 1),
+        (Neighbors, "recall", 1),
         (Cluster, "neighbors", 0),
         (Cluster, "entropy_weight", 0),
         (Cluster, "num_clusters", 2),

@@ -14,6 +14,7 @@ from scan_core.settings import (
     Backbone,
     Cluster,
     Data,
+    NoAugmentation,
     Optimizer,
     Pretext,
     Selflabel,
@@ -68,6 +69,7 @@ def strong_augmentation(**values):
 NO_AUGMENTATION = simclr_augmentation(
     crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=0.0, shear=0.0, flip=0.0, jitter=0.0, grayscale=0.0
 )
+PLAIN = NoAugmentation(kind="none")  # the same, by its name: nothing is drawn, and features may be kept
 
 
 def pretext_settings(**values):
