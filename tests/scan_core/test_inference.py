@@ -54,6 +54,21 @@ def test_inference_is_in_eval_mode_and_leaves_the_mode_and_the_network(training)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_log_probabilities_of_known_features_are_those_of_their_images(training):
+    model, data, rows = cluster_model(heads=2), images(20), torch.arange(20).flip(0)
+    wanted = log_probabilities(model, data, rows, FP32)
+    features = forward_all(model, data, rows, FP32)[0]
+    model.train(training)
+    before, called = {key: value.clone() for key, value in model.state_dict().items()}, []
+    model.backbone.register_forward_hook(lambda *_: called.append(1))
+    found = log_probabilities(model, data, rows, FP32, features)
+    assert (found.shape, found.dtype, found.requires_grad) == ((2, 20, 3), torch.float32, False)
+    torch.testing.assert_close(found, wanted)
+    assert called == [] and model.training is training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_a_frozen_backbone_is_in_eval_mode_afterwards_too():
     model = cluster_model()
     model = Model(model.backbone, model.head, frozen=True).train()
