@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
+from scan_core import simclr_views
 from scan_core.simclr_views import SimclrDraw, apply, draw, luma
 from tests.scan_core.tiny import NO_AUGMENTATION, simclr_augmentation
 
@@ -54,6 +56,29 @@ def crop_theta(top, left, height, width, size):
 
 
 # --- apply
+
+
+@pytest.mark.parametrize("seen", [(16, 16), (9, 14), (8, 5)])
+@pytest.mark.parametrize("size", [(16, 16), (5, 9), (9, 5), (1, 7), (33, 2)])
+def test_the_points_of_a_view_are_those_of_affine_grid(monkeypatch, seen, size):
+    """For any matrix and sizes, none of them square, and so is what is made of them."""
+    grids, original = [], simclr_views.F.grid_sample
+
+    def spy(images, grid, **how):
+        grids.append(grid)
+        return original(images, grid, **how)
+
+    random = torch.Generator().manual_seed(0)
+    images, theta = torch.rand(4, 3, *seen, generator=random), torch.randn(4, 2, 3, generator=random)
+    monkeypatch.setattr(simclr_views.F, "grid_sample", spy)
+    views = simclr_views._sample(images, theta, size)
+    wanted = functional.affine_grid(theta, [4, 3, *size], align_corners=False)
+    assert grids[0].shape == (4, *size, 2)
+    torch.testing.assert_close(grids[0], wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        views, original(images, wanted, mode="bilinear", padding_mode="border", align_corners=False),
+        rtol=0, atol=1e-5,
+    )  # fmt: skip
 
 
 def test_without_changes_a_view_is_the_image():
