@@ -86,7 +86,7 @@ def _inverted_file(embeddings: np.ndarray) -> Any:
     # Rows are in the order of their content: every n-th is a sample.
     index.train(np.ascontiguousarray(embeddings[:: max(1, count // (cells * ROWS_A_CELL))]))
     if faiss.get_num_gpus():
-        index = faiss.index_cpu_to_all_gpus(index)
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     for start in range(0, count, BLOCK):
         index.add(embeddings[start : start + BLOCK])
     return index
