@@ -126,7 +126,9 @@ def test_stages_record_themselves(tracked, client, database, tmp_path):
     assert [run.data.tags["scan.stage"] for run in children] == ["prepare", "neighbors"]
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
     assert children[0].data.metrics["images"] == 1797 and children[0].data.params["data.size"] == "8"
-    assert set(children[1].data.metrics) == {"train_similarity", "val_similarity", "seconds"}
+    assert set(children[1].data.metrics) == {
+        "train_similarity", "val_similarity", "train_recall", "val_recall", "seconds",
+    }  # fmt: skip
     stored = "SELECT value FROM metrics WHERE run_uuid = %s AND key = 'images'"
     assert database.rows(stored, children[0].info.run_id) == [(1797.0,)]
 
