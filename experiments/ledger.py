@@ -47,7 +47,7 @@ def write_ledger(
             lines += ["", *confusion_by_superclass([found[run] for run in runs[name][-1]])]
         blocks[name] = "\n".join(lines)
     preset = next(iter(runs.values()))[0][0].preset
-    same = {run: result for run, result in found.items() if run.preset == preset}
+    same = {run: result for run, result in found.items() if run.preset == preset and not run.labelled}
     if len(same) >= 10:
         blocks["quality"] = "\n".join(_quality(preset, same, pictures))
     if page:
@@ -89,22 +89,21 @@ def _quality(preset: str, found: dict[Run, Result], pictures: Path | None) -> It
     from scipy.stats import spearmanr
     from sklearn.metrics import adjusted_rand_score
 
-    whole = {run: result for run, result in found.items() if not run.labelled}
     yield "### Quality without labels, beside ACC"
     yield ""
-    yield f"| over {len(whole)} runs of `{preset}` | rank correlation with ACC (Spearman) |"
+    yield f"| over {len(found)} runs of `{preset}` | rank correlation with ACC (Spearman) |"
     yield "| --- | --- |"
     points = {}
     for key, label in QUALITY.items():
         pairs = [
             (result.metrics["val"]["quality"][key], result.metrics["val"]["selflabel"]["acc"])
-            for result in whole.values() if key in result.metrics["val"].get("quality", {})
+            for result in found.values() if key in result.metrics["val"].get("quality", {})
         ]  # fmt: skip
         if len(pairs) > 2:
             points[label] = np.array(pairs)
             yield f"| {label} | {spearmanr(*zip(*pairs, strict=True)).statistic:.2f} |"
     by_changes: dict[tuple[str, ...], list[Run]] = {}
-    for run in whole:
+    for run in found:
         by_changes.setdefault(tuple(map(repr, run.changes)), []).append(run)
     agreement = []
     for runs in by_changes.values():
