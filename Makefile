@@ -36,7 +36,7 @@ test: lint
 reproduce: setup
 	$(BIN)/pytest -m reproduction --durations=0
 
-# Half an hour on two cores with nothing beside it. The peers are installed beside the lock's packages, not over them.
+# With nothing beside it. The peers are installed beside the lock's packages, not over them.
 bench: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock kornia==0.9.0 lightly==1.6.0
 	$(BIN)/python -m bench
