@@ -201,6 +201,12 @@ def test_a_figure_of_lines_has_one_a_row_as_far_as_every_seed_s_goes(tmp_path):
     assert "![Lines](ledger/lines.png)" in page.read_text()
 
 
+def test_runs_that_used_labels_say_nothing_of_quality_without():
+    runs = {"bound": [[Run("digits", seed, (), ("supervised",)) for seed in range(10)]]}
+    found = {run: result(0.5 + 0.01 * run.seed) for run in runs["bound"][0]}
+    assert "Quality" not in write_ledger({"bound": Experiment("Bound", (Row("one"),))}, runs, found, None)
+
+
 # --- The runs themselves
 
 

@@ -55,3 +55,12 @@ def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project
     assert changed != before
     (project / "scan_core" / "metrics.py").write_text("# changed")
     assert run_key(read_params()) != changed
+
+
+def test_stages_are_read_again_when_dvc_yaml_changes(tmp_path, monkeypatch):
+    from pipeline.fingerprint import stage_entries
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "another"):
+        (tmp_path / "dvc.yaml").write_text(f"stages:\n  {name}:\n    cmd: x\n    deps: [a]\n")
+        assert list(stage_entries()) == [name]
