@@ -87,7 +87,7 @@ WEAK = {
     "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.0, "hue": 0.0, "grayscale": 0.0, "blur": 0.0,
     "blur_sigma": [0.1, 2.0],
 }  # fmt: skip
-STRONG = {"kind": "strong", "flip": 0.0, "operations": 2, "cutout": 4}
+STRONG = {"kind": "strong", "flip": 0.0, "operations": 2, "cutout": 3}
 
 
 def augmented(cluster: dict[str, Any], selflabel: dict[str, Any]) -> Changes:

@@ -15,7 +15,7 @@ from experiments import ledger
 from experiments.__main__ import app, choose
 from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
-from experiments.runs import Result, Run, _file, results
+from experiments.runs import Result, Run, _file, _pretext_key, results
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
 from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
 from scan_core.errors import ScanError
@@ -49,10 +49,10 @@ def test_a_change_is_what_differs_from_the_preset():
     assert changed == base
 
 
-def test_the_sweeps_share_the_default_s_pretext_task():
-    quick, default = Run("digits_quick", 1).params(), Run("digits", 1).params()
-    for group in ("precision", "data", "backbone", "pretext", "embed", "neighbors"):
-        assert getattr(quick, group) == getattr(default, group), group
+@pytest.mark.parametrize("name", ["table1", "tableS1", "augmentation", "threshold", "neighbors", "oracle", "entropy"])
+def test_the_runs_of_a_sweep_share_one_pretext_task_a_seed(name):
+    keys = {_pretext_key(Run("digits_quick", 1, row.changes, row.labelled)) for row in EXPERIMENTS[name].rows}
+    assert keys == {_pretext_key(Run("digits_quick", 1))} != {_pretext_key(Run("digits_quick", 2))}
 
 
 def test_an_unknown_experiment_is_one_line_that_names_those_there_are():
