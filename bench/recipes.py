@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -94,7 +95,8 @@ def _lightly(params: Params, batch: int) -> Any:
     backbone = build_backbone(params.backbone, 3)
     model = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    criterion, found = NTXentLoss(temperature=params.pretext.temperature), iter(loader)
+    criterion = NTXentLoss(temperature=params.pretext.temperature)
+    found: Iterator[Any] = iter(())  # the workers start with the first batch
 
     def work() -> int:
         nonlocal found

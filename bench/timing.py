@@ -1,7 +1,9 @@
 """Ratios that can be trusted on a machine that others use: sides take turns in short spells, and medians count."""
 
 import multiprocessing
+import os
 import resource
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -32,17 +34,36 @@ class Row:
 
 
 def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, list[float]]:
-    """Images a second of each side in each of ``spells`` rounds of ``seconds`` a side, after one piece to warm up."""
-    for work in sides.values():
-        work()
+    """Images a second of each side in each of ``spells`` rounds of ``seconds`` a side, after one piece to warm up.
+
+    Processes that a side starts with its first piece, such as a data loader's workers, stand still in the others'
+    turns: otherwise they would fill their queue then, at the others' cost.
+    """
+    helpers: dict[str, list[int]] = {}
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(spells):
+    try:
         for name, work in sides.items():
-            count, started = 0, time.perf_counter()
-            while (passed := time.perf_counter() - started) < seconds:
-                count += work()
-            rates[name].append(count / passed)
+            others = {child.pid for child in multiprocessing.active_children()}
+            work()
+            helpers[name] = [child.pid for child in multiprocessing.active_children() if child.pid not in others]
+            _signal(helpers[name], signal.SIGSTOP)
+        for _ in range(spells):
+            for name, work in sides.items():
+                _signal(helpers[name], signal.SIGCONT)
+                count, started = 0, time.perf_counter()
+                while (passed := time.perf_counter() - started) < seconds:
+                    count += work()
+                _signal(helpers[name], signal.SIGSTOP)
+                rates[name].append(count / passed)
+    finally:
+        for processes in helpers.values():
+            _signal(processes, signal.SIGCONT)
     return rates
+
+
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        os.kill(process, number)
 
 
 def compared(what: str, rates: dict[str, list[float]], name: str, peer: str, **others: Any) -> Row:

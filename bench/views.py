@@ -1,6 +1,7 @@
 """SimCLR's views at 32x32: ours beside torchvision on PIL in workers, torchvision v2 on tensors, and kornia."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Loaded:
         self.loader = torch.utils.data.DataLoader(
             photos, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
         )
-        self.batches = iter(self.loader)
+        self.batches: Iterator[list[torch.Tensor]] = iter(())  # the workers start with the first batch
 
     def __call__(self) -> list[torch.Tensor]:
         try:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import multiprocessing
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +35,37 @@ def test_sides_take_turns_and_are_counted(monkeypatch):
     assert rates == {"a": [20, 20], "b": [10, 10]}
     row = compared("a thing", rates, "a", "b")
     assert (row.rate, row.ratios, row.ratio) == (20, [2, 2], 2)
+
+
+def count_on(counter):
+    while True:
+        counter.value += 1
+
+
+def test_what_a_side_s_processes_do_is_done_in_its_own_turn():
+    counter, started, grown = multiprocessing.Value("q", 0), [], {"a": [], "b": []}
+
+    def side(name):
+        def work():
+            if name == "a" and not started:
+                started.append(multiprocessing.Process(target=count_on, args=(counter,), daemon=True))
+                started[0].start()
+            before = counter.value
+            time.sleep(0.2)
+            grown[name].append(counter.value - before)
+            return 1
+
+        return work
+
+    try:
+        in_turn({"a": side("a"), "b": side("b")}, seconds=0.1, spells=2)
+        assert len(grown["a"]) == 3 and min(grown["a"]) > 100
+        assert max(grown["b"]) <= 1  # one that was under way
+        before = counter.value
+        time.sleep(0.2)
+        assert counter.value > before  # they can end, too
+    finally:
+        started[0].kill()
 
 
 def test_a_part_that_was_not_measured_keeps_what_it_had(monkeypatch, tmp_path):
