@@ -5,6 +5,7 @@ import os
 import warnings
 import weakref
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,12 +144,17 @@ class JpegImages(Images):
         """What ``cut`` makes of each decoded image and its box; must be ``side`` x ``side`` pixels."""
         views = _host_batch(self.device, len(rows), self.side, self.channels)
         filled = views.numpy()
+        wanted_of: dict[int, list[tuple[int, Box]]] = defaultdict(list)
+        for position, (row, box) in enumerate(zip(rows.tolist(), map(tuple, boxes.tolist()), strict=True)):
+            wanted_of[row].append((position, box))
 
-        def fill(position: int, row: int, box: Box) -> None:
-            filled[position] = np.asarray(cut(self._decoded(row), box)).reshape(filled.shape[1:])
+        def fill(row: int, wanted: list[tuple[int, Box]]) -> None:
+            image = self._decoded(row)
+            for position, box in wanted:
+                filled[position] = np.asarray(cut(image, box)).reshape(filled.shape[1:])
 
-        # Each thread writes rows of its own. The list lets an error out.
-        list(self._threads.map(fill, range(len(rows)), rows.tolist(), map(tuple, boxes.tolist())))
+        # An image is decoded once for all its views, which no other thread writes. The list lets an error out.
+        list(self._threads.map(fill, wanted_of.keys(), wanted_of.values()))
         return views.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _decoded(self, row: int) -> Image.Image:

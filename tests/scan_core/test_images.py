@@ -247,6 +247,15 @@ def test_views_do_not_depend_on_the_threads(threads, tmp_path, monkeypatch):
         assert torch.equal(data.resized_crops(rows, boxes), wanted.resized_crops(rows, boxes))
 
 
+def test_an_image_that_is_seen_twice_is_decoded_once(tmp_path, monkeypatch):
+    data, decoded_rows = jpeg_store(tmp_path, pictures(SHAPES), 12), []
+    decode = data._decoded
+    wanted = torch.cat([data.windows(ROWS[i : i + 1], PLACES[i : i + 1]) for i in range(len(ROWS))])
+    monkeypatch.setattr(data, "_decoded", lambda row: decoded_rows.append(row) or decode(row))
+    assert torch.equal(data.windows(ROWS, PLACES), wanted)
+    assert sorted(decoded_rows) == sorted(set(ROWS.tolist()))
+
+
 def test_files_are_closed_with_the_store(tmp_path):
     before = os.listdir("/proc/self/fd")
     data = jpeg_store(tmp_path, pictures(SHAPES), 12, shards=3)
