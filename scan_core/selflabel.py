@@ -83,11 +83,13 @@ def train_selflabel(
                     _, weak = state.module(features[positions.to(features.device, non_blocking=True)], embedded=True)
                 weak = F.log_softmax(weak[0], dim=-1)  # (B,C)
             confident = weak.amax(dim=1).exp() > settings.threshold
+            # Drawn while a GPU is still at the weak views.
+            views = random_view(images, batch, settings.augmentation, state.generator)
             if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights
                 skipped += 1
                 yield Step(len(batch))
                 continue
-            strong = model(random_view(images, batch, settings.augmentation, state.generator))[1][0]  # (B,C)
+            strong = model(views)[1][0]  # (B,C)
             loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
             step(epoch, loss, {"loss": loss})
             if state.average:
