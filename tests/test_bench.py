@@ -43,7 +43,7 @@ def count_on(counter):
 
 
 def test_what_a_side_s_processes_do_is_done_in_its_own_turn():
-    counter, started, grown = multiprocessing.Value("q", 0), [], {"a": [], "b": []}
+    counter, started, grown = multiprocessing.Value("q", 0, lock=False), [], {"a": [], "b": []}
 
     def side(name):
         def work():
