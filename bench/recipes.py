@@ -2,10 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from bench.steps import LONG, constant, driven, setting
@@ -70,25 +72,26 @@ def matmul(side: int = 4096, repeats: int = 3) -> float:
     return 2 * side**3 / min(times)
 
 
+class Pictures(torch.utils.data.Dataset[Any]):
+    """The transform's views of PIL images, with a class, as torchvision's data sets give them to lightly's example."""
+
+    def __init__(self, stored: np.ndarray, transform: Callable[[Image.Image], Any]) -> None:
+        self.stored, self.transform = stored, transform
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.stored[row])), 0
+
+
 def _lightly(params: Params, batch: int) -> Any:
     """lightly's SimCLR: its views, its loader, its head and its loss; our backbone and optimiser."""
-    from lightly.data import LightlyDataset
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
-    from PIL import Image
 
-    stored = pixels(8 * batch)
-
-    class Pictures(torch.utils.data.Dataset[Any]):
-        def __len__(self) -> int:
-            return len(stored)
-
-        def __getitem__(self, row: int) -> Any:
-            return Image.fromarray(stored[row]), 0
-
-    transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
-    dataset = LightlyDataset.from_torch_dataset(Pictures(), transform=transform)
+    dataset = Pictures(pixels(8 * batch), SimCLRTransform(input_size=32, gaussian_blur=0.0))
     loader = torch.utils.data.DataLoader(
         dataset, batch, shuffle=True, drop_last=True, num_workers=CORES, persistent_workers=True
     )

@@ -426,7 +426,10 @@ def started(project):
     """prepare, in a process group of its own, with a few chunks done; and the folder of those."""
     env = environment(SCAN_TRACKING="spool", SCAN_WORKERS="2")
     command = [sys.executable, "-m", "stages.prepare"]
+    # A signal that is ignored, as in a background job, would stay so in what is started there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while len(list((project / ".scan" / "resume").rglob("*.npz"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline, "no chunks were seen before the end"
