@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,23 +91,14 @@ def _lightly(params: Params, batch: int) -> Any:
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    dataset = Pictures(pixels(8 * batch), SimCLRTransform(input_size=32, gaussian_blur=0.0))
-    loader = torch.utils.data.DataLoader(
-        dataset, batch, shuffle=True, drop_last=True, num_workers=CORES, persistent_workers=True
-    )
+    loaded = Loaded(Pictures(pixels(8 * batch), SimCLRTransform(input_size=32, gaussian_blur=0.0)), batch, CORES)
     backbone = build_backbone(params.backbone, 3)
     model = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
     criterion = NTXentLoss(temperature=params.pretext.temperature)
-    found: Iterator[Any] = iter(())  # the workers start with the first batch
 
     def work() -> int:
-        nonlocal found
-        given = next(found, None)
-        if given is None:
-            found = iter(loader)
-            given = next(found)
-        first, second = given[0]
+        (first, second), _ = loaded()
         loss = criterion(model(first), model(second))
         loss.backward()
         optimizer.step()

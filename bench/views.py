@@ -69,13 +69,13 @@ class Photos(torch.utils.data.Dataset[Any]):
 class Loaded:
     """Batches of a ``DataLoader`` without end, its workers kept."""
 
-    def __init__(self, photos: Photos, batch: int, workers: int) -> None:
+    def __init__(self, photos: torch.utils.data.Dataset[Any], batch: int, workers: int) -> None:
         self.loader = torch.utils.data.DataLoader(
             photos, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
         )
-        self.batches: Iterator[list[torch.Tensor]] = iter(())  # the workers start with the first batch
+        self.batches: Iterator[Any] = iter(())  # the workers start with the first batch
 
-    def __call__(self) -> list[torch.Tensor]:
+    def __call__(self) -> Any:
         try:
             return next(self.batches)
         except StopIteration:
