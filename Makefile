@@ -36,8 +36,9 @@ test: lint
 reproduce: setup
 	$(BIN)/pytest -m reproduction --durations=0
 
-# With nothing beside it. The peers are installed beside the lock's packages, not over them.
+# With nothing beside it. The peers are installed beside the lock's packages, not over them; the next make takes them away.
 bench: setup
+	@rm .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock kornia==0.9.0 lightly==1.6.0
 	$(BIN)/python -m bench
 

@@ -93,7 +93,14 @@ class Scratch:
         self._lock.release()
 
 
-def training_environment(precision: str, device: str) -> dict[str, Any]:
+def launched() -> tuple[int, int]:
+    """Which process this is, from 0, and how many torchrun has started; 0 and 1 without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def training_environment(precision: str, device: str, processes: int = 1) -> dict[str, Any]:
     """What else the bytes of a training depend on, apart from the fingerprint."""
     import torch
 
@@ -102,5 +109,5 @@ def training_environment(precision: str, device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "processes": 1,
+        "processes": processes,
     }

@@ -17,8 +17,8 @@ from pipeline import artifacts
 from pipeline.fingerprint import fingerprint, run_key, stage_entries
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
-from pipeline.resume import Scratch, training_environment
-from pipeline.tracking import Tracker
+from pipeline.resume import Scratch, launched, training_environment
+from pipeline.tracking import Silence, Tracker
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -30,19 +30,24 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """One execution of a stage: settings, outputs that appear all together at the end, resuming, tracking."""
+    """One execution of a stage: settings, outputs that appear all together at the end, resuming, tracking.
+
+    Where torchrun has started several processes, the first does all this and the others only train with it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.rank, self.processes = launched()
         self.params: Params = read_params()
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         self.fingerprint = fingerprint(name, self.params)
-        self.tracker = Tracker(self.root, name)
+        self.tracker = Silence() if self.rank else Tracker(self.root, name)
         self._staging = Path(".scan") / "outputs" / name
         self._outputs: list[tuple[Path, Path]] = []
         self._scratch: Scratch | None = None
-        shutil.rmtree(self._staging, ignore_errors=True)
+        if not self.rank:
+            shutil.rmtree(self._staging, ignore_errors=True)
         self._announce()
 
     def _announce(self) -> None:
@@ -94,7 +99,7 @@ class Stage:
         threads = os.environ.get("SCAN_THREADS")
         if threads:
             torch.set_num_threads(whole_number("SCAN_THREADS", threads))
-        self.environment = training_environment(compute.precision, compute.device.type)
+        self.environment = training_environment(compute.precision, compute.device.type, self.processes)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
         return compute
 
@@ -132,13 +137,26 @@ class Stage:
         return self._scratch.folder
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
-        """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch."""
+        """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch.
+
+        Of several processes only the first returns: what has come out is for it to write.
+        """
+        from scan_core.processes import from_first
         from scan_core.training import Epoch
 
-        self._scratch = Scratch(self.root, self.name, self.fingerprint)
-        saved = self._scratch.load(self.environment)
+        saved = None
+        if not self.rank:
+            self._scratch = Scratch(self.root, self.name, self.fingerprint)
+            saved = self._scratch.load(self.environment)
+        saved = from_first(saved)
         if saved is not None:
             state.load_state_dict(saved)
+        if self.rank:
+            for _ in loop:
+                pass
+            raise SystemExit(0)
+        assert self._scratch is not None
+        if saved is not None:
             for values in state.history:  # the row in MLflow is this execution's: make its curves whole
                 self.tracker.metrics(values, int(values["epoch"]))
         with TrainingProgress(self.name, epochs, state.epoch, steps) as progress:
@@ -166,6 +184,8 @@ class Stage:
 
     def abandon(self) -> None:
         """After an error: outputs that are not whole go, the saved state stays."""
+        if self.rank:
+            return
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=False)
@@ -224,7 +244,9 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
                 stage.tracker.close("FAILED")
             if debug:
                 traceback.print_exc()
-            say(f"{name}: error: {one_line(error, debug)}")
+            rank = launched()[0]
+            if not rank or not isinstance(error, KeyboardInterrupt):  # which reaches all of them
+                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     return app

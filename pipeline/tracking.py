@@ -103,3 +103,16 @@ class Tracker:
             log = self.folder / "delivery.log"
             reason = (log.read_text(errors="replace").strip().splitlines() or ["it did not answer in time"])[-1]
             say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); kept, send with: scan send")
+
+
+class Silence(Tracker):
+    """For the processes of a training that are not the first: records nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Nothing."""
+
+    def close(self, status: str) -> None:
+        """Nothing."""

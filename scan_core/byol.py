@@ -11,6 +11,7 @@ from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.losses import byol_loss
 from scan_core.networks import Model, Projector, feature_size
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Pretext
 from scan_core.training import (
     Progress,
@@ -52,7 +53,8 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for number, batch in enumerate(batches(order, settings.batch_size)):
-            views = random_view(images, batch.repeat(2), settings.augmentation, state.generator).chunk(2)
+            twice = own(batch).repeat(2)
+            views = random_view(images, twice, settings.augmentation, own_draws(state.generator)).chunk(2)
             # View by view, so that BatchNorm's statistics are those of one view, as in the paper.
             first_q, second_q = (model(view)[1] for view in views)  # (B,projection)
             with torch.no_grad(), fabric.autocast():
@@ -63,7 +65,7 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
             follow(target.backbone, state.module.backbone, decay, buffers=False)
             follow(target.head, online_projector(state.module), decay, buffers=False)
             yield Step(2 * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), first_q)
+        yield end_pretext_epoch(state, step.means(epoch), gathered(first_q.detach()))
 
 
 def online_projector(module: Model) -> Projector:

@@ -1,6 +1,7 @@
 """Device, precision and seeds."""
 
 import logging
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -45,16 +46,25 @@ def choose_compute(precision: str, device: str) -> Compute:
 
 
 def make_fabric(precision: str, device: str) -> "Fabric":
-    """Fabric on one process with the same precision and device: what the training loops run on."""
+    """Fabric with the same precision and device, on what torchrun has started: what the training loops run on."""
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+    from torch.distributed import is_torchelastic_launched
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision once a process
-    compute = choose_compute(precision, device)
-    return Fabric(
+    compute, launched = choose_compute(precision, device), is_torchelastic_launched()
+    number, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")) if launched else (1, 1)
+    fabric = Fabric(
         accelerator=compute.device.type,
-        devices=1,
+        devices=here,
+        num_nodes=number // here,
+        # BatchNorm's statistics are each process's own until the network is evaluated: nothing to exchange each step.
+        strategy=DDPStrategy(forward_sync_buffers=False) if number > 1 else "auto",
         precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
     )
+    if number > 1:
+        fabric.launch()
+    return fabric
 
 
 def seeded(seed: int) -> torch.Generator:

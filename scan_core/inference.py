@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from scan_core.augment import plain_view
 from scan_core.images import Images
+from scan_core.processes import gathered, own, processes, share_buffers
 
 
 class Autocast(Protocol):
@@ -26,18 +27,21 @@ SMALL = 16  # pixels a side
 def forward_all(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> tuple[Tensor, Tensor]:
     """Features (N,D) and head outputs, (N,P) or (H,N,C), float32 on the device, of ``rows`` (N,) int64.
 
-    Leaves ``module`` in the mode it was in.
+    Shared out among the processes. Leaves ``module`` in the mode it was in.
     """
     was_training = module.training
     module.eval()
+    share_buffers(module)
     features, outputs = [], []
-    for start in range(0, len(rows), BATCH):
+    part = own(torch.cat([rows, rows[-1:].expand(-len(rows) % processes())]))  # the last one again where parts differ
+    for start in range(0, len(part), BATCH):
         with compute.autocast():
-            feature, output = module(plain_view(images, rows[start : start + BATCH]))
+            feature, output = module(plain_view(images, part[start : start + BATCH]))
         features.append(feature)
         outputs.append(output)
     module.train(was_training)
-    return torch.cat(features), torch.cat(outputs, dim=-2)
+    all_features, all_outputs = gathered(torch.cat(features)), gathered(torch.cat(outputs, dim=-2), dim=-2)
+    return all_features[: len(rows)], all_outputs[..., : len(rows), :]
 
 
 def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, compute: Autocast) -> Tensor:

@@ -12,6 +12,7 @@ from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.losses import memory_bank_nce
 from scan_core.networks import Model, Projector, feature_size
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Pretext
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
@@ -45,21 +46,23 @@ def train_instance_discrimination(
         order = torch.randperm(count, generator=state.generator)
         for batch in batches(order, settings.batch_size):
             drawn = torch.randint(count, (len(batch), settings.negatives), generator=state.generator)
-            batch_there, drawn = (index.to(fabric.device, non_blocking=True) for index in (batch, drawn))
-            views = random_view(images, rows[batch], settings.augmentation, state.generator)
-            embedded = F.normalize(model(views)[1], dim=1)  # (B,projection)
-            own = bank[batch_there]
-            positive = (embedded * own).sum(dim=1) / settings.temperature  # (B,)
+            batch_there, drawn = (index.to(fabric.device, non_blocking=True) for index in (batch, own(drawn)))
+            views = random_view(images, rows[own(batch)], settings.augmentation, own_draws(state.generator))
+            embedded = F.normalize(model(views)[1], dim=1)  # (B / processes,projection)
+            stored = bank[own(batch_there)]
+            positive = (embedded * stored).sum(dim=1) / settings.temperature  # (B,)
             noise = torch.einsum("bd,bmd->bm", embedded, bank[drawn]) / settings.temperature  # (B,m)
             if "log_z" not in state.extra:
-                log_sum = torch.logsumexp(noise.detach().flatten(), dim=0)
-                state.extra["log_z"] = log_sum - math.log(noise.numel()) + math.log(count)
+                first_noise = gathered(noise.detach())  # (B,m)
+                log_sum = torch.logsumexp(first_noise.flatten(), dim=0)
+                state.extra["log_z"] = log_sum - math.log(first_noise.numel()) + math.log(count)
             # Eq. 8. Without the second term a network that makes all images alike, as a new one does, is pushed from
             # one common direction to the next, and the bank after it.
-            moved = (embedded - own).square().sum(dim=1).mean()
+            moved = (embedded - stored).square().sum(dim=1).mean()
             loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + settings.proximal * moved
             step(epoch, loss, {"loss": loss})
             with torch.no_grad():
-                bank[batch_there] = F.normalize(torch.lerp(embedded, own, settings.memory_momentum), dim=1)
+                newest = F.normalize(torch.lerp(embedded, stored, settings.memory_momentum), dim=1)
+                bank[batch_there] = gathered(newest)
             yield Step(len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), embedded)
+        yield end_pretext_epoch(state, step.means(epoch), gathered(embedded.detach()))

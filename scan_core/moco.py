@@ -10,6 +10,7 @@ from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.losses import info_nce
 from scan_core.networks import Model, Projector, feature_size
+from scan_core.processes import gathered, own, own_draws, processes
 from scan_core.settings import Pretext
 from scan_core.training import (
     Progress,
@@ -53,26 +54,31 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
-            first, second = random_view(images, batch.repeat(2), settings.augmentation, state.generator).chunk(2)
+            twice = own(batch).repeat(2)
+            views = random_view(images, twice, settings.augmentation, own_draws(state.generator))
+            first, second = views.chunk(2)
             follow(state.average, state.module, settings.encoder_momentum, buffers=False)
             with torch.no_grad(), fabric.autocast():
                 keys = encode_keys(key_model, second, settings.key_groups, state.generator)  # (B,projection)
-            queries = F.normalize(model(first)[1], dim=1)  # (B,projection)
-            loss = info_nce(queries, keys, state.extra["queue"], settings.temperature)
+            queries = F.normalize(model(first)[1], dim=1)  # (B / processes,projection)
+            loss = info_nce(queries, own(keys), state.extra["queue"], settings.temperature)
             step(epoch, loss, {"loss": loss})
             _enqueue(state, keys)
             yield Step(2 * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), queries)
+        yield end_pretext_epoch(state, step.means(epoch), gathered(queries.detach()))
 
 
 def encode_keys(model: nn.Module, images: Tensor, groups: int, generator: torch.Generator) -> Tensor:
-    """(B,projection) unit keys of (B,channels,height,width) images, in their order.
+    """(B,projection) unit keys of the batch of which ``images`` (B / processes,channels,height,width) are a part.
 
-    The batch is shuffled and goes through BatchNorm in ``groups`` parts: with the statistics of the very batch whose
-    queries they are to match, keys could be told from the queue without looking at the images (MoCo, section 3.3).
+    The whole batch is shuffled, over all processes, and goes through BatchNorm in ``groups`` parts, at least one a
+    process: with the statistics of the very batch whose queries they are to match, keys could be told from the queue
+    without looking at the images (MoCo, section 3.3).
     """
+    images = gathered(images)
     order = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)
-    shuffled = torch.cat([model(part)[1] for part in images[order].chunk(groups)])
+    parts = images[own(order)].chunk(max(groups // processes(), 1))
+    shuffled = gathered(torch.cat([model(part)[1] for part in parts]))
     keys = torch.empty_like(shuffled)
     keys[order] = shuffled
     return F.normalize(keys, dim=1)

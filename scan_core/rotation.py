@@ -9,6 +9,7 @@ from scan_core.augment import random_view
 from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.networks import Model, Projector, feature_size
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Pretext
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
@@ -35,12 +36,13 @@ def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings:
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
-            turned, turn = rotations(random_view(images, batch, settings.augmentation, state.generator))
+            views = random_view(images, own(batch), settings.augmentation, own_draws(state.generator))
+            turned, turn = rotations(views)
             features, logits = model(turned)  # (4B,D), (4B,4)
             loss = F.cross_entropy(logits, turn)
             step(epoch, loss, {"loss": loss, "accuracy": (logits.argmax(dim=1) == turn).float().mean()})
-            yield Step(len(turned))
-        yield end_pretext_epoch(state, step.means(epoch), features)
+            yield Step(TURNS * len(batch))
+        yield end_pretext_epoch(state, step.means(epoch), gathered(features.detach()))
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from scan_core.images import Images
 from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import imbalance, scan_loss
 from scan_core.networks import ClusterHeads, Model, feature_size
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Cluster
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
@@ -68,12 +69,15 @@ def train_scan(
             if settings.neighbors:
                 column = torch.randint(settings.neighbors, (len(anchors),), generator=state.generator)
                 partners = neighbors[anchors, column]
-            pair = torch.cat([anchors, partners])  # (2B,)
             if features is None:
-                _, logits = model(random_view(images, rows[pair], settings.augmentation, state.generator))  # (H,2B,C)
-            else:  # not through Fabric, which would round the features to the backbone's precision
-                _, logits = state.module(features[pair.to(features.device, non_blocking=True)], embedded=True)
-            anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)  # (H,B,C) each
+                pair = torch.cat([own(anchors), own(partners)])
+                views = random_view(images, rows[pair], settings.augmentation, own_draws(state.generator))
+                log_p = F.log_softmax(model(views)[1], dim=-1)  # (H,2B / processes,C)
+                anchor_p, partner_p = (gathered(half, dim=1) for half in log_p.chunk(2, dim=1))  # (H,B,C) each
+            else:  # Not through Fabric, which would round the features; so little that each process does all of it.
+                pair = torch.cat([anchors, partners]).to(features.device, non_blocking=True)  # (2B,)
+                _, logits = state.module(features[pair], embedded=True)  # (H,2B,C)
+                anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
             total, consistency, entropy = scan_loss(  # (H,) each
                 anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
             )

@@ -11,6 +11,7 @@ from scan_core.images import Images
 from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import confident_cross_entropy
 from scan_core.networks import Model
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Selflabel
 from scan_core.training import (
     Progress,
@@ -73,28 +74,29 @@ def train_selflabel(
         epoch, skipped = state.epoch, 0
         order = torch.randperm(len(rows), generator=state.generator)
         for positions in batches(order, settings.batch_size):
-            batch = rows[positions]
+            part = own(positions)
+            batch = rows[part]
             # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
             model.train()
             with torch.no_grad():
                 if features is None:
-                    _, weak = model(plain_view(images, batch))  # (1,B,C)
+                    _, weak = model(plain_view(images, batch))  # (1,B / processes,C)
                 else:  # not through Fabric, which would round the features to the backbone's precision
-                    _, weak = state.module(features[positions.to(features.device, non_blocking=True)], embedded=True)
-                weak = F.log_softmax(weak[0], dim=-1)  # (B,C)
+                    _, weak = state.module(features[part.to(features.device, non_blocking=True)], embedded=True)
+                weak = gathered(F.log_softmax(weak[0], dim=-1))  # (B,C)
             confident = weak.amax(dim=1).exp() > settings.threshold
             # Drawn while a GPU is still at the weak views.
-            views = random_view(images, batch, settings.augmentation, state.generator)
+            views = random_view(images, batch, settings.augmentation, own_draws(state.generator))
             if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights
                 skipped += 1
-                yield Step(len(batch))
+                yield Step(len(positions))
                 continue
-            strong = model(views)[1][0]  # (B,C)
+            strong = gathered(model(views)[1][0])  # (B,C)
             loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
             step(epoch, loss, {"loss": loss})
             if state.average:
                 follow(state.average, state.module, settings.ema, buffers=True)
-            yield Step(2 * len(batch))
+            yield Step(2 * len(positions))
         share = confident_share(judged, images, rows, settings.threshold, fabric, features)
         assigned = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
         assigned = assigned.to(torch.int32).cpu()

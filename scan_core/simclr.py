@@ -9,6 +9,7 @@ from scan_core.collapse import end_pretext_epoch
 from scan_core.images import Images
 from scan_core.losses import nt_xent
 from scan_core.networks import Model, Projector, feature_size
+from scan_core.processes import gathered, own, own_draws
 from scan_core.settings import Pretext
 from scan_core.training import Progress, Step, Stepper, TrainingState, batches, build_optimizer, check_batch, compiled
 
@@ -31,9 +32,9 @@ def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: P
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
-            views = random_view(images, batch.repeat(2), settings.augmentation, state.generator)  # both at once
-            _, projected = model(views)  # (2B,projection)
-            first_z, second_z = projected.chunk(2)
+            twice = own(batch).repeat(2)  # both views at once
+            views = random_view(images, twice, settings.augmentation, own_draws(state.generator))
+            first_z, second_z = (gathered(z) for z in model(views)[1].chunk(2))  # (B,projection)
             loss = nt_xent(first_z, second_z, settings.temperature)
             step(epoch, loss, {"loss": loss})
             yield Step(2 * len(batch))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scan_core.errors import ScanError
 from scan_core.lars import Lars
 from scan_core.networks import Model
+from scan_core.processes import mean_of_all, processes
 from scan_core.schedule import learning_rate
 from scan_core.settings import Optimizer
 
@@ -153,17 +154,22 @@ class Stepper:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self, epoch: int) -> dict[str, float]:
-        """Means since the last call, and the learning rate at the end of epoch ``epoch`` (from 0)."""
-        values = {name: float(total) / max(self.steps, 1) for name, total in self.sums.items()}
+        """Means since the last call, over all processes, and the rate at the end of epoch ``epoch`` (from 0)."""
+        values = {name: float(mean_of_all(total)) / max(self.steps, 1) for name, total in self.sums.items()}
         self.sums, self.steps = {}, 0
         last = (epoch + 1) * self.steps_per_epoch - 1
         return {**values, "lr": learning_rate(self.settings, last, self.steps_per_epoch, self.epochs)}
 
 
 def check_batch(stage: str, batch_size: int, count: int) -> int:
-    """Whole batches in ``count`` images. Raises ``ScanError`` if there is none."""
+    """Whole batches in ``count`` images. Raises ``ScanError`` if there is none, or the processes cannot share one."""
     if batch_size > count:
         raise ScanError(
             f"{stage}.batch_size is {batch_size}, but there are {count} images to train on; at most {count} is allowed"
+        )
+    if batch_size % processes() or batch_size < 2 * processes():
+        raise ScanError(
+            f"{stage}.batch_size is {batch_size}, but {processes()} processes share a batch; "
+            f"a multiple of {processes()} is allowed, with two images or more for each"
         )
     return count // batch_size
