@@ -144,7 +144,7 @@ def luma(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(dim=1)
-    return (GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue)[:, None]
+    return (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -152,12 +152,12 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = luma(images).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean.expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+    mean = luma(images.mean(dim=(2, 3), keepdim=True))  # the mean's luma is the mean luma
+    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(luma(images).expand_as(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+    return torch.lerp(luma(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def _gray(images: Tensor, _: Tensor) -> Tensor:
@@ -182,20 +182,20 @@ def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _hue(images: Tensor, factor: Tensor) -> Tensor:
-    """Turns the hue by ``factor`` of a full circle, in HSV; value and saturation stay."""
-    value, minimum = images.amax(dim=1), images.amin(dim=1)  # (B,height,width)
-    chroma = value - minimum
-    red, green, blue = images.unbind(dim=1)
-    safe = torch.where(chroma > 0, chroma, 1.0)
-    sextant = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = sextant + 6 * factor.view(-1, 1, 1)  # (B,height,width), in sixths of a circle
-    channels = []
-    for offset in (5, 3, 1):  # red, green, blue: v - c * clamp(min(k, 4-k), 0, 1), k = (offset + hue) mod 6
-        k = hue + offset
-        k = k - 6 * (k / 6).floor_()  # remainder(6), in operations that are vectorised
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
+    """Turns the hue by ``factor`` of a full circle, in HSV; value and saturation stay.
+
+    Choices are made by weights of 0 and 1: a ``where`` on pixels is a branch that no processor predicts.
+    """
+    red, green, blue = images.unbind(dim=1)  # (B,height,width)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = chroma.clamp(min=torch.finfo(chroma.dtype).tiny).reciprocal_()
+    hue = (red - green).mul_(scale).add_(4)  # in sixths of a circle, where blue is the largest
+    hue.lerp_((blue - red).mul_(scale).add_(2), (value - green).eq_(0))  # where green is
+    hue.lerp_((green - blue).mul_(scale), (value - red).eq_(0))
+    hue.add_(6 * factor.view(-1, 1, 1))
+    hue.sub_((hue / 6).floor_(), alpha=6)  # remainder(6), in operations that are vectorised
+    # How far from pure red, green, blue: a channel is value within 1 of it, value - chroma beyond 2.
+    distances = (hue - 3).abs_().neg_().add_(3), (hue - 2).abs_(), (hue - 4).abs_()
+    channels = [torch.addcmul(value, chroma, far.sub_(1).clamp_(0, 1), value=-1) for far in distances]
     return torch.stack(channels, dim=1)
