@@ -1,5 +1,6 @@
-"""Training stages under ``SCAN_LAUNCH``, in two processes, in a tiny copy of the real project."""
+"""Training stages under torchrun, as ``SCAN_LAUNCH`` makes ``dvc repro`` start them, in a tiny copy of the project."""
 
+import json
 import os
 import re
 import signal
@@ -8,67 +9,77 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.tracking import spools
-from tests.project import OUTPUTS, environment, files, make_dvc_project, run, set_params
-from tests.stages.test_dvc import rows
+from tests.project import OUTPUTS, ROOT, environment, files, make_project, run, run_stage, set_params
 
 pytestmark = pytest.mark.slow
 
-LAUNCH = "torchrun --standalone --nproc-per-node 2"
+LAUNCH = "torchrun --standalone --nproc-per-node 2 -m stages."
+TRAINING = ("pretext", "cluster", "selflabel")
+ENV = {"SCAN_TRACKING": "spool", "SCAN_SAVE_SECONDS": "0"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project whose pipeline has run with two processes in each training stage. The tests go on from one another."""
-    folder = make_dvc_project(tmp_path_factory.mktemp("launch") / "project")
-    done = run(folder, "dvc", "repro", SCAN_LAUNCH=LAUNCH)
-    for stage in ("prepare", "pretext", "embed", "cluster", "selflabel", "evaluate"):
-        assert len(re.findall(f"^{stage} +done in", done.stderr, re.MULTILINE)) == 1, stage
+    """A project in which two processes have done each training stage. The tests go on from one another."""
+    folder = make_project(tmp_path_factory.mktemp("launch") / "project", {"pretext": {"epochs": 12}})
+    for stage in ("source", "prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate"):
+        if stage not in TRAINING:
+            run_stage(folder, stage)
+            continue
+        done = run(folder, *f"{LAUNCH}{stage}".split(), **ENV)
+        assert len(re.findall(f"^{stage} +done in", done.stderr, re.MULTILINE)) == 1, done.stderr
     return folder
 
 
-def test_the_pipeline_runs_once_whatever_the_number_of_processes(project):
+def test_dvc_starts_the_training_stages_and_no_others_so():
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    launched = {
+        name for name, stage in stages.items() if stage["cmd"] == rf"\${{SCAN_LAUNCH:-python}} -m stages.{name}"
+    }
+    assert launched == set(TRAINING)
+    assert all(stages[name]["cmd"] == f"python -m stages.{name}" for name in stages.keys() - launched)
+
+
+def test_whatever_the_number_of_processes_one_writes_and_records(project):
     assert files(project) == OUTPUTS
     assert not [path for path in (project / ".scan" / "outputs").rglob("*") if path.is_file()]
-    assert spools(project) == []
-    assert len(rows(project, "pipeline")) == 1
-    processes = {row.data.tags["scan.stage"]: row.data.tags.get("scan.processes") for row in rows(project, "stage")}
-    assert processes == {
-        "prepare": None, "neighbors": None, "embed": "1", "evaluate": "1", "pretext": "2", "cluster": "2",
-        "selflabel": "2",
-    }  # fmt: skip
+    assert not list((project / ".scan" / "resume").rglob("*.pt"))
+    processes = {}
+    for folder in spools(project):
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        stage = events[0]["stage"]
+        assert stage not in processes
+        tags = [event["values"] for event in events if event["event"] == "tags"]
+        processes[stage] = next((each["scan.processes"] for each in tags if "scan.processes" in each), None)
+    assert {stage: processes[stage] for stage in TRAINING} == dict.fromkeys(TRAINING, "2")
 
 
-@pytest.mark.parametrize("killed", ["first", "other"])
-def test_a_process_that_is_killed_ends_all_and_the_next_run_gives_the_same_bytes(project, killed):
-    set_params(project, {"pretext": {"epochs": 30}})
-    command = [*LAUNCH.split(), "-m", "stages.pretext"]
-    env = {"SCAN_TRACKING": "spool", "SCAN_SAVE_SECONDS": "0"}
-    run(project, *command, **env)
+def test_a_process_that_is_killed_ends_all_and_the_next_run_gives_the_same_bytes(project):
     weights = project / "models" / "pretext.safetensors"
     whole = weights.read_bytes()
     weights.unlink()
-
-    process = subprocess.Popen(command, cwd=project, env=environment(**env), stderr=subprocess.PIPE, text=True)
+    command = f"{LAUNCH}pretext".split()
+    process = subprocess.Popen(command, cwd=project, env=environment(**ENV), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((project / ".scan" / "resume").rglob("state.pt")):
         assert process.poll() is None and time.monotonic() < deadline, "no state was saved before the end"
         time.sleep(0.005)
     found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "stages.pretext"], capture_output=True, text=True)
-    of_rank = {b"\0RANK=0\0" in Path(f"/proc/{pid}/environ").read_bytes(): int(pid) for pid in found.stdout.split()}
-    os.kill(of_rank[killed == "first"], signal.SIGKILL)
+    environs = {int(pid): Path(f"/proc/{pid}/environ").read_bytes() for pid in found.stdout.split()}
+    os.kill(next(pid for pid, environ in environs.items() if b"\0RANK=1\0" in environ), signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode and not weights.exists()
 
-    again = run(project, *command, **env)
+    again = run(project, *command, **ENV)
     assert again.stderr.count("resuming after epoch") == 1
     assert weights.read_bytes() == whole
-    assert "not resuming, for other bytes would come out" not in again.stderr
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line_of_the_stage(project):
     set_params(project, {"pretext": {"batch_size": 255}})
-    done = run(project, *LAUNCH.split(), "-m", "stages.pretext", check=False, SCAN_TRACKING="spool")
+    done = run(project, *f"{LAUNCH}pretext".split(), check=False, **ENV)
     said = "pretext: error: pretext.batch_size is 255, but 2 processes share a batch; a multiple of 2 is allowed"
     assert done.returncode and said in done.stderr
