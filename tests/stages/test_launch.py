@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.tracking import spools
-from tests.project import OUTPUTS, ROOT, environment, files, make_project, run, run_stage, set_params
+from tests.project import OUTPUTS, ROOT, environment, files, make_project, run, run_stage
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +76,3 @@ def test_a_process_that_is_killed_ends_all_and_the_next_run_gives_the_same_bytes
     again = run(project, *command, **ENV)
     assert again.stderr.count("resuming after epoch") == 1
     assert weights.read_bytes() == whole
-
-
-def test_a_batch_that_cannot_be_shared_is_one_line_of_the_stage(project):
-    set_params(project, {"pretext": {"batch_size": 255}})
-    done = run(project, *f"{LAUNCH}pretext".split(), check=False, **ENV)
-    said = "pretext: error: pretext.batch_size is 255, but 2 processes share a batch; a multiple of 2 is allowed"
-    assert done.returncode and said in done.stderr
