@@ -71,6 +71,12 @@ def evaluate(stage: Stage) -> None:
             metrics["val"]["uses_labels"] = probes
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
 
+    def pixels_of(positions: np.ndarray) -> np.ndarray:
+        """(n,height,width,channels) uint8 of positions in what is reported on."""
+        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
+
+    log_scores(stage, metrics, pixels_of(np.arange(EXAMPLES)))
+
     listed = ("train",) if reported == "train" else SPLITS
     write_predictions(
         stage.out(artifacts.PREDICTIONS),
@@ -81,17 +87,13 @@ def evaluate(stage: Stage) -> None:
     names = {cluster: classes[label] for cluster, label in matched.items()}
     plots = write_plots(stage, metrics, reported, split_labels, probabilities, names, classes)
 
-    def pixels_of(positions: np.ndarray) -> np.ndarray:
-        """(n,height,width,channels) uint8 of positions in what is reported on."""
-        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
-
     draw_samples(stage.out(artifacts.SAMPLES), pixels_of, probabilities[reported], names)
     write_report(
         stage.out(artifacts.REPORT), params, stats, metrics, reported, kept, names, plots,
         stage.staged(artifacts.SAMPLES),
     )  # fmt: skip
 
-    log_run(stage, metrics, pixels_of(np.arange(EXAMPLES)))
+    log_files(stage)
 
 
 def write_predictions(path: Path, rows: np.ndarray, probabilities: np.ndarray) -> None:
@@ -160,16 +162,11 @@ def write_plots(
     return plots
 
 
-def log_run(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
-    """Completes the run's row in MLflow: numbers, plots, environment, and the packaged model."""
+def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
+    """Gives the run's row in MLflow its scores and the packaged model, which takes it as long as what follows here."""
     tracker = stage.tracker
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
-    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, artifacts.SAMPLES):
-        tracker.artifact(stage.staged(path), parent=True)
-    tracker.artifact(stage.staged(artifacts.PLOTS), parent=True)
-    tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
-    stage.log_completion()
     np.save(tracker.folder / "example.npy", example)
     tracker.event(
         "model",
@@ -179,6 +176,15 @@ def log_run(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarra
         requirements=requirements(stage.params.backbone.name),
         name=f"scan-{stage.params.data.name}",
     )
+
+
+def log_files(stage: Stage) -> None:
+    """Completes the run's row in MLflow: report, plots, environment, and which executions made it."""
+    tracker = stage.tracker
+    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, artifacts.SAMPLES, artifacts.PLOTS):
+        tracker.artifact(stage.staged(path), parent=True)
+    tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
+    stage.log_completion()
 
 
 app = command("evaluate", evaluate)
