@@ -163,7 +163,7 @@ def write_plots(
 
 
 def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
-    """Gives the run's row in MLflow its scores and the packaged model, which takes it as long as what follows here."""
+    """Gives the run's row in MLflow its scores and the packaged model, which MLflow takes in while charts are drawn."""
     tracker = stage.tracker
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
