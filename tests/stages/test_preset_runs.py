@@ -47,6 +47,10 @@ def reduced(name):
     changes = REDUCED_DIGITS if name == "digits" else REDUCED
     if values["selflabel"]["epochs"] == 0:  # there is nothing to reduce
         changes = merge(changes, {"selflabel": {"epochs": 0}})
+    if values["cluster"]["optimizer"]["name"] == "sgd":  # a rate of 5 is for large batches: it saturates the heads
+        batch, optimizer = values["cluster"]["batch_size"], values["cluster"]["optimizer"]
+        smaller = {**optimizer, "lr": optimizer["lr"] * REDUCED["cluster"]["batch_size"] / batch}
+        changes = merge(changes, {"cluster": {"optimizer": smaller}})
     changed = merge(values, changes)
     before, after = leaves(values), leaves(changed)
     return changed, {key: (before[key], after[key]) for key in after if before[key] != after[key]}
