@@ -14,7 +14,7 @@ setup: .venv/.ready
 .venv/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -36,10 +36,11 @@ test: lint
 reproduce: setup
 	$(BIN)/pytest -m reproduction --durations=0
 
-# With nothing beside it. The peers are installed beside the lock's packages, not over them; the next make takes them away.
+# With nothing beside it. The peers lie in a folder of their own: pytorch-lightning brings its own lightning_fabric, and
+# would take ours away when it goes.
 bench: setup
-	@rm .venv/.ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock kornia==0.9.0 lightly==1.6.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/peers --no-deps kornia==0.9.0 kornia-rs==0.2.0 \
+	    lightly==1.6.0 pytorch-lightning==2.6.6 torchmetrics==1.9.0
 	$(BIN)/python -m bench
 
 ui: setup

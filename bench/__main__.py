@@ -5,6 +5,7 @@ Every part runs in a process of its own, with nothing beside it; sides that are 
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from bench.machine import machine
 from bench.timing import Row, alone
 
 RESULTS = Path("bench/results")
+PEERS = ".venv/peers"  # where ``make bench`` installs kornia and lightly
 SECONDS, SPELLS = 2.0, 5
 RESNET_SPELLS = 3  # a step takes seconds
 IMAGES = 50_000  # of a synthetic ImageNet
@@ -90,6 +92,7 @@ def main() -> None:
     if unknown:
         parser.error(f"{unknown[0]} is no part; allowed: {', '.join(PARTS)}")
     here = machine()
+    sys.path.append(PEERS)  # last: what the lock has comes first
     for name in chosen:
         rows: list[Row] = []
         for function, arguments in PARTS[name][1]:

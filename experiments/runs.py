@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.warm import WarmPython
 from pipeline import artifacts
 from pipeline.fingerprint import run_key
 from pipeline.params import PARAMS_FILE, Params, read_yaml
@@ -25,6 +26,7 @@ from scan_core.errors import ScanError
 
 FOLDER = Path(".scan/experiments")
 CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
+SWEEP = "digits_quick"  # the preset of most runs, and the shortest
 CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion")
 
 
@@ -79,8 +81,13 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
         groups: dict[str, list[Run]] = {}
         for run in missing:
             groups.setdefault(_pretext_key(run), []).append(run)
-        waiting = sorted(groups.values(), key=len, reverse=True)
+        # What takes long comes first, so that no core waits for it at the end: other presets than the sweeps', and
+        # the pretext tasks that most runs share.
+        waiting = sorted(groups.values(), key=lambda group: (group[0].preset == SWEEP, -len(group)))
         done, lock, started = [0], threading.Lock(), time.monotonic()
+
+        environment = _environment(jobs)
+        warm = WarmPython({**os.environ, **environment})
 
         def work(number: int) -> None:
             folder = _worker(number)
@@ -90,15 +97,18 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
                         return
                     group = waiting.pop(0)
                 for run in group:
-                    _execute(run, folder, jobs)
+                    _execute(run, folder, warm.folder, environment)
                     with lock:
                         done[0] += 1
                         left = (time.monotonic() - started) / done[0] * (len(missing) - done[0])
                         say(f"{done[0]} of {len(missing)} runs, about {left / 60:.0f} min left")
 
-        with ThreadPoolExecutor(jobs) as pool:
-            for future in [pool.submit(work, number) for number in range(jobs)]:
-                future.result()
+        try:
+            with ThreadPoolExecutor(jobs) as pool:
+                for future in [pool.submit(work, number) for number in range(jobs)]:
+                    future.result()
+        finally:
+            warm.close()
     return {run: Result(**json.loads(_file(run).read_text(encoding="utf-8"))) for run in wanted}
 
 
@@ -139,22 +149,32 @@ def _worker(number: int) -> Path:
     return folder
 
 
-def _execute(run: Run, folder: Path, jobs: int) -> None:
+def _environment(jobs: int) -> dict[str, str]:
+    """What a run's commands find in theirs: their share of the cores, the project's data and MLflow."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {
+        "SCAN_THREADS": os.environ.get("SCAN_THREADS", threads),
+        "OMP_NUM_THREADS": threads,
+        "SCAN_DATA": os.environ.get("SCAN_DATA", str(Path("datasets").resolve())),
+        "SCAN_TRACKING": "spool",
+        "MLFLOW_TRACKING_URI": tracking_address(Path.cwd()),
+    }
+
+
+def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, str]) -> None:
+    """``bin_folder`` holds the ``python`` to be used."""
     import pyarrow.parquet as pq
     from ruamel.yaml import YAML
 
-    started, name = time.monotonic(), _key(run)
+    started, name, python = time.monotonic(), _key(run), str(bin_folder / "python")
+    environment = {**environment, "PATH": f"{bin_folder}{os.pathsep}{_path()}"}
     with (folder / PARAMS_FILE).open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(run.params().model_dump(mode="json"), file)
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"SCAN_THREADS": os.environ.get("SCAN_THREADS", threads), "OMP_NUM_THREADS": threads}
-    environment |= {"SCAN_DATA": os.environ.get("SCAN_DATA", str(Path("datasets").resolve()))}
-    environment |= {"SCAN_TRACKING": "spool", "MLFLOW_TRACKING_URI": tracking_address(Path.cwd())}
-    _call(["dvc", "repro", "--quiet"], folder, environment)
-    _call(["dvc", "exp", "save", "--force", "--name", f"scan-{name}"], folder)
+    _call([python, "-m", "dvc", "repro", "--quiet"], folder, environment)
+    _call([python, "-m", "dvc", "exp", "save", "--force", "--name", f"scan-{name}"], folder, environment)
     labelled: dict[str, float] = {}
     if run.labelled:
-        printed = _call([sys.executable, "-m", "experiments.labelled", *run.labelled], folder, environment)
+        printed = _call([python, "-m", "experiments.labelled", *run.labelled], folder, environment)
         labelled = json.loads(printed.splitlines()[-1])
     result = {
         "metrics": artifacts.load_json(folder / artifacts.METRICS),
@@ -187,11 +207,15 @@ def send(say: Callable[[str], None]) -> None:
             say(f"MLflow does not take the records of {folder}: {' '.join(str(error).split())[:200]}; try scan send")
 
 
+def _path() -> str:
+    """PATH with this environment's commands first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def _call(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
     """The output of a command. Raises ``ScanError`` with its last lines where it fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, **(environment or {})}, capture_output=True, text=True
+        command, cwd=folder, env={**os.environ, "PATH": _path(), **(environment or {})}, capture_output=True, text=True
     )
     if done.returncode:
         last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:])

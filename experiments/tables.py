@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.runs import Result
+from experiments.runs import SWEEP, Result
 
 Changes = tuple[tuple[str, Any], ...]
 Curve = Callable[[Result], list[tuple[float, float]]]
@@ -32,7 +32,7 @@ class Experiment:
 
     title: str
     rows: tuple[Row, ...]
-    preset: str = "digits_quick"
+    preset: str = SWEEP
     published: str = "CIFAR-10, paper"
     axis: str = ""  # of a figure
     height: str = "ACC, %"

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -250,6 +250,21 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     return app
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """A stage's command line, and the end of its process.
+
+    The end is at once: an interpreter that has imported torch takes a second or two to take itself apart.
+    """
+    status: int | str | None = 0
+    try:
+        app()
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def one_line(error: BaseException, debug: bool = False) -> str:

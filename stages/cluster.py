@@ -1,7 +1,7 @@
 """cluster: neighbours agree, and all clusters stay in use."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command
+from pipeline.stage import Stage, command, run
 
 
 def cluster(stage: Stage) -> None:
@@ -43,4 +43,4 @@ def cluster(stage: Stage) -> None:
 app = command("cluster", cluster)
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -1,7 +1,7 @@
 """embed: one unit vector an image."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command
+from pipeline.stage import Stage, command, run
 
 
 def embed(stage: Stage) -> None:
@@ -23,4 +23,4 @@ def embed(stage: Stage) -> None:
 app = command("embed", embed)
 
 if __name__ == "__main__":
-    app()
+    run(app)

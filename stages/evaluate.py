@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.packaging import environment, requirements
-from pipeline.stage import Stage, command, flatten
+from pipeline.stage import Stage, command, flatten, run
 
 SPLITS = ("train", "val")
 EXAMPLES = 4  # images logged with the model
@@ -190,4 +190,4 @@ def log_files(stage: Stage) -> None:
 app = command("evaluate", evaluate)
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -1,7 +1,7 @@
 """neighbors: each image's nearest others in feature space."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command
+from pipeline.stage import Stage, command, run
 from scan_core.neighbors import mine_neighbors
 
 
@@ -19,4 +19,4 @@ def neighbors(stage: Stage) -> None:
 app = command("neighbors", neighbors)
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.progress import CountProgress, say
-from pipeline.stage import Stage, command, worker_count
+from pipeline.stage import Stage, command, run, worker_count
 from scan_core.decode import target_of
 from scan_core.ingest import check_rejected, ingest, load_chunks
 from scan_core.labels import labels_and_splits, numbered, read_labels
@@ -82,4 +82,4 @@ def prepare(stage: Stage) -> None:
 app = command("prepare", prepare)
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -1,7 +1,7 @@
 """pretext: features without labels."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command
+from pipeline.stage import Stage, command, run
 
 
 def pretext(stage: Stage) -> None:
@@ -26,4 +26,4 @@ def pretext(stage: Stage) -> None:
 app = command("pretext", pretext)
 
 if __name__ == "__main__":
-    app()
+    run(app)

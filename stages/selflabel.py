@@ -2,7 +2,7 @@
 
 from pipeline import artifacts
 from pipeline.progress import say
-from pipeline.stage import Stage, command
+from pipeline.stage import Stage, command, run
 
 
 def selflabel(stage: Stage) -> None:
@@ -40,4 +40,4 @@ def selflabel(stage: Stage) -> None:
 app = command("selflabel", selflabel)
 
 if __name__ == "__main__":
-    app()
+    run(app)
