@@ -4,8 +4,9 @@ Needs torch, torchvision, numpy, scipy, scikit-learn, Pillow, pydantic, lightnin
 reader; neither DVC nor MLflow. In this order: the GPU agrees with the CPU in fp32 (views, losses, gradients, eager and
 compiled); each training loop beside its ceiling, timed by CUDA events, and the chip's own matrix and copy rates; then
 CIFAR-10 from archive to scores, seed after seed, until ``--minutes`` are over. A later call goes on where one stopped:
-unfinished training lies in ``--state``; weights of finished steps are also in ``--out``, in half precision and in parts
-of at most 15 MiB, and are read from ``--resume``. Results are in ``--out``/gpu.{md,json}; the table is printed last.
+unfinished training lies in ``--state``; finished networks are also in ``--out``, in half precision and in parts of at
+most 15 MiB, and the pretext task's is read from ``--resume``. Results are in ``--out``/gpu.{md,json}; the table is
+printed last.
 """
 
 import argparse

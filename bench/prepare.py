@@ -142,7 +142,7 @@ def _make_part(folder: Path, first: int, count: int) -> None:
 
 
 def measure(images: int, repeats: int) -> list[Row]:
-    """The archives lie where the pipeline looks for them: ``SCAN_DATA``, or ``datasets``."""
+    """The archives lie in ``SCAN_DATA``, by default ``datasets``; what is not there is not measured."""
     data, rows = Path(os.environ.get("SCAN_DATA", "datasets")), []
     common = {"size": 64, "labels": "folders", "split_seed": 0}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:

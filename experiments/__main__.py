@@ -39,7 +39,8 @@ def main(
         }
         found = results((run for rows in runs.values() for row in rows for run in row), jobs, say)
         say(f"{len(found)} runs; this call took {clock(time.monotonic() - started)}")
-        print(write_ledger(wanted, runs, found, PAGE if not preset and seeds == SEEDS else None))
+        page = PAGE if not preset and seeds == SEEDS else None
+        print(write_ledger(wanted, runs, found, page, list(wanted) == list(EXPERIMENTS)))
         if to_mlflow:
             send(say)
     except ScanError as error:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline import artifacts
 from pipeline.params import Params, read_params
-from pipeline.stage import Stage
+from pipeline.stage import Stage, use_threads, wanted_device
 from scan_core.augment import random_view
 from scan_core.device import choose_compute, make_fabric, seeded
 from scan_core.inference import log_probabilities
@@ -34,7 +34,8 @@ class _Data:
 
     def __init__(self) -> None:
         self.params: Params = read_params()
-        self.compute = choose_compute(self.params.precision, "auto")
+        self.compute = choose_compute(self.params.precision, wanted_device())
+        use_threads()
         self.fabric = make_fabric(self.compute.precision, self.compute.device.type)
         self.images, self.rows, self.stats = Stage.images(self.compute)
         self.labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (self.stats["count"],))

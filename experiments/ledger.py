@@ -27,8 +27,12 @@ def write_ledger(
     runs: dict[str, list[list[Run]]],
     found: dict[Run, Result],
     page: Path | None,
+    whole: bool = False,
 ) -> str:
-    """The blocks of ``experiments`` as text; with ``page`` they take their places there, pictures beside it."""
+    """The blocks of ``experiments`` as text; with ``page`` they take their places there, pictures beside it.
+
+    Of the ``whole`` ledger, how well quality without labels follows ACC is one more.
+    """
     pictures = page.parent / "ledger" if page else None
     blocks = {}
     for name, experiment in experiments.items():
@@ -42,14 +46,18 @@ def write_ledger(
                 picture = draw_lines(pictures / f"{name}.png", experiment, curves)
             else:
                 picture = draw_points(pictures / f"{name}.png", experiment, values)
-            lines += ["", f"![{experiment.title}]({picture.relative_to(page.parent)})"] if page else []
+            lines += ["", f"![{experiment.title}](ledger/{picture.name})"]
         if name == "table4":
             lines += ["", *confusion_by_superclass([found[run] for run in runs[name][-1]])]
         blocks[name] = "\n".join(lines)
-    preset = next(iter(runs.values()))[0][0].preset
-    same = {run: result for run, result in found.items() if run.preset == preset and not run.labelled}
-    if len(same) >= 10:
-        blocks["quality"] = "\n".join(_quality(preset, same, pictures))
+    if whole:
+        preset = next(iter(runs.values()))[0][0].preset
+        # A setting may stand in several tables, spelled otherwise each time: it counts once.
+        same = {
+            run.params().model_dump_json(): (run, result)
+            for run, result in found.items() if run.preset == preset and not run.labelled
+        }  # fmt: skip
+        blocks["quality"] = "\n".join(_quality(preset, dict(same.values()), pictures))
     if page:
         _put(page, blocks)
     return "\n\n".join(blocks.values())

@@ -4,6 +4,7 @@ A run is one validated set of parameters. Its scores and curves are kept in ``.s
 hash of parameters and code, so that a ledger that was interrupted goes on with what is missing.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from scan_core.errors import ScanError
 
 FOLDER = Path(".scan/experiments")
 CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
+LABELLED = Path("experiments/labelled.py")
 SWEEP = "digits_quick"  # the preset of most runs, and the shortest
 CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion")
 
@@ -113,7 +115,11 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
 
 
 def _key(run: Run) -> str:
-    return run_key(run.params())[:16] + "".join(f"-{argument}" for argument in run.labelled)
+    key = run_key(run.params())[:16]
+    if run.labelled:  # no stage's code, so that the key does not cover it
+        code = hashlib.sha256(LABELLED.read_bytes()).hexdigest()[:8]
+        key = "-".join([key, *run.labelled, code])
+    return key
 
 
 def _file(run: Run) -> Path:
@@ -204,7 +210,8 @@ def send(say: Callable[[str], None]) -> None:
         try:
             send_waiting(folder)
         except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
-            say(f"MLflow does not take the records of {folder}: {' '.join(str(error).split())[:200]}; try scan send")
+            reason = " ".join(str(error).split())[:200]
+            say(f"MLflow does not take the records of {folder}: {reason}; call this again with --to-mlflow")
 
 
 def _path() -> str:

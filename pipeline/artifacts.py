@@ -36,13 +36,17 @@ STEPS = {
 
 KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 
-MADE_BY = {IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors"}
+MADE_BY = {
+    IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
+    ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
+    SAMPLES: "evaluate",
+}  # fmt: skip
 
 
 def require(path: Path) -> Path:
     """``path``, if it exists. Raises ``ScanError`` naming the stage that makes it."""
     if not path.exists():
-        stage = MADE_BY.get(path.parent) or path.stem
+        stage = MADE_BY.get(path) or MADE_BY.get(path.parent) or path.stem
         raise ScanError(f"{path} is missing; make it with: dvc repro {stage}")
     return path
 

@@ -36,6 +36,16 @@ class Params(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _neighbors_there(self) -> "Params":
+        for name in ("neighbors", "val_neighbors"):
+            if getattr(self.cluster, name) > self.neighbors.k:
+                raise ValueError(
+                    f"cluster.{name} is {getattr(self.cluster, name)}; neighbors.k is {self.neighbors.k}, "
+                    f"and at most so many can be used"
+                )
+        return self
+
 
 def read_yaml(path: Path) -> Any:
     """A YAML 1.2 file, as DVC reads it: ``1e-4`` is a number."""

@@ -5,6 +5,7 @@ loaded; training goes on and saves at epoch boundaries, each time whole or not a
 the state is deleted. Any other fingerprint has a folder of its own, so a changed setting starts afresh.
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -28,7 +29,7 @@ class Scratch:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "state.pt"
         self._saved = time.monotonic()
-        self._every = float(os.environ.get("SCAN_SAVE_SECONDS", SECONDS_BETWEEN_SAVES))
+        self._every = seconds_between_saves()
         self._lock = FileLock(self.folder.with_suffix(".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -91,6 +92,15 @@ class Scratch:
         if finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
+
+
+def seconds_between_saves() -> float:
+    """``SCAN_SAVE_SECONDS``, 10 by default. Raises ``ScanError`` where it is no number of at least 0."""
+    given = os.environ.get("SCAN_SAVE_SECONDS", SECONDS_BETWEEN_SAVES)
+    with contextlib.suppress(ValueError):
+        if (seconds := float(given)) >= 0:
+            return seconds
+    raise ScanError(f"SCAN_SAVE_SECONDS is {given}; a number of seconds of at least 0 is allowed")
 
 
 def launched() -> tuple[int, int]:

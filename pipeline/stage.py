@@ -89,16 +89,12 @@ class Stage:
 
     @property
     def device(self) -> str:
-        """``SCAN_DEVICE``: auto, cpu or cuda."""
-        return os.environ.get("SCAN_DEVICE", "auto")
+        """``SCAN_DEVICE``."""
+        return wanted_device()
 
     def use(self, compute: "Compute") -> "Compute":
-        """Sets ``SCAN_THREADS`` (torch's own choice where unset) and records what the bytes depend on."""
-        import torch
-
-        threads = os.environ.get("SCAN_THREADS")
-        if threads:
-            torch.set_num_threads(whole_number("SCAN_THREADS", threads))
+        """Sets ``SCAN_THREADS`` and records what the bytes depend on."""
+        use_threads()
         self.environment = training_environment(compute.precision, compute.device.type, self.processes)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
         return compute
@@ -189,6 +185,20 @@ class Stage:
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=False)
+
+
+def wanted_device() -> str:
+    """``SCAN_DEVICE``: auto, cpu or cuda."""
+    return os.environ.get("SCAN_DEVICE", "auto")
+
+
+def use_threads() -> None:
+    """Sets ``SCAN_THREADS``; torch's own choice where unset."""
+    import torch
+
+    threads = os.environ.get("SCAN_THREADS")
+    if threads:
+        torch.set_num_threads(whole_number("SCAN_THREADS", threads))
 
 
 def worker_count() -> int:

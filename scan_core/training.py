@@ -1,4 +1,4 @@
-"""What the three training loops share: the state that a resume needs, one optimiser step, and what loops yield."""
+"""What the training loops share: the state that a resume needs, one optimiser step, and what loops yield."""
 
 import copy
 import math

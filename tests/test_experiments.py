@@ -164,7 +164,11 @@ def test_a_block_takes_the_place_of_the_one_before_and_nothing_else(tmp_path):
 
 
 def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
-    experiment = Experiment("A sweep", (Row("1", (("x", 1),), published="50.0"), Row("2", (("x", 2),))), axis="x")
+    experiment = Experiment(
+        "A sweep",
+        (Row("1", (("cluster.neighbors", 1),), published="50.0"), Row("2", (("cluster.neighbors", 2),))),
+        axis="x",
+    )
     runs = {"sweep": [[Run("digits", seed, row.changes) for seed in range(5)] for row in experiment.rows]}
     found = {
         run: result(0.5 + 0.1 * number + 0.01 * run.seed, clusters=[0, 1, 1, run.seed % 2])
@@ -173,7 +177,8 @@ def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     }
     page = tmp_path / "ledger.md"
     page.write_text("<!-- sweep -->\n<!-- /sweep -->\n<!-- quality -->\n<!-- /quality -->\n")
-    text = write_ledger({"sweep": experiment}, runs, found, page)
+    assert "Quality" not in write_ledger({"sweep": experiment}, runs, found, None)
+    text = write_ledger({"sweep": experiment}, runs, found, page, whole=True)
     assert "| 1 | 52.0 ± 1.6 | 26.0 ± 0.8 | 13.0 ± 0.4 | 50.0 |" in text
     assert "| 2 | 62.0 ± 1.6 |" in text
     assert "| neighbours in one cluster | 1.00 |" in text  # it is the accuracy itself here
@@ -201,10 +206,13 @@ def test_a_figure_of_lines_has_one_a_row_as_far_as_every_seed_s_goes(tmp_path):
     assert "![Lines](ledger/lines.png)" in page.read_text()
 
 
-def test_runs_that_used_labels_say_nothing_of_quality_without():
-    runs = {"bound": [[Run("digits", seed, (), ("supervised",)) for seed in range(10)]]}
-    found = {run: result(0.5 + 0.01 * run.seed) for run in runs["bound"][0]}
-    assert "Quality" not in write_ledger({"bound": Experiment("Bound", (Row("one"),))}, runs, found, None)
+def test_a_setting_counts_once_for_quality_and_runs_that_used_labels_not_at_all():
+    changes = [(), (("cluster.neighbors", 20),), (("cluster.neighbors", 5),)]  # 20 is the preset's own
+    rows = [*(Row("", each) for each in changes), Row("bound", (), labelled=("supervised",))]
+    runs = {"all": [[Run("digits", seed, row.changes, row.labelled) for seed in range(3)] for row in rows]}
+    found = {run: result(0.5 + 0.01 * run.seed) for each in runs["all"] for run in each}
+    text = write_ledger({"all": Experiment("All", tuple(rows))}, runs, found, None, whole=True)
+    assert "| over 6 runs of `digits` |" in text
 
 
 # --- The runs themselves

@@ -12,11 +12,16 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_missing_artifact_names_the_stage_that_makes_it():
-    with pytest.raises(ScanError, match="dvc repro embed"):
-        artifacts.load_array(artifacts.EMBEDDINGS / "train.npy", "float32", (None, None))
-    with pytest.raises(ScanError, match="dvc repro selflabel"):
-        artifacts.load_json(artifacts.MODELS / "selflabel.json")
+@pytest.mark.parametrize(("path", "stage"), [
+    (artifacts.IMAGES / "stats.json", "prepare"), (artifacts.LABELS / "labels.npy", "prepare"),
+    (artifacts.EMBEDDINGS / "train.npy", "embed"), (artifacts.NEIGHBORS / "val.npy", "neighbors"),
+    (artifacts.MODELS / "selflabel.json", "selflabel"), (artifacts.ASSIGNMENTS / "cluster.npy", "cluster"),
+    (artifacts.ASSIGNMENTS / "heads.npy", "cluster"), (artifacts.PLOTS / "pretext.csv", "pretext"),
+    (artifacts.METRICS, "evaluate"), (artifacts.PREDICTIONS, "evaluate"),
+])  # fmt: skip
+def test_a_missing_artifact_names_the_stage_that_makes_it(path, stage):
+    with pytest.raises(ScanError, match=f"^{path} is missing; make it with: dvc repro {stage}$"):
+        artifacts.require(path)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,17 @@ def test_features_after_a_projector_need_a_method_that_trains_one(tmp_path, meth
     assert read_params(path).pretext.method == method
 
 
+@pytest.mark.parametrize("name", ["neighbors", "val_neighbors"])
+def test_no_more_neighbours_are_used_than_are_mined(tmp_path, name):
+    path = tmp_path / "params.yaml"
+    set_params(tmp_path, {"neighbors": {"k": 30}, "cluster": {name: 31}}, ROOT / "params.yaml")
+    wanted = f"{path}: cluster.{name} is 31; neighbors.k is 30, and at most so many can be used"
+    with pytest.raises(ScanError, match=f"^{re.escape(wanted)}$"):
+        read_params(path)
+    set_params(tmp_path, {"cluster": {name: 30}})
+    assert getattr(read_params(path).cluster, name) == 30
+
+
 @pytest.mark.parametrize(
     "name",
     ["cluster.heads", "pretext.method", "pretext.augmentation.blur", "pretext.augmentation.kind", "cluster", "seed"],

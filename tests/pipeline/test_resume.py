@@ -23,6 +23,15 @@ def scratch(tmp_path):
     opened.close(finished=False)
 
 
+@pytest.mark.parametrize("given", ["often", "-1", "nan", ""])
+def test_how_often_is_a_number_of_seconds(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("SCAN_SAVE_SECONDS", given)
+    with pytest.raises(
+        ScanError, match=f"^SCAN_SAVE_SECONDS is {given}; a number of seconds of at least 0 is allowed$"
+    ):
+        Scratch(tmp_path, "pretext", "a" * 64)
+
+
 def test_a_saved_state_comes_back(scratch):
     assert scratch.load(HERE) is None
     scratch.save(state(3), HERE)

@@ -319,7 +319,11 @@ def test_a_changed_setting_does_not_resume(project):
 BAD_INPUT = [
     ("neighbors", {"neighbors": {"k": 360}}, "neighbors.k is 360, but there are 360 images; at most 359"),
     ("cluster", {"cluster": {"num_clusters": 1}}, "cluster.num_clusters is 1"),
-    ("cluster", {"cluster": {"neighbors": 21}}, "cluster.neighbors is 21, but 20 neighbours were mined"),
+    (
+        "cluster",
+        {"cluster": {"neighbors": 21}},
+        "cluster.neighbors is 21; neighbors.k is 20, and at most so many can be used",
+    ),
     ("pretext", {"pretext": {"batch_size": 1438}}, "pretext.batch_size is 1438, but there are 1437 images"),
     ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
     ("selflabel", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
