@@ -86,7 +86,7 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
         # What takes long comes first, so that no core waits for it at the end: other presets than the sweeps', and
         # the pretext tasks that most runs share.
         waiting = sorted(groups.values(), key=lambda group: (group[0].preset == SWEEP, -len(group)))
-        done, lock, started = [0], threading.Lock(), time.monotonic()
+        done, lock, failed, started = [0], threading.Lock(), threading.Event(), time.monotonic()
 
         environment = _environment(jobs)
         warm = WarmPython({**os.environ, **environment})
@@ -99,7 +99,13 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
                         return
                     group = waiting.pop(0)
                 for run in group:
-                    _execute(run, folder, warm.folder, environment)
+                    try:
+                        _execute(run, folder, warm.folder, environment)
+                    except BaseException:  # the other workers end after their run
+                        failed.set()
+                        raise
+                    if failed.is_set():
+                        return
                     with lock:
                         done[0] += 1
                         left = (time.monotonic() - started) / done[0] * (len(missing) - done[0])
@@ -191,8 +197,8 @@ def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, st
         "labelled": labelled,
         "seconds": time.monotonic() - started,
     }
-    refs = _call(["git", "for-each-ref", "--format=%(refname)", "refs/exps"], folder).splitlines()
-    (saved,) = [ref for ref in refs if ref.endswith(f"/scan-{name}")]
+    head = _call(["git", "rev-parse", "HEAD"], folder).strip()  # an older commit may have one of the same name
+    saved = f"refs/exps/{head[:2]}/{head[2:]}/scan-{name}"
     _call(["git", "push", "--quiet", "--force", "origin", f"{saved}:{saved}"], folder)  # so dvc exp show lists it
     target = _file(run)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ which each command takes from its own folder. What is no ``-m MODULE``, or finds
 """
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
@@ -62,6 +64,8 @@ def ask(address: str, python: str, *arguments: str) -> None:
         server.connect(address)
         socket.send_fds(server, [b"\0"], [0, 1, 2])
         server.sendall(json.dumps([os.getcwd(), dict(os.environ), arguments[1:]]).encode() + b"\n")
+        if not server.recv(1):  # which says that the command starts
+            raise OSError
     except OSError:
         os.execv(python, [python, *arguments])
     while True:
@@ -85,10 +89,18 @@ def serve(address: str, *libraries: str) -> None:
     print("ready", flush=True)
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection = listener.accept()[0]
-        if not os.fork():
+        with contextlib.suppress(OSError):  # there is no memory: the command runs as usual
+            _fork_keeper(listener, connection)
+        connection.close()
+
+
+def _fork_keeper(listener: socket.socket, connection: socket.socket) -> None:
+    if not os.fork():
+        try:
             listener.close()
             _keep(connection)
-        connection.close()
+        finally:
+            os._exit(1)
 
 
 def _keep(connection: socket.socket) -> None:
@@ -104,6 +116,7 @@ def _keep(connection: socket.socket) -> None:
             os.dup2(file, number)
             os.close(file)
         _run(folder, environment, arguments)
+    connection.sendall(b"+")
     for file in (0, 1, 2, *files):  # who reads what the command prints waits for the last that could print
         os.close(file)
     ended = (0, 0)
@@ -136,6 +149,7 @@ def _run(folder: str, environment: dict[str, str], arguments: list[str]) -> None
             print(end.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 (as the interpreter: whatever it is, it is shown)
         traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter: threads first
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

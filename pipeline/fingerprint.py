@@ -32,7 +32,8 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
     """
     entry = stage_entries()[stage]
     values = params.model_dump(mode="json")
-    considered = {key: values[key] for key in entry["params"]} if depends_on is None else depends_on
+    groups = [key for key in entry["params"] if "." not in key]  # the others lie in one of these
+    considered = {key: values[key] for key in groups} if depends_on is None else depends_on
     digest = hashlib.sha256(json.dumps(considered, sort_keys=True).encode())
     for dependency in sorted(entry["deps"]):
         hash_path(digest, Path(dependency))
@@ -55,5 +56,11 @@ def hash_path(digest: Any, path: Path) -> None:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         digest.update(f"\0{file.as_posix()}\0".encode())
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        stat = file.stat()
+        digest.update(_content(file.resolve(), stat.st_mtime_ns, stat.st_size))
+
+
+@functools.cache  # evaluate asks for the images once a stage
+def _content(file: Path, modified: int, size: int) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

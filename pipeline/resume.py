@@ -2,10 +2,13 @@
 
 Order: the stage takes the lock of its fingerprint; a saved state of the same fingerprint and the same environment is
 loaded; training goes on and saves at epoch boundaries, each time whole or not at all; when the outputs are in place
-the state is deleted. Any other fingerprint has a folder of its own, so a changed setting starts afresh.
+the states are deleted. Any other fingerprint has a folder of its own, so a changed setting starts afresh, and any other
+environment a file of its own there, so that starting afresh by mistake destroys nothing.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -26,8 +29,7 @@ class Scratch:
 
     def __init__(self, root: Path, stage: str, fingerprint: str) -> None:
         self.folder = root / ".scan" / "resume" / f"{stage}-{fingerprint[:16]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.file = self.folder / "state.pt"
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._saved = time.monotonic()
         self._every = seconds_between_saves()
         self._lock = FileLock(self.folder.with_suffix(".lock"))
@@ -36,7 +38,7 @@ class Scratch:
         except Timeout:
             say(f"{stage}: another run is doing the same thing; waiting for it")
             self._lock.acquire()
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def drop_others(self, stage: str) -> None:
         """Deletes what runs of ``stage`` on other inputs have left, where none of them is at work."""
@@ -49,22 +51,32 @@ class Scratch:
                 except Timeout:
                     continue
 
+    def file(self, environment: dict[str, Any]) -> Path:
+        """Where a state lies that was made in ``environment``."""
+        digest = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"state-{digest[:8]}.pt"
+
     def load(self, environment: dict[str, Any]) -> dict[str, Any] | None:
         """The saved state if there is one that this environment continues to the bit, or ``SCAN_RESUME=any`` is set."""
         import torch
 
-        if not self.file.exists():
-            return None
+        file = self.file(environment)
+        if not file.exists():
+            others = sorted(self.folder.glob("state-*.pt"), key=lambda path: path.stat().st_mtime)
+            if not others:
+                return None
+            file = others[-1]
         try:
-            saved = torch.load(self.file, map_location="cpu", weights_only=True)
+            saved = torch.load(file, map_location="cpu", weights_only=True)
             state, made_in = saved["state"], saved["environment"]
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise ScanError(
-                f"{self.file} cannot be read ({type(error).__name__}); delete it to start afresh"
-            ) from error
+            raise ScanError(f"{file} cannot be read ({type(error).__name__}); delete it to start afresh") from error
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
         if changed and os.environ.get("SCAN_RESUME") != "any":
-            say(f"not resuming, for other bytes would come out ({', '.join(changed)}); SCAN_RESUME=any does it anyway")
+            say(
+                f"not resuming after epoch {state['epoch']}, for other bytes would come out ({', '.join(changed)}); "
+                "that state is kept until the stage is done, and SCAN_RESUME=any goes on from it"
+            )
             return None
         if changed:
             say(f"resuming although the bytes will differ ({', '.join(changed)})")
@@ -79,16 +91,17 @@ class Scratch:
         """Writes the state beside the old one and then takes its place."""
         import torch
 
-        partial = self.file.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save({"state": state, "environment": environment}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.file)
+        file = self.file(environment)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as opened:
+            torch.save({"state": state, "environment": environment}, opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, file)
         self._saved = time.monotonic()
 
     def close(self, finished: bool) -> None:
-        """Gives the lock back; deletes the state if the stage has finished."""
+        """Gives the lock back; deletes all states if the stage has finished."""
         if finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
@@ -114,9 +127,10 @@ def training_environment(precision: str, device: str, processes: int = 1) -> dic
     """What else the bytes of a training depend on, apart from the fingerprint."""
     import torch
 
+    processor = f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "precision": precision,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "processes": processes,

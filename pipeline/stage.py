@@ -1,13 +1,15 @@
 """The context every stage runs in, and the command that starts it."""
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,7 +43,7 @@ class Stage:
         self.params: Params = read_params()
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-        self.fingerprint = fingerprint(name, self.params)
+        self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # which reads all of the images
         self.tracker = Silence() if self.rank else Tracker(self.root, name)
         self._staging = Path(".scan") / "outputs" / name
         self._outputs: list[tuple[Path, Path]] = []
@@ -244,10 +246,8 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
         try:
             stage = Stage(name)
             run(stage)
-            stage.finish()
-            stage.tracker.metrics({"seconds": time.monotonic() - started})
-            stage.tracker.close("FINISHED")
-            say(f"{name:<9} done in {clock(time.monotonic() - started)}")
+            with uninterrupted():
+                stage.finish()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
             if stage:
                 stage.abandon()
@@ -258,8 +258,27 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
             if not rank or not isinstance(error, KeyboardInterrupt):  # which reaches all of them
                 say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        # The outputs are in place: whatever happens to the records of it, the stage has succeeded.
+        try:
+            stage.tracker.metrics({"seconds": time.monotonic() - started})
+            stage.tracker.close("FINISHED")
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+            say(f"{name}: warning: its records in MLflow may lack their end ({reason}); see: scan send")
+        say(f"{name:<9} done in {clock(time.monotonic() - started)}")
 
     return app
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits till the end: a file that is moved and a state that is deleted belong together."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(app: typer.Typer) -> NoReturn:

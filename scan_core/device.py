@@ -53,6 +53,7 @@ def make_fabric(precision: str, device: str) -> "Fabric":
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision once a process
     compute, launched = choose_compute(precision, device), is_torchelastic_launched()
+    torch.backends.cudnn.deterministic = True  # the same kernels each time, for the same bytes
     number, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")) if launched else (1, 1)
     fabric = Fabric(
         accelerator=compute.device.type,

@@ -1,5 +1,6 @@
 """Baselines and scores of one split, as plain numbers. What needs labels is absent where there are none."""
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -64,10 +65,12 @@ def _mean_and_std(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def purity_scores(labels: np.ndarray, neighbors: np.ndarray) -> dict[str, float]:
-    """``purity_K`` for K in 1, 5, 10, 20, 50 as far as K were mined; empty without labels. ``neighbors`` is (N,k)."""
-    if not (labels >= 0).any():
-        return {}
-    return {f"purity_{k}": neighbor_purity(labels, neighbors, k) for k in PURITY_AT if k <= neighbors.shape[1]}
+    """``purity_K`` for K in 1, 5, 10, 20, 50 as far as K were mined and two labelled images are neighbours.
+
+    ``labels`` is (N,) with -1 where unknown, ``neighbors`` (N,k) positions.
+    """
+    found = {f"purity_{k}": neighbor_purity(labels, neighbors, k) for k in PURITY_AT if k <= neighbors.shape[1]}
+    return {name: purity for name, purity in found.items() if not math.isnan(purity)}
 
 
 def accuracy_by_epoch(labels: np.ndarray, assignments: np.ndarray, clusters: int) -> Iterator[tuple[int, float]]:

@@ -24,10 +24,13 @@ SMALL = 16  # pixels a side
 
 
 @torch.no_grad()
-def forward_all(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> tuple[Tensor, Tensor]:
+def forward_all(
+    module: nn.Module, images: Images, rows: Tensor, compute: Autocast, keep_features: bool = True
+) -> tuple[Tensor, Tensor]:
     """Features (N,D) and head outputs, (N,P) or (H,N,C), float32 on the device, of ``rows`` (N,) int64.
 
-    Shared out among the processes. Leaves ``module`` in the mode it was in.
+    Features that are not kept, gigabytes of a million images, are (0,D). The work is shared out among the processes.
+    Leaves ``module`` in the mode it was in.
     """
     was_training = module.training
     module.eval()
@@ -37,7 +40,7 @@ def forward_all(module: nn.Module, images: Images, rows: Tensor, compute: Autoca
     for start in range(0, len(part), BATCH):
         with compute.autocast():
             feature, output = module(plain_view(images, part[start : start + BATCH]))
-        features.append(feature)
+        features.append(feature if keep_features else feature[:0])
         outputs.append(output)
     module.train(was_training)
     all_features, all_outputs = gathered(torch.cat(features)), gathered(torch.cat(outputs, dim=-2), dim=-2)
@@ -55,7 +58,7 @@ def log_probabilities(
 ) -> Tensor:
     """(H,N,C) float32 log-probabilities of the cluster heads; from the ``features`` (N,D) of ``rows`` where known."""
     if features is None:
-        return F.log_softmax(forward_all(module, images, rows, compute)[1], dim=-1)
+        return F.log_softmax(forward_all(module, images, rows, compute, keep_features=False)[1], dim=-1)
     with torch.no_grad():
         return F.log_softmax(module(features, embedded=True)[1], dim=-1)
 

@@ -15,6 +15,7 @@ from scan_core.errors import ScanError
 SAMPLE = 1_000  # queries on which the recall is measured
 CELLS = 4  # times √N: cells, and then about √N / 4 rows in each
 ROWS_A_CELL, ITERATIONS = 64, 8  # of the k-means that makes them: enough where only its cells' number matters
+GPU_BYTES = 4 * 2**30  # of rows that an exact search holds there at a time
 BLOCK = 65_536  # queries at a time: memory grows as N
 
 
@@ -27,11 +28,12 @@ class Mined:
     recall: float  # 1.0 of an exact search, else as measured
 
 
-def mine_neighbors(embeddings: np.ndarray, k: int, exact_rows: int, recall: float) -> Mined:
+def mine_neighbors(embeddings: np.ndarray, k: int, exact_rows: int, recall: float, device: str = "auto") -> Mined:
     """Each row's ``k`` most similar other rows: exactly for at most ``exact_rows`` rows, else with that ``recall``.
 
     ``embeddings`` is (N,D) float32 of unit rows. A row is never its own neighbour, also where others equal it.
-    Raises ``ScanError`` if ``k`` others do not exist or the rows are not finite and of unit length.
+    ``device`` cpu leaves a GPU that is there alone. Raises ``ScanError`` if ``k`` others do not exist or the rows are
+    not finite and of unit length.
     """
     count = len(embeddings)
     if k >= count:
@@ -39,25 +41,34 @@ def mine_neighbors(embeddings: np.ndarray, k: int, exact_rows: int, recall: floa
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
     if not np.allclose(squared, 1, atol=2e-3):
         raise ScanError("the embeddings are not all finite and of unit length; run embed again")
-    index, reached = None, 1.0
+    index, reached, gpu = None, 1.0, _gpu(device)
     if count > exact_rows:
-        index = _inverted_file(embeddings)
-        reached = _probe(index, embeddings, k, recall)
+        index = _inverted_file(embeddings, gpu)
+        reached = _probe(index, embeddings, k, recall, gpu)
     nearest, similarity = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
     for start in range(0, count, BLOCK):
         rows = slice(start, min(start + BLOCK, count))
-        similarity[rows], nearest[rows] = _others(embeddings, np.arange(count)[rows], k, index)
+        similarity[rows], nearest[rows] = _others(embeddings, np.arange(count)[rows], k, index, gpu)
     return Mined(nearest, similarity, reached)
 
 
-def _others(embeddings: np.ndarray, rows: np.ndarray, k: int, index: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def _gpu(device: str) -> Any:
+    """FAISS's memory on a GPU, or None where there is none to be used."""
+    import faiss
+
+    return faiss.StandardGpuResources() if device != "cpu" and faiss.get_num_gpus() else None
+
+
+def _others(
+    embeddings: np.ndarray, rows: np.ndarray, k: int, index: Any = None, gpu: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and positions (B,k) of the nearest rows of ``embeddings`` other than each of ``rows`` (B,) itself."""
     import faiss
 
     queries = embeddings[rows]
-    if index is None and faiss.get_num_gpus():
+    if index is None and gpu is not None:
         found = faiss.knn_gpu(
-            faiss.StandardGpuResources(), queries, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT
+            gpu, queries, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT, vectorsMemoryLimit=GPU_BYTES
         )
     elif index is None:
         found = faiss.knn(queries, embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
@@ -73,7 +84,7 @@ def _others(embeddings: np.ndarray, rows: np.ndarray, k: int, index: Any = None)
     return similarity[other].reshape(-1, k), nearest[other].reshape(-1, k)
 
 
-def _inverted_file(embeddings: np.ndarray) -> Any:
+def _inverted_file(embeddings: np.ndarray, gpu: Any = None) -> Any:
     """An index of all rows, its cells trained on a sample of them."""
     import faiss
 
@@ -85,17 +96,17 @@ def _inverted_file(embeddings: np.ndarray) -> Any:
     index.cp.spherical = True
     # Rows are in the order of their content: every n-th is a sample.
     index.train(np.ascontiguousarray(embeddings[:: max(1, count // (cells * ROWS_A_CELL))]))
-    if faiss.get_num_gpus():
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    if gpu is not None:
+        index = faiss.index_cpu_to_gpu(gpu, 0, index)
     for start in range(0, count, BLOCK):
         index.add(embeddings[start : start + BLOCK])
     return index
 
 
-def _probe(index: Any, embeddings: np.ndarray, k: int, recall: float) -> float:
+def _probe(index: Any, embeddings: np.ndarray, k: int, recall: float, gpu: Any = None) -> float:
     """Doubles the number of cells a search visits until the sample's recall is ``recall``; the recall then."""
     rows = np.arange(0, len(embeddings), max(1, len(embeddings) // SAMPLE))
-    least = _others(embeddings, rows, k)[0][:, -1:] - 1e-6  # of equal ones either is true
+    least = _others(embeddings, rows, k, gpu=gpu)[0][:, -1:] - 1e-6  # of equal ones either is true
     index.nprobe = 1
     while True:
         reached = float((_others(embeddings, rows, k, index)[0] >= least).mean())

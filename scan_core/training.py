@@ -66,6 +66,10 @@ class TrainingState:
         self.history.append({"epoch": self.epoch, **values})
         return Epoch(self.epoch, values)
 
+    def _on_cuda(self) -> bool:
+        """Whether dropout and the like draw from the GPU's generator."""
+        return next(self.module.parameters()).is_cuda
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, lists and dicts only: loads without unpickling code."""
         return {
@@ -74,6 +78,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if self._on_cuda() else None,
             "epoch": self.epoch,
             "history": self.history,
             "extra": self.extra,
@@ -87,6 +92,8 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())
         torch.set_rng_state(saved["torch_rng"].cpu())
+        if self._on_cuda() and saved["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
         self.epoch, self.history, self.extra = saved["epoch"], saved["history"], saved["extra"]
 
 

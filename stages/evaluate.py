@@ -75,7 +75,7 @@ def evaluate(stage: Stage) -> None:
         """(n,height,width,channels) uint8 of positions in what is reported on."""
         return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
 
-    log_scores(stage, metrics, pixels_of(np.arange(EXAMPLES)))
+    log_scores(stage, metrics, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
 
     listed = ("train",) if reported == "train" else SPLITS
     write_predictions(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from unittest import mock
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
-from experiments import ledger
+from experiments import ledger, runs
 from experiments.__main__ import app, choose
 from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
@@ -253,6 +254,24 @@ def test_runs_become_dvc_experiments_and_an_interrupted_ledger_goes_on(project):
     assert run(project, "git", "status", "--porcelain").stdout == ""
     workers = project / ".scan" / "experiments"
     assert len(list(workers.glob("worker-*/.scan/tracking/*/events.jsonl"))) > 7
+
+
+def test_after_a_failure_no_other_run_is_started(monkeypatch, tmp_path):
+    started = []
+
+    def execute(run, *_):
+        started.append(run.seed)
+        if run.seed == 1000:
+            raise ScanError("it failed")
+        time.sleep(0.5)
+
+    monkeypatch.setattr(runs, "_execute", execute)
+    monkeypatch.setattr(runs, "_worker", lambda number: tmp_path)
+    monkeypatch.setattr(runs, "_check_committed", lambda: None)
+    monkeypatch.setattr(runs, "WarmPython", lambda environment: mock.Mock(folder=tmp_path))
+    with pytest.raises(ScanError, match="it failed"):
+        results([Run("digits", seed) for seed in range(1000, 1008)], 2, lambda _: None)
+    assert len(started) <= 2
 
 
 @pytest.mark.slow

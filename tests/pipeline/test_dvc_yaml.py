@@ -65,4 +65,4 @@ def test_every_parameter_is_tracked_by_the_stage_of_its_name():
         readers = [stage for stage in STAGES if group in entries[stage]["params"]]
         assert "evaluate" in readers
         assert group in readers or group in ("seed", "precision", "data", "backbone"), group
-    assert entries["prepare"]["params"] == ["data"]
+    assert entries["prepare"]["params"] == ["data", "data.size"]

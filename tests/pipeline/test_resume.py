@@ -55,6 +55,19 @@ def test_another_environment_resumes_only_when_told_to(scratch, monkeypatch, cap
     assert "bytes will differ" in capsys.readouterr().err
 
 
+def test_starting_afresh_in_another_environment_keeps_what_this_one_has_done(tmp_path, monkeypatch):
+    scratch, there = Scratch(tmp_path, "pretext", "a" * 64), {**HERE, "threads": 4}
+    scratch.save(state(30), HERE)
+    assert scratch.load(there) is None
+    scratch.save(state(1), there)
+    assert scratch.load(HERE)["epoch"] == 30 and scratch.load(there)["epoch"] == 1
+    monkeypatch.setenv("SCAN_RESUME", "any")
+    assert scratch.load(there)["epoch"] == 1  # its own, where it has one
+    assert scratch.load({**HERE, "threads": 8})["epoch"] == 1  # else the last
+    scratch.close(finished=True)
+    assert not scratch.folder.exists()
+
+
 def test_a_write_that_is_cut_short_leaves_the_old_state(scratch, monkeypatch):
     scratch.save(state(3), HERE)
 
@@ -69,8 +82,8 @@ def test_a_write_that_is_cut_short_leaves_the_old_state(scratch, monkeypatch):
 
 
 def test_a_damaged_state_is_an_error_that_names_the_file(scratch):
-    scratch.file.write_bytes(b"damaged")
-    with pytest.raises(ScanError, match=r"state\.pt"):
+    scratch.file(HERE).write_bytes(b"damaged")
+    with pytest.raises(ScanError, match=r"state-.*\.pt cannot be read"):
         scratch.load(HERE)
 
 

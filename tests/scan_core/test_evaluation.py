@@ -121,6 +121,13 @@ def test_purity_is_scored_as_far_as_neighbors_were_mined():
     assert purity_scores(np.full(30, -1), neighbors) == {}
 
 
+def test_there_is_no_purity_where_no_two_labelled_images_are_neighbors():
+    nearest = np.array([[1, 2], [0, 2], [3, 1], [2, 0]])
+    assert purity_scores(np.array([5, -1, -1, 7]), nearest) == {}
+    assert purity_scores(np.array([5, -1, -1, -1]), nearest) == {}
+    assert purity_scores(np.array([-1, -1, 5, 5]), nearest) == {"purity_1": 1.0}
+
+
 def test_accuracy_by_epoch_is_that_of_each():
     rng = np.random.default_rng(0)
     labels, assignments = rng.integers(-1, 3, size=30), rng.integers(4, size=(5, 30))

@@ -29,6 +29,13 @@ def test_all_rows_come_out_in_their_order():
     torch.testing.assert_close(outputs, wanted[1])
 
 
+def test_features_that_are_not_wanted_are_not_kept():
+    data, model, rows = images(20), cluster_model(heads=2), torch.arange(20)
+    wanted = forward_all(model, data, rows, FP32)[1]
+    features, outputs = forward_all(model, data, rows, FP32, keep_features=False)
+    assert features.shape == (0, 16) and torch.equal(outputs, wanted)
+
+
 @pytest.mark.parametrize("model", [cluster_model(heads=2), projector_model()], ids=["cluster", "projector"])
 @pytest.mark.parametrize("batch", [1, 7, 20, 64])
 def test_the_batch_changes_nothing(monkeypatch, model, batch):

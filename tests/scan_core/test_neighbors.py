@@ -1,5 +1,6 @@
 """Mined neighbours: brute force, a row that is never its own neighbour, and how near an inverted file comes to it."""
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,8 +145,8 @@ def probed(monkeypatch):
     """The inverted files that are made."""
     made, original = [], neighbors._inverted_file
 
-    def spy(embeddings):
-        made.append(original(embeddings))
+    def spy(embeddings, gpu):
+        made.append(original(embeddings, gpu))
         return made[-1]
 
     monkeypatch.setattr(neighbors, "_inverted_file", spy)
@@ -195,8 +196,8 @@ def test_where_the_recall_cannot_be_had_all_cells_are_visited_and_the_search_end
     """One that never finds any, so that the doubling must end by itself; then the reported recall is that, 0."""
     original = neighbors._others
 
-    def nothing(embeddings, rows, k, index=None):
-        similarity, nearest = original(embeddings, rows, k, index)
+    def nothing(embeddings, rows, k, index=None, gpu=None):
+        similarity, nearest = original(embeddings, rows, k, index, gpu)
         return (similarity if index is None else similarity - 2), nearest
 
     monkeypatch.setattr(neighbors, "_others", nothing)
@@ -264,3 +265,22 @@ def test_mining_leaves_the_embeddings_as_they_are():
     embeddings = MANY.copy()
     mine_neighbors(embeddings, 10, 1000, 0.9)
     assert np.array_equal(embeddings, MANY)
+
+
+@pytest.mark.parametrize(("device", "there", "used"), [
+    ("auto", 1, True), ("cuda", 1, True), ("cpu", 1, False), ("auto", 0, False), ("cpu", 0, False),
+])  # fmt: skip
+def test_a_gpu_is_used_where_there_is_one_and_it_is_wanted(monkeypatch, device, there, used):
+    calls = []
+
+    def on_gpu(memory, queries, rows, k, metric, vectorsMemoryLimit):
+        assert memory == "memory" and vectorsMemoryLimit > 0
+        calls.append(len(queries))
+        return faiss.knn(queries, rows, k, metric=metric)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: there)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "memory", raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", on_gpu, raising=False)
+    embeddings = random_rows(40)
+    assert_others(embeddings, mine_neighbors(embeddings, 5, EXACT, 0.5, device), 5)
+    assert calls == [40] * used

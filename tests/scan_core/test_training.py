@@ -95,6 +95,18 @@ def test_a_state_comes_back_from_a_file_as_it_was(name):
     assert_same_state(other, state)
 
 
+def test_on_a_gpu_its_own_generator_comes_back_too(monkeypatch):
+    """Dropout draws from it there. Without a GPU here, one that is made up."""
+    drawn = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(TrainingState, "_on_cuda", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: drawn[-1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", drawn.append)
+    saved = through_a_file(new_state())
+    drawn.append(torch.tensor([9], dtype=torch.uint8))
+    new_state().load_state_dict(saved)
+    assert drawn[-1].tolist() == [7]
+
+
 # --- The optimiser and its step
 
 

@@ -120,6 +120,15 @@ def test_going_back_restores_without_running(project):
     assert run(project, "git", "status", "--porcelain").stdout == ""
 
 
+def test_images_of_another_size_are_made_and_not_restored(project):
+    """Where only a group is tracked, DVC's run cache overlooks a setting called size in it."""
+    for size in (9, 8):
+        set_params(project, {"data": {"size": size}})
+        run(project, "dvc", "repro", "prepare")
+        assert np.load(project / "data" / "images" / "pixels-00000.npy").shape[1:3] == (size, size)
+    run(project, "git", "checkout", "-q", "--", "params.yaml", "dvc.lock")
+
+
 def test_permuted_labels_rerun_prepare_and_evaluate_only(project, tmp_path):
     trained = {path: (project / path).read_bytes() for path in OUTPUTS if path.startswith(("models/", "data/images"))}
     path = permuted_labels(tmp_path / "path")

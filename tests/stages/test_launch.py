@@ -64,7 +64,7 @@ def test_a_process_that_is_killed_ends_all_and_the_next_run_gives_the_same_bytes
     command = f"{LAUNCH}pretext".split()
     process = subprocess.Popen(command, cwd=project, env=environment(**ENV), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list((project / ".scan" / "resume").rglob("state.pt")):
+    while not list((project / ".scan" / "resume").rglob("state-*.pt")):
         assert process.poll() is None and time.monotonic() < deadline, "no state was saved before the end"
         time.sleep(0.005)
     found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "stages.pretext"], capture_output=True, text=True)

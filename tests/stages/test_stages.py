@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.stage import Stage
+from pipeline.tracking import Tracker
 from scan_core.probes import probe_scores
 from scan_core.quality import quality_scores
 from tests.project import (
@@ -289,7 +291,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage)
     process = subprocess.Popen(command, cwd=project, env=env, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     saved = project / ".scan" / "resume"
-    while not list(saved.rglob("state.pt")):
+    while not list(saved.rglob("state-*.pt")):
         assert process.poll() is None and time.monotonic() < deadline, "no state was saved before the end"
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -301,19 +303,43 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage)
     assert read(project, outputs) == whole
 
 
+@pytest.mark.parametrize("when", ["while outputs are moved", "while MLflow is waited for"])
+def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, when):
+    before = read(project, OUTPUTS)
+    (project / "data" / "embeddings" / "val.npy").unlink()
+    finish, close = Stage.finish, Tracker.close
+
+    def interrupted(original):
+        def call(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            original(*arguments)
+
+        return call
+
+    if when == "while outputs are moved":
+        monkeypatch.setattr(Stage, "finish", interrupted(finish))
+    else:
+        monkeypatch.setattr(Tracker, "close", interrupted(close))
+    done = run_stage(project, "embed", check=False)
+    assert done.exit_code == 0 and "embed     done in" in done.stderr and "error" not in done.stderr
+    assert ("warning: its records in MLflow may lack their end (interrupted)" in done.stderr) == ("MLflow" in when)
+    assert read(project, OUTPUTS) == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_changed_setting_does_not_resume(project):
     set_params(project, {"pretext": {"epochs": 12}})
     env = environment(SCAN_TRACKING="spool", SCAN_SAVE_SECONDS="0")
     process = subprocess.Popen([sys.executable, "-m", "stages.pretext"], cwd=project, env=env, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list((project / ".scan" / "resume").rglob("state.pt")):
+    while not list((project / ".scan" / "resume").rglob("state-*.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.communicate()
     set_params(project, {"pretext": {"epochs": 3}})
     assert "resuming" not in run_stage(project, "pretext").stderr
-    assert list((project / ".scan" / "resume").rglob("state.pt")), "the other run's state was lost"
+    assert list((project / ".scan" / "resume").rglob("state-*.pt")), "the other run's state was lost"
 
 
 BAD_INPUT = [
