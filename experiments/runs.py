@@ -77,7 +77,7 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
     ``ScanError`` where files that a run depends on are not committed, or where a run fails.
     """
     wanted = list(dict.fromkeys(runs))
-    missing = [run for run in wanted if not _file(run).exists()]
+    missing = list({_file(run): run for run in wanted if not _file(run).exists()}.values())  # however it is spelled
     if missing:
         _check_committed()
         groups: dict[str, list[Run]] = {}
