@@ -31,8 +31,8 @@ elif what == "raise":
 elif what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 elif what == "wait":
-    print(os.getpid(), flush=True)
     try:
+        print(os.getpid(), flush=True)
         signal.pause()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -307,6 +307,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage)
 def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, when):
     before = read(project, OUTPUTS)
     (project / "data" / "embeddings" / "val.npy").unlink()
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
     finish, close = Stage.finish, Tracker.close
 
     def interrupted(original):
@@ -320,11 +321,14 @@ def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, 
         monkeypatch.setattr(Stage, "finish", interrupted(finish))
     else:
         monkeypatch.setattr(Tracker, "close", interrupted(close))
-    done = run_stage(project, "embed", check=False)
+    try:
+        done = run_stage(project, "embed", check=False)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, heard)
     assert done.exit_code == 0 and "embed     done in" in done.stderr and "error" not in done.stderr
     assert ("warning: its records in MLflow may lack their end (interrupted)" in done.stderr) == ("MLflow" in when)
     assert read(project, OUTPUTS) == before
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_changed_setting_does_not_resume(project):
