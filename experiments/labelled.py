@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import artifacts
+from pipeline.machine import use_threads, wanted_device
 from pipeline.params import Params, read_params
-from pipeline.stage import Stage, use_threads, wanted_device
+from pipeline.stage import Stage
 from scan_core.augment import random_view
 from scan_core.device import choose_compute, make_fabric, seeded
 from scan_core.inference import log_probabilities

@@ -92,7 +92,7 @@ def data(
 ) -> None:
     """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
     from pipeline import look
-    from pipeline.stage import worker_count
+    from pipeline.machine import worker_count
 
     try:
         found = look.look(path, read_params().data, Path.cwd(), Path(".scan"), worker_count())

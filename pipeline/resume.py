@@ -6,7 +6,6 @@ the states are deleted. Any other fingerprint has a folder of its own, so a chan
 environment a file of its own there, so that starting afresh by mistake destroys nothing.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,10 +17,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.machine import seconds_between_saves
 from pipeline.progress import say
 from scan_core.errors import ScanError
-
-SECONDS_BETWEEN_SAVES = 10.0
 
 
 class Scratch:
@@ -105,15 +103,6 @@ class Scratch:
         if finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
-
-
-def seconds_between_saves() -> float:
-    """``SCAN_SAVE_SECONDS``, 10 by default. Raises ``ScanError`` where it is no number of at least 0."""
-    given = os.environ.get("SCAN_SAVE_SECONDS", SECONDS_BETWEEN_SAVES)
-    with contextlib.suppress(ValueError):
-        if (seconds := float(given)) >= 0:
-            return seconds
-    raise ScanError(f"SCAN_SAVE_SECONDS is {given}; a number of seconds of at least 0 is allowed")
 
 
 def launched() -> tuple[int, int]:

@@ -17,6 +17,7 @@ import typer
 
 from pipeline import artifacts
 from pipeline.fingerprint import fingerprint, run_key, stage_entries
+from pipeline.machine import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
 from pipeline.resume import Scratch, launched, training_environment
@@ -189,33 +190,6 @@ class Stage:
             self._scratch.close(finished=False)
 
 
-def wanted_device() -> str:
-    """``SCAN_DEVICE``: auto, cpu or cuda."""
-    return os.environ.get("SCAN_DEVICE", "auto")
-
-
-def use_threads() -> None:
-    """Sets ``SCAN_THREADS``; torch's own choice where unset."""
-    import torch
-
-    threads = os.environ.get("SCAN_THREADS")
-    if threads:
-        torch.set_num_threads(whole_number("SCAN_THREADS", threads))
-
-
-def worker_count() -> int:
-    """``SCAN_WORKERS``: processes that decode images; by default one a core."""
-    given = os.environ.get("SCAN_WORKERS")
-    return os.cpu_count() or 1 if given is None else whole_number("SCAN_WORKERS", given)
-
-
-def whole_number(name: str, given: str) -> int:
-    """An environment variable's value as a number of at least 1. Raises ``ScanError`` where it is none."""
-    if not given.isdecimal() or int(given) < 1:
-        raise ScanError(f"{name} is {given}; a whole number of at least 1 is allowed")
-    return int(given)
-
-
 def git_commit() -> str:
     """The commit the code came from, marked where the working tree differs from it."""
     try:
@@ -262,7 +236,7 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
         try:
             stage.tracker.metrics({"seconds": time.monotonic() - started})
             stage.tracker.close("FINISHED")
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
             say(f"{name}: warning: its records in MLflow may lack their end ({reason}); see: scan send")
         say(f"{name:<9} done in {clock(time.monotonic() - started)}")

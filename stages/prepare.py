@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 
 from pipeline import artifacts
+from pipeline.machine import worker_count
 from pipeline.progress import CountProgress, say
-from pipeline.stage import Stage, command, run, worker_count
+from pipeline.stage import Stage, command, run
 from scan_core.decode import target_of
 from scan_core.ingest import check_rejected, ingest, load_chunks
 from scan_core.labels import labels_and_splits, numbered, read_labels

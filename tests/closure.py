@@ -5,8 +5,8 @@ from pathlib import Path
 
 # How a stage is run, shown and recorded. A change there changes no artifact, so it must not rerun a stage.
 NOT_DEPS = {
-    "pipeline.stage", "pipeline.progress", "pipeline.tracking", "pipeline.delivery", "pipeline.served_model",
-    "pipeline.packaging", "pipeline.resume", "pipeline.fingerprint", "pipeline.cli",
+    "pipeline.stage", "pipeline.machine", "pipeline.progress", "pipeline.tracking", "pipeline.delivery",
+    "pipeline.served_model", "pipeline.packaging", "pipeline.resume", "pipeline.fingerprint", "pipeline.cli",
 }  # fmt: skip
 EXTRA = {"pipeline.report": ["pipeline/report.html.j2"]}  # files that a module reads
 OURS = ("scan_core", "pipeline", "stages")
