@@ -3,7 +3,8 @@
 Order: the stage takes the lock of its fingerprint; a saved state of the same fingerprint and the same environment is
 loaded; training goes on and saves at epoch boundaries, each time whole or not at all; when the outputs are in place
 the states are deleted. Any other fingerprint has a folder of its own, so a changed setting starts afresh, and any other
-environment a file of its own there, so that starting afresh by mistake destroys nothing.
+environment a file of its own there, so that starting afresh by mistake destroys nothing. Where another run waits for
+the lock, the state of the last epoch is left to it: it resumes at the end.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import os
 import platform
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ class Scratch:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._saved = time.monotonic()
         self._every = seconds_between_saves()
+        self._handed_over = False
         self._lock = FileLock(self.folder.with_suffix(".lock"))
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             say(f"{stage}: another run is doing the same thing; waiting for it")
-            self._lock.acquire()
+            with FileLock(self.folder.with_suffix(f".waiting-{uuid.uuid4().hex[:8]}")):
+                self._lock.acquire()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def drop_others(self, stage: str) -> None:
@@ -98,11 +102,30 @@ class Scratch:
         os.replace(partial, file)
         self._saved = time.monotonic()
 
+    def hand_over(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Saves the state of the last epoch if another run waits for it: the second need not train again."""
+        if any(locked(file) for file in self.folder.parent.glob(f"{self.folder.name}.waiting-*")):
+            try:
+                self.save(state, environment)
+                self._handed_over = True
+            except (OSError, RuntimeError) as error:  # its own outputs are worth more than the other's time
+                say(f"the run that waits for this one has to train again ({error})")
+
     def close(self, finished: bool) -> None:
-        """Gives the lock back; deletes all states if the stage has finished."""
-        if finished:
+        """Gives the lock back; deletes all states if the stage has finished and no other run waits for the last."""
+        if finished and not self._handed_over:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
+
+
+def locked(file: Path) -> bool:
+    """Whether a process holds the lock ``file``; one that nobody holds is deleted."""
+    try:
+        with FileLock(file).acquire(timeout=0):
+            file.unlink(missing_ok=True)
+    except Timeout:
+        return True
+    return False
 
 
 def launched() -> tuple[int, int]:

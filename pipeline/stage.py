@@ -168,6 +168,7 @@ class Stage:
                 else:
                     progress.step_done(record.images)
             progress.stopped_early()
+        self._scratch.hand_over(state.state_dict(), self.environment)
 
     def finish(self) -> None:
         """Moves the outputs into place, one rename each, and then forgets the unfinished state."""

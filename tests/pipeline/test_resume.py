@@ -94,15 +94,66 @@ def test_a_finished_stage_leaves_no_state(tmp_path):
     assert not scratch.folder.exists()
 
 
-def test_the_second_of_two_waits_for_the_first(tmp_path, capsys):
+@pytest.fixture
+def second(tmp_path):
+    """Starts a second run of the same thing in the background; returns what it has when the first is done."""
+
+    def start():
+        opened: list[Scratch] = []
+        waiting = threading.Thread(target=lambda: opened.append(Scratch(tmp_path, "pretext", "d" * 64)))
+        waiting.start()
+        time.sleep(0.3)
+        assert not opened
+
+        def wait() -> Scratch:
+            waiting.join(timeout=10)
+            return opened[0]
+
+        return wait
+
+    return start
+
+
+def test_the_second_of_two_waits_for_the_first(tmp_path, second, capsys):
     first = Scratch(tmp_path, "pretext", "d" * 64)
-    opened: list[Scratch] = []
-    waiting = threading.Thread(target=lambda: opened.append(Scratch(tmp_path, "pretext", "d" * 64)))
-    waiting.start()
-    time.sleep(0.3)
-    assert not opened
+    wait = second()
     first.close(finished=True)
-    waiting.join(timeout=10)
-    assert opened and "waiting for it" in capsys.readouterr().err
-    opened[0].save(state(1), HERE)  # its folder is there although the first has deleted it
-    opened[0].close(finished=True)
+    opened = wait()
+    assert "waiting for it" in capsys.readouterr().err
+    opened.save(state(1), HERE)  # its folder is there although the first has deleted it
+    opened.close(finished=True)
+
+
+def test_the_second_goes_on_from_the_end_of_the_first(tmp_path, second):
+    first = Scratch(tmp_path, "pretext", "d" * 64)
+    wait = second()
+    first.hand_over(state(120), HERE)
+    first.close(finished=True)
+    opened = wait()
+    assert opened.load(HERE)["epoch"] == 120
+    opened.hand_over(state(120), HERE)
+    opened.close(finished=True)
+    assert not opened.folder.exists()  # nobody waits for the second
+    assert [file.suffix for file in opened.folder.parent.iterdir()] == [".lock"]
+
+
+def test_what_nobody_waits_for_is_handed_to_nobody(tmp_path):
+    scratch = Scratch(tmp_path, "pretext", "d" * 64)
+    left = scratch.folder.with_suffix(".waiting-12345678")
+    left.touch()  # of a run that was killed while it waited
+    scratch.hand_over(state(120), HERE)
+    scratch.close(finished=True)
+    assert not scratch.folder.exists() and not left.exists()
+
+
+def test_a_disk_without_room_for_the_second_does_not_fail_the_first(tmp_path, second, monkeypatch, capsys):
+    first = Scratch(tmp_path, "pretext", "d" * 64)
+    wait = second()
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", full)
+    first.hand_over(state(120), HERE)
+    first.close(finished=True)
+    assert wait().load(HERE) is None and "has to train again (disk full)" in capsys.readouterr().err

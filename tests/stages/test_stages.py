@@ -10,7 +10,9 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
+from pipeline.resume import Scratch
 from pipeline.stage import Stage
 from pipeline.tracking import Tracker
 from scan_core.probes import probe_scores
@@ -300,6 +302,26 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage)
 
     again = run_stage(project, stage)
     assert "resuming after epoch" in again.stderr
+    assert read(project, outputs) == whole
+
+
+@pytest.mark.parametrize("stage", ["pretext", "cluster", "selflabel"])
+def test_what_waits_for_the_same_thing_takes_over_its_last_epoch(project, stage, monkeypatch):
+    outputs = [path for path in OUTPUTS if path.endswith(WRITTEN[stage])]
+    original, others = Scratch.__init__, []
+
+    def awaited(self, *arguments):
+        original(self, *arguments)
+        others.append(FileLock(self.folder.with_suffix(f".waiting-{len(others)}")))
+        others[-1].acquire(timeout=0)
+
+    monkeypatch.setattr(Scratch, "__init__", awaited)
+    run_stage(project, stage)
+    whole = read(project, outputs)
+    for path in outputs:
+        (project / path).unlink()
+    again = run_stage(project, stage)
+    assert "resuming after epoch" in again.stderr and " epoch " not in again.stderr.split("resuming after epoch")[1]
     assert read(project, outputs) == whole
 
 
