@@ -13,18 +13,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.presets import as_yaml
 from pipeline.progress import CountProgress
-from scan_core.decode import FORMATS, Refused, Target, open_image, square
+from scan_core.decode import Refused, Target, open_header, open_image, square
 from scan_core.errors import ScanError
+from scan_core.files import is_junk
 from scan_core.ingest import ingest, load_chunks
 from scan_core.labels import numbered
 from scan_core.settings import Data
-from scan_core.sources import Finding, Item, Source, Split, open_source
-from scan_core.splits import content_order, official
+from scan_core.sources import Finding, Item, Source, Split, open_source, resolve
+from scan_core.splits import FIXED_SHARE, content_order, official
 from scan_core.store import find_duplicates
 
 HASHED_AT = 32  # pixels: enough to tell images apart
 SHEET_ROWS, SHEET_COLUMNS, TILE, GAP = 8, 12, 96, 6
+SHOWN: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabelled", None: "train"}
+NEIGHBORS = 50  # mined, where there are as many images
 SIZES = (32, 64, 96, 128)  # that are suggested: one array, and a network trains on them from scratch
 
 
@@ -53,13 +57,14 @@ def kind_of(path: Path) -> str:
     if not path.exists():
         raise ScanError(f"there is nothing at {path}")
     if path.is_dir():
-        return "parquet" if any(path.rglob("*.parquet")) else "folder"
+        tables = (file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
+        return "folder" if all(map(is_junk, tables)) else "parquet"
     return {".parquet": "parquet", ".npy": "npy"}.get(path.suffix.lower(), "archive")
 
 
 def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look:
     """Decodes all of ``path``, in ``workers`` processes, and counts. ``base`` has the limits that apply."""
-    where = root / Path(path).expanduser()
+    where = resolve(path, root)
     values = dict(base) | {"name": kind_of(where), "path": path, "labels": "folders", "store": "array"}
     settings = Data(**values)
     source, found = open_source(settings, root, root), Look(path, settings)
@@ -83,14 +88,10 @@ def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look
             )
             found.classes, numbers = numbered(labels, source)
             found.labelled = int((numbers >= 0).sum())
-            found.splits = Counter(_shown(split, splits) for split in splits)
+            found.splits = Counter(
+                (SHOWN[split] for split in splits) if official(splits) else ["no split of its own"] * len(splits)
+            )
     return found
-
-
-def _shown(split: Split | None, splits: list[Split | None]) -> str:
-    if not official(splits):
-        return "no split of its own"
-    return {"train": "train", "val": "val", "extra": "unlabelled", None: "train"}[split]
 
 
 def _peeked(items: Iterator[Item | Finding], found: Look, chosen: random.Random) -> Iterator[Item | Finding]:
@@ -113,9 +114,8 @@ def _note(item: Item, found: Look) -> None:
         height, width = item.data.shape[:2]
     else:
         try:
-            with Image.open(
-                io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data, formats=FORMATS
-            ) as image:
+            opened = io.BytesIO(item.data) if isinstance(item.data, bytes) else open(item.data, "rb")  # noqa: SIM115
+            with opened, open_header(opened, found.settings.max_pixels) as image:
                 found.formats[image.format or "?"] += 1
                 found.modes[image.mode] += 1
                 width, height = image.size
@@ -132,8 +132,14 @@ def suggest(found: Look) -> dict[str, Any]:
     size = next((size for size in SIZES if size >= median), SIZES[-1])
     long_ones = sum(max(pair) > 2 * min(pair) for pair in zip(found.heights, found.widths, strict=True))
     own_split, labelled = found.splits["val"] > 0, found.labelled > 0
-    train = found.splits["train"] if own_split else found.images
+    drop, protocol = found.copies > 0 and not own_split, "split" if labelled or own_split else "all"
+    kept = found.images - found.copies * drop
+    held_out = int(kept * (FIXED_SHARE if protocol == "all" else found.settings.val_fraction))
+    train, val = (found.splits["train"], found.splits["val"]) if own_split else (kept, held_out)
+    if protocol == "split" and not own_split:
+        train -= val
     batch, classes = max(min(512, train // 4), 2), len(found.classes)
+    k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
     return {
         "data": {
             "name": found.settings.name,
@@ -142,12 +148,18 @@ def suggest(found: Look) -> dict[str, Any]:
             "size": size,
             "view": None,
             "fit": "pad" if long_ones > 0.2 * len(short) else "crop",
-            "duplicates": "drop" if found.copies and not own_split else "keep",
-            "protocol": "split" if labelled or own_split else "all",
+            "duplicates": "drop" if drop else "keep",
+            "protocol": protocol,
         },
         "backbone": {"name": "resnet18", "width": 64} if size > 16 else {"name": "convnet", "width": 32},
         "pretext": {"batch_size": batch},
-        "cluster": {"num_clusters": classes if classes > 1 else 10, "batch_size": min(128, batch)},
+        "neighbors": {"k": k},
+        "cluster": {
+            "num_clusters": classes if classes > 1 else 10,
+            "neighbors": min(20, k),
+            "val_neighbors": min(5, k),
+            "batch_size": min(128, batch),
+        },
         "selflabel": {"batch_size": batch},
     }
 
@@ -177,7 +189,7 @@ def show(found: Look, sheet: Path, shown: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may hold brackets
     rejected = [finding for finding in found.findings if finding.kind == "rejected"]
     ignored = len(found.findings) - len(rejected)
     table = Table(
@@ -202,15 +214,12 @@ def show(found: Look, sheet: Path, shown: int) -> None:
     table.add_row("sheet", f"{sheet} ({shown} images)")
     console.print(table)
     for finding in rejected[:10]:
-        console.print(f"  {finding.name}: {finding.reason}", style="yellow", markup=False)
+        console.print(f"  {finding.name}: {finding.reason}", style="yellow")
     if len(rejected) > 10:
         console.print(f"  and {len(rejected) - 10:,} more; prepare lists them all in data/items/findings.csv")
     if found.images:
         console.print("\nSettings that would fit, for params.yaml:\n", style="bold")
-        for group, values in suggest(found).items():
-            console.print(f"{group}:", markup=False)
-            for name, value in values.items():
-                console.print(f"  {name}: {'null' if value is None else value}", markup=False)
+        print(as_yaml(suggest(found)).strip())  # not through rich, which would break long lines
 
 
 def _range(values: list[int]) -> str:

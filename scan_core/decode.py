@@ -98,7 +98,7 @@ def _small_file(path: str) -> bytes | None:
 
 
 def _decode(source: IO[bytes], target: Target) -> Image.Image:
-    image = _opened(source, target)
+    image = open_header(source, target.max_pixels)
     width, height = image.size
     if width * height > target.max_pixels:
         raise Refused(f"{width:,} x {height:,} pixels; data.max_pixels is {target.max_pixels:,}")
@@ -123,16 +123,16 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _opened(source: IO[bytes], target: Target) -> Image.Image:
-    """The image, not decoded yet."""
+def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
+    """The image, not decoded yet. An icon of more than ``max_pixels`` raises ``Refused``, damage what PIL raises."""
     head = source.read(12)
     source.seek(0)
     try:
         if head.startswith(ICON):  # the one that is: and what it holds may be larger than it says
-            Image.MAX_IMAGE_PIXELS = target.max_pixels
+            Image.MAX_IMAGE_PIXELS = max_pixels
         return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise Refused(f"an icon of more pixels than data.max_pixels, {target.max_pixels:,}") from None
+        raise Refused(f"an icon of more pixels than data.max_pixels, {max_pixels:,}") from None
     except UnidentifiedImageError:
         if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
             raise

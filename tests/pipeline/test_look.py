@@ -1,17 +1,19 @@
 """``scan data PATH``: it counts what is there, shows it, and what it suggests are settings."""
 
+import contextlib
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline import look
 from pipeline.cli import app
 from pipeline.params import Params, read_params, read_yaml
 from scan_core.errors import ScanError
-from tests.project import ROOT, merge
+from tests.project import ROOT, make_project, merge, run_stage, set_params
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,8 @@ def test_what_is_suggested_are_valid_settings(photos, base, tmp_path):
         "duplicates": "drop", "protocol": "split",
     }  # fmt: skip
     assert suggested["cluster"]["num_clusters"] == 2
+    # 21 images without the copy, a fifth of them held out: three others each has there.
+    assert suggested["neighbors"] == {"k": 3} and suggested["cluster"]["val_neighbors"] == 3
     Params.model_validate(merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested), strict=False)
 
 
@@ -86,6 +90,47 @@ def test_without_labels_everything_is_grouped(base, tmp_path):
     assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
     assert suggested["data"]["fit"] == "pad", "most images are long"
     assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
+
+
+def test_many_images_get_the_usual_number_of_neighbours(base, tmp_path):
+    np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8))
+    suggested = look.suggest(looked(tmp_path / "many.npy", base, tmp_path))
+    assert suggested["neighbors"] == {"k": 50} and suggested["cluster"]["neighbors"] == 20
+
+
+def test_what_is_suggested_runs(tmp_path):
+    """As printed, put into params.yaml: the stages up to the clustering take it."""
+    photos = tmp_path / "a long name # with what YAML takes for a comment, and [brackets] that rich takes for a style"
+    photos.mkdir()
+    for seed in range(60):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            photos / f"{seed}.png"
+        )
+    project = make_project(tmp_path / "project")
+    with contextlib.chdir(project):
+        printed = CliRunner().invoke(app, ["data", str(photos)]).stdout
+    assert "[brackets]" in printed
+    suggested = YAML(typ="safe", pure=True).load(printed.partition("for params.yaml:")[2])
+    assert suggested["data"]["path"] == str(photos) and suggested["neighbors"] == {"k": 5}
+    set_params(project, suggested)
+    for stage in ("source", "prepare", "pretext", "embed", "neighbors", "cluster"):
+        run_stage(project, stage)
+
+
+def test_a_photo_of_a_phone_has_a_size(base, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    picture(0, 200, 120).save(tmp_path / "photo.heic")
+    found = looked(tmp_path, base, tmp_path / "elsewhere")
+    assert (found.images, found.widths, found.heights, found.formats) == (1, [200], [120], {"HEIF": 1})
+
+
+def test_a_hidden_table_makes_no_data_set_of_tables(photos):
+    (photos / ".cache").mkdir()
+    (photos / ".cache" / "x.parquet").write_bytes(b"")
+    assert look.kind_of(photos) == "folder"
+    (photos / "x.parquet").write_bytes(b"")
+    assert look.kind_of(photos) == "parquet"
 
 
 def test_the_contact_sheet_shows_the_images_it_can(photos, base, tmp_path):
