@@ -15,6 +15,7 @@ NEAR_BITS = 5
 NEAR_LEVELS, NEAR_MEAN = 4, 24
 BLOCKS, BLOCK_BITS = 6, 10  # hashes that differ in at most 5 bits agree in one of 6 blocks
 WINDOW = 256  # where more hashes than this agree in a block, each is compared with as many that follow it
+AT_A_TIME = 512  # pairs whose thumbnails are compared: what fits into a core's cache
 
 _SCALE = 1024  # the transform in whole numbers: every machine finds the same hash
 _COSINES = np.array(
@@ -74,7 +75,7 @@ def near_pairs(hashes: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -
         found = np.unique(np.concatenate(parts))
     pairs: np.ndarray = np.stack(np.divmod(found, max(count, np.int64(1))), axis=1)
     close: list[np.ndarray] = [
-        _alike(thumbs(part[:, 0]), thumbs(part[:, 1])) for part in np.array_split(pairs, len(pairs) // 4096 + 1)
+        _alike(thumbs(part[:, 0]), thumbs(part[:, 1])) for part in np.array_split(pairs, len(pairs) // AT_A_TIME + 1)
     ]
     pairs = pairs[np.concatenate(close)]
     return pairs
@@ -83,9 +84,9 @@ def near_pairs(hashes: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(n,) bool: whether thumbnails (n,16,16,3) differ by little. In whole numbers, as the hash is."""
     values = math.prod(first.shape[1:])
-    flat = [each.reshape(len(each), values).astype(np.int64) for each in (first, second)]  # (n,768)
-    total = [each.sum(axis=1, keepdims=True) for each in flat]
-    differ = np.abs((flat[0] - flat[1]) * values - (total[0] - total[1])).sum(axis=1)
+    flat = [each.reshape(len(each), values).astype(np.int32) for each in (first, second)]  # (n,768)
+    total = [each.sum(axis=1, keepdims=True, dtype=np.int32) for each in flat]
+    differ = np.abs((flat[0] - flat[1]) * values - (total[0] - total[1])).sum(axis=1, dtype=np.int32)  # < 2**29
     alike: np.ndarray = differ <= NEAR_LEVELS * values**2
     alike &= np.abs(total[0] - total[1])[:, 0] <= NEAR_MEAN * values
     return alike
@@ -93,37 +94,42 @@ def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:
     """(count,) int64: the first row of each row's group; rows linked by ``pairs`` (P,2), also by others, are in one."""
-    return _link(count, pairs)[0]
+    if not len(pairs):
+        return np.arange(count, dtype=np.int64)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
+    number = connected_components(graph, directed=False)[1]
+    _, first, same = np.unique(number, return_index=True, return_inverse=True)
+    groups: np.ndarray = first[same].astype(np.int64)
+    return groups
 
 
 def joining(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Those of ``pairs`` (P,2) that link what the ones before them do not: fewer than rows, and the same groups."""
-    kept: np.ndarray = pairs[_link(count, pairs)[1]]
+    """Those of ``pairs`` (P,2) that link what the ones before them do not: fewer than rows, and the same groups.
+
+    Kruskal's: the spanning forest in which an earlier pair weighs less.
+    """
+    if not len(pairs):
+        return pairs
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    first, second = pairs.min(axis=1), pairs.max(axis=1)
+    _, earliest = np.unique(first * np.int64(count) + second, return_index=True)  # equal entries would be added up
+    weights = (earliest + 1).astype(np.float64)
+    forest = minimum_spanning_tree(coo_array((weights, (first[earliest], second[earliest])), (count, count)).tocsr())
+    kept: np.ndarray = pairs[np.sort(forest.data).astype(np.int64) - 1]
     return kept
-
-
-def _link(count: int, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    parent, joins = np.arange(count, dtype=np.int64), np.zeros(len(pairs), dtype=bool)
-
-    def first_of(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = int(parent[row])
-        return row
-
-    for position, pair in enumerate(pairs.tolist()):
-        first, second = sorted(map(first_of, pair))
-        parent[second] = first
-        joins[position] = first != second
-    for row in np.flatnonzero(parent != np.arange(count)).tolist():
-        parent[row] = first_of(row)
-    return parent, joins
 
 
 def rows_to_keep(count: int, pairs: np.ndarray) -> np.ndarray:
     """(count,) bool: no two of ``pairs`` (P,2; the smaller first) kept, decided from the first row on."""
     keep = np.ones(count, dtype=bool)
-    for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
-        if keep[first]:
-            keep[second] = False
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    first, start = np.unique(pairs[:, 0], return_index=True)
+    for row, others in zip(first.tolist(), np.split(pairs[:, 1], start[1:]), strict=True) if len(pairs) else ():
+        if keep[row]:
+            keep[others] = False
     return keep

@@ -34,23 +34,26 @@ def choose_rows(splits: Sequence[Split | None], groups: np.ndarray, settings: Da
     val is a tenth of it. Raises ``ScanError`` where a side has less than two.
     """
     beyond = np.array([split == "extra" for split in splits], dtype=bool)
-    held_out = np.array([split == "val" for split in splits], dtype=bool)
+    own_val = np.array([split == "val" for split in splits], dtype=bool)
     clustered = np.ones(len(splits), dtype=bool) if settings.extra == "train" else ~beyond
     candidates = np.flatnonzero(clustered)
     if settings.protocol == "all":
         why = "data.protocol is all"
-        train, val = candidates, candidates[split_rows(groups[candidates], FIXED_SHARE, settings.split_seed)[1]]
-    elif held_out.any():
+        apart = np.arange(len(candidates))  # train has them all: nothing is to be kept on one side
+        train, val = candidates, candidates[split_rows(apart, FIXED_SHARE, settings.split_seed)[1]]
+    elif own_val.any():
         why = "the source has a split of its own"
-        train, val = np.flatnonzero(clustered & ~held_out), np.flatnonzero(held_out)
+        train, val = np.flatnonzero(clustered & ~own_val), np.flatnonzero(own_val)
     else:
         why = f"data.val_fraction is {settings.val_fraction:g}"
         parts = split_rows(groups[candidates], settings.val_fraction, settings.split_seed)
         train, val = candidates[parts[0]], candidates[parts[1]]
     if min(len(train), len(val)) < 2:
+        largest = np.unique(groups[candidates], return_counts=True)[1].max(initial=0)
+        alike = f"{largest} of them are alike and stay on one side; " if largest > 1 else ""
         raise ScanError(
             f"{why}: of {len(candidates)} images {len(train)} would be for training and {len(val)} for validation; "
-            "each needs at least 2"
+            f"{alike}each needs at least 2"
         )
     pretext = np.union1d(train, np.flatnonzero(beyond)) if settings.extra == "pretext" else train
     return {name: rows.astype(np.int64) for name, rows in {"pretext": pretext, "train": train, "val": val}.items()}
@@ -65,7 +68,7 @@ def split_rows(groups: np.ndarray, val_fraction: float, seed: int) -> tuple[np.n
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers)))[:-1]
     appearing = np.argsort(first)
-    wanted = math.ceil(val_fraction * count - 1e-9)  # 0.07 * 100 is 7.000000000000001
+    wanted = held_out(val_fraction, count)
     val: list[int] = []
     for group in np.random.default_rng(seed).permutation(len(members)):
         rows = members[appearing[group]]
@@ -76,6 +79,11 @@ def split_rows(groups: np.ndarray, val_fraction: float, seed: int) -> tuple[np.n
     return train_rows, val_rows
 
 
+def held_out(val_fraction: float, count: int) -> int:
+    """How many of ``count`` images validation is to hold."""
+    return math.ceil(val_fraction * count - 1e-9)  # 0.07 * 100 is 7.000000000000001
+
+
 def channel_statistics(sums: np.ndarray, squares: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in [0,1], from whole numbers so that every machine agrees.
 
@@ -84,6 +92,4 @@ def channel_statistics(sums: np.ndarray, squares: np.ndarray, pixels: int) -> tu
     """
     mean = [sum(column) / pixels for column in sums.T.tolist()]
     std = [max(sum(column) / pixels - m * m, 0.0) ** 0.5 for column, m in zip(squares.T.tolist(), mean, strict=True)]
-    if min(std) == 0:
-        raise ScanError("the images are all of one colour: a channel's standard deviation is 0; check the source")
     return [m / 255 for m in mean], [s / 255 for s in std]

@@ -17,7 +17,7 @@ from scan_core.duplicates import THUMB, exact_groups, groups_of, joining, near_p
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Finding, Split
-from scan_core.splits import channel_statistics, choose_rows, content_order, official
+from scan_core.splits import channel_statistics, choose_rows, content_order, held_out, official
 
 OPEN_FILES = 128  # macOS allows a process 256
 SPLITS = (None, "train", "val", "extra")
@@ -35,6 +35,7 @@ class Plan:
     std: list[float]
     findings: list[Finding]  # duplicates
     across: int  # val images that are also in train, or nearly so
+    short: int  # images that val lacks of data.val_fraction, for groups of alike ones stay on one side
 
 
 def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], settings: Data, folder: Path) -> Plan:
@@ -61,15 +62,22 @@ def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], sett
     rows = choose_rows(own, groups, settings)
     train = order[rows["train"]]
     pixels = int(known.shapes[train].astype(np.int64).prod(axis=1).sum())
-    mean, std = channel_statistics(known.sums[train, :channels], known.squares[train, :channels], pixels)
+    measured = channel_statistics(known.sums[train, :channels], known.squares[train, :channels], pixels)
     for name, given in (("mean", settings.mean), ("std", settings.std)):
         if given is not None and len(given) != channels:
             raise ScanError(
                 f"data.{name} has {len(given)} values; one for each channel, {channels}, is allowed, or null"
             )
-    mean, std = list(settings.mean or mean), list(settings.std or std)
+    mean, std = list(settings.mean or measured[0]), list(settings.std or measured[1])
+    flat = [channel for channel, spread in enumerate(std) if spread == 0]
+    if flat:
+        which = "the images are all of one colour" if len(flat) == channels else f"channel {flat[0]} is the same in all"
+        raise ScanError(f"{which}: its standard deviation is 0; check the source, or set data.std")
+    drawn = settings.protocol == "split" and not official(own)
+    clustered = len(rows["train"]) + len(rows["val"])
+    short = held_out(settings.val_fraction, clustered) - len(rows["val"]) if drawn else 0
     across = int(np.isin(groups[rows["val"]], groups[rows["train"]]).sum()) if settings.protocol == "split" else 0
-    return Plan(order, rows, channels, mean, std, findings, across)
+    return Plan(order, rows, channels, mean, std, findings, across, short)
 
 
 def find_duplicates(
@@ -94,19 +102,29 @@ def find_duplicates(
 
 
 class _Thumbs:
-    """Thumbnails of positions in ``order``, read from their chunks when they are asked for."""
+    """Thumbnails of positions in ``order``, memory-mapped in that order: pairs lie anywhere in the source."""
 
     def __init__(self, folder: Path, where: np.ndarray, order: np.ndarray) -> None:
-        first = np.flatnonzero(np.r_[True, where[1:, 0] != where[:-1, 0]])
-        start = np.zeros(int(where[-1, 0]) + 1, np.int64)
-        start[where[first, 0]] = first
-        self.folder, self.chunk, self.inside = folder, where[order, 0], order - start[where[order, 0]]
+        self.folder, self.where, self.order = folder, where, order
+        self.thumbs: np.ndarray | None = None
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        thumbs = np.empty((len(positions), THUMB, THUMB, 3), np.uint8)
-        for chunk in np.unique(self.chunk[positions]):
-            here = np.flatnonzero(self.chunk[positions] == chunk)
-            thumbs[here] = load_thumbs(self.folder / f"{chunk:06d}.npz")[self.inside[positions[here]]]
+        if not len(positions):  # most sources hold nothing that is alike
+            return np.empty((0, THUMB, THUMB, 3), np.uint8)
+        if self.thumbs is None:
+            self.thumbs = self._gathered()
+        return np.asarray(self.thumbs[positions])
+
+    def _gathered(self) -> np.ndarray:
+        path, shape = self.folder / "thumbs.npy", (len(self.order), THUMB, THUMB, 3)
+        thumbs = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+        chunk_of = self.where[self.order, 0]
+        first = np.searchsorted(self.where[:, 0], np.arange(chunk_of.max(initial=0) + 1))
+        by_chunk = np.argsort(chunk_of, kind="stable")
+        for places in np.split(by_chunk, np.flatnonzero(np.diff(chunk_of[by_chunk])) + 1):
+            chunk = int(chunk_of[places[0]])
+            thumbs[places] = load_thumbs(self.folder / f"{chunk:06d}.npz")[self.order[places] - first[chunk]]
+        path.unlink()  # the mapping keeps it as long as it is needed
         return thumbs
 
 

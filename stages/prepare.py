@@ -78,6 +78,11 @@ def prepare(stage: Stage) -> None:
         )
         + (f"; {plan.across:,} val images are in train too, or nearly" if plan.across else "")
     )
+    if plan.short > 0.1 * len(plan.rows["val"]):
+        say(
+            f"prepare   warning: val has {plan.short:,} images less than data.val_fraction asks for, for alike ones "
+            "stay on one side; data.duplicates: drop keeps one of them"
+        )
 
 
 app = command("prepare", prepare)

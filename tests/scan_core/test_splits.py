@@ -205,6 +205,19 @@ def test_under_protocol_all_everything_is_trained_on_and_a_tenth_chooses(splits)
     assert rows["val"].tolist() == choose(splits, groups, protocol="all", val_fraction=0.2)["val"].tolist()
 
 
+def test_under_protocol_all_alike_images_may_be_in_val():
+    """Train has them all, so nothing is to be kept on one side; and a tenth of them is always there."""
+    rows = choose([None] * 100, grouped([100]), protocol="all")
+    assert len(rows["val"]) == 10 and len(rows["train"]) == 100
+
+
+def test_a_group_that_leaves_no_val_is_named():
+    with pytest.raises(
+        ScanError, match=r"100 would be for training and 0 for validation; 100 of them are alike and stay"
+    ):
+        choose([None] * 100, grouped([100]), val_fraction=0.2)
+
+
 def test_under_protocol_all_what_lies_beyond_is_not_clustered():
     rows = choose(["train"] * 20 + ["val"] * 20 + ["extra"] * 20, protocol="all", extra="pretext")
     assert rows["train"].tolist() == list(range(40)) and rows["pretext"].tolist() == list(range(60))
@@ -239,16 +252,3 @@ def test_statistics_of_a_large_set_do_not_overflow():
     sums = np.tile(np.array([[255 * side], [0]], np.int64), (500, 1))
     mean, std = channel_statistics(sums * (count // 1000), 255 * sums * (count // 1000), count * side)
     assert mean == [0.5] and std == pytest.approx([0.5])
-
-
-@pytest.mark.parametrize("value", [0, 1, 77, 255])
-def test_images_of_one_colour_are_an_error(value):
-    with pytest.raises(ScanError, match="of one colour"):
-        statistics(np.full((5, 8, 8, 3), value, dtype=np.uint8))
-
-
-def test_one_channel_of_one_colour_is_an_error():
-    array = pixels(5)
-    array[..., 1] = 9
-    with pytest.raises(ScanError, match="a channel's standard deviation is 0"):
-        statistics(array)

@@ -235,6 +235,25 @@ def test_given_statistics_are_one_for_each_channel(tmp_path, name, gray, values,
 # --- JPEGs
 
 
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_images_of_one_colour_are_an_error(tmp_path, value):
+    flat = [np.full((16, 16, 3), value, np.uint8) for _ in range(20)]
+    with pytest.raises(ScanError, match=r"^the images are all of one colour: its standard deviation is 0;"):
+        make(tmp_path, flat, change(DATA, protocol="all"))
+
+
+@pytest.mark.parametrize("std", [None, (0.2, 0.2, 1.0)])
+def test_a_channel_that_is_empty_needs_a_given_deviation(tmp_path, std):
+    """Two-colour microscopy: nothing in blue."""
+    images = [np.stack([*picture(seed).transpose(2, 0, 1)[:2], np.zeros((16, 16), np.uint8)], 2) for seed in range(10)]
+    data = change(DATA, size=16, std=std)
+    if std is None:
+        with pytest.raises(ScanError, match=r"^channel 2 is the same in all: .* or set data\.std$"):
+            make(tmp_path, images, data)
+    else:
+        assert make(tmp_path, images, data)[1]["std"] == list(std)
+
+
 @pytest.mark.parametrize("shard_rows", [1, 3, 4, 100])
 def test_jpeg_shards_decode_to_the_images(tmp_path, shard_rows):
     shapes = [(16, 16), (16, 40), (50, 16), (16, 64)]
@@ -277,6 +296,25 @@ def test_duplicates_are_kept_on_one_side_and_listed(tmp_path):
         val = set(plan.order[plan.rows["val"]].tolist())
         for a, b in [(0, 16), (1, 17), (2, 18), (3, 19), (4, 20), (5, 21), (6, 22), (7, 23)]:
             assert (a in val) == (b in val)
+
+
+def test_what_validation_lacks_is_counted(tmp_path):
+    """A group of 16 of 20 alike images does not fit into the 6 that it would hold."""
+    images = [(picture(0) // 2 + number).astype(np.uint8) for number in range(16)] + pictures(5)[1:]
+    plan = make(tmp_path, images)[0]
+    assert len(plan.rows["val"]) == 4 and plan.short == 2
+    assert make(tmp_path / "unlike", pictures(20))[0].short == 0
+    assert make(tmp_path / "all", images, change(DATA, protocol="all"))[0].short == 0
+
+
+def test_thumbnails_are_those_of_the_positions(tmp_path):
+    where = chunks_of(tmp_path, pictures(23), DATA)[1]
+    order = np.random.default_rng(0).permutation(23)[:17]
+    thumbs = module._Thumbs(tmp_path, where, order)
+    positions = np.array([3, 16, 3, 0, 11])
+    each = [np.load(tmp_path / f"{row // 5:06d}.npz")["thumbs"][row % 5] for row in order[positions]]
+    assert np.array_equal(thumbs(positions), np.stack(each))
+    assert not (tmp_path / "thumbs.npy").exists()
 
 
 def test_dropping_keeps_one_of_each(tmp_path):
