@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 plt.rcParams.update({
     "svg.hashsalt": "scan",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a class may be called $$
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

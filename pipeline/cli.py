@@ -183,6 +183,9 @@ def send() -> None:
 
     try:
         sent = send_waiting(Path.cwd())
+    except ScanError as error:
+        say(f"scan: error: {error}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
         say(f"scan: error: {tracking_address(Path.cwd())} does not take them: {' '.join(str(error).split())[:300]}")
         sys.exit(1)

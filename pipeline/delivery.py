@@ -4,7 +4,6 @@
 has ended. What has been delivered is noted beside the events, so that sending again repeats nothing.
 """
 
-import contextlib
 import json
 import os
 import select
@@ -17,7 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.tracking import DELIVERY_LOCK, STAGE_LOCK, spools, tracking_address
+from pipeline.tracking import DELIVERY_LOCK, STAGE_LOCK, spools, spools_folder, tracking_address
+from scan_core.errors import ScanError
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -34,7 +34,10 @@ class Delivery:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
         self._note = folder / "delivered.json"
+        self.address = tracking_address(root)
         noted: dict[str, Any] = json.loads(self._note.read_text()) if self._note.exists() else {}
+        if noted.get("address") != self.address:  # another server knows nothing of what the first one took
+            noted = {}
         self.done: int = noted.get("done", 0)
         self.runs: dict[str, str] = noted.get("runs", {})
         self._client: Any = None
@@ -51,7 +54,7 @@ class Delivery:
         getattr(self, "_" + record.pop("event"))(**record)
         self.done += 1
         partial = self._note.with_suffix(".partial")
-        partial.write_text(json.dumps({"done": self.done, "runs": self.runs}))
+        partial.write_text(json.dumps({"address": self.address, "done": self.done, "runs": self.runs}))
         partial.replace(self._note)
 
     def _start(
@@ -216,15 +219,31 @@ def send(root: Path, folder: Path, events: Iterable[dict[str, Any]]) -> None:
 
 
 def send_waiting(root: Path) -> int:
-    """Delivers every spool that waits, oldest first; returns how many. Raises what MLflow raises.
+    """Delivers every spool that waits, oldest first; returns how many. Spools of running stages are left to them.
 
-    Spools that a running stage writes, or that are being delivered, are left to them.
+    Raises what MLflow raises where it cannot be reached, and ``ScanError`` at the end, naming a spool that it did not
+    take and why.
     """
-    sent = 0
-    for folder in spools(root):
-        with contextlib.suppress(Timeout), free(folder / STAGE_LOCK), free(folder / DELIVERY_LOCK):
-            send(root, folder, recorded(folder))
-            sent += 1
+    sent, left = 0, {}
+    waiting = spools(root)
+    if waiting:
+        connect(root)  # or every spool would wait for a server that is away
+    for folder in waiting:
+        try:
+            with free(folder / STAGE_LOCK), free(folder / DELIVERY_LOCK):
+                send(root, folder, recorded(folder))
+                sent += 1
+        except Timeout:  # it is being written or delivered
+            continue
+        except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
+            left[folder.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if left:
+        first, reason = next(iter(left.items()))
+        others = f", and {len(left) - 1} more," if len(left) > 1 else ""
+        raise ScanError(
+            f"{sent} of {sent + len(left)} spools were taken; {spools_folder(root) / first}{others} not ({reason}): "
+            "call scan send again, or delete what cannot be delivered"
+        )
     return sent
 
 

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline import artifacts
 from pipeline.params import Params, read_yaml
 from scan_core.errors import ScanError
 
 DVC_FILE = Path("dvc.yaml")
+MADE = ("data/", "models/", "reports/")  # deps that stages have made; the others are code
 
 
 def stage_entries() -> dict[str, dict[str, Any]]:
@@ -40,13 +42,22 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
     return digest.hexdigest()
 
 
-def run_key(params: Params) -> str:
-    """SHA-256 over all parameters and all code that any stage names: one pipeline run, one row in MLflow."""
-    digest = hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode())
-    code = {path for entry in stage_entries().values() for path in entry["deps"] if path.endswith(".py")}
+def run_key(params: Params, source: dict[str, Any] | None = None) -> str:
+    """SHA-256 over all parameters, ``source_key()`` and all code that any stage names: one run, one row in MLflow."""
+    digest = hashlib.sha256(json.dumps([params.model_dump(mode="json"), source or {}], sort_keys=True).encode())
+    code = {path for entry in stage_entries().values() for path in entry["deps"] if not path.startswith(MADE)}
     for path in sorted(code):
         hash_path(digest, Path(path))
     return digest.hexdigest()
+
+
+def source_key() -> dict[str, Any]:
+    """What the source is and which weights are imported, as far as no time tells: a touched file is no other run."""
+    looked = [artifacts.load_json(path) if path.exists() else {} for path in (artifacts.SOURCE, artifacts.WEIGHTS)]
+    return {
+        name: {key: part for key, part in value.items() if key != "sha256"} if isinstance(value, dict) else value
+        for name, value in {**looked[0], "weights": looked[1].get("sha256")}.items()
+    }
 
 
 def hash_path(digest: Any, path: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from filelock import FileLock, Timeout
 
 from pipeline import artifacts
-from pipeline.fingerprint import fingerprint, run_key, stage_entries
+from pipeline.fingerprint import fingerprint, run_key, source_key, stage_entries
 from pipeline.machine import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
@@ -42,22 +43,33 @@ class Stage:
         self.name = name
         self.rank, self.processes = launched()
         self.params: Params = read_params()
+        self._staging = Path(".scan") / "outputs" / name
+        self._alone = FileLock(Path(".scan") / f"{name}.lock")
+        if not self.rank:
+            self._be_alone()
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # which reads all of the images
         self.tracker = Silence() if self.rank else Tracker(self.root, name)
-        self._staging = Path(".scan") / "outputs" / name
         self._outputs: list[tuple[Path, Path]] = []
         self._scratch: Scratch | None = None
         if not self.rank:
             shutil.rmtree(self._staging, ignore_errors=True)
         self._announce()
 
+    def _be_alone(self) -> None:
+        """Raises ``ScanError`` where the stage is at work here already: both would write the same outputs."""
+        Path(".scan").mkdir(exist_ok=True)
+        try:
+            self._alone.acquire(timeout=0)
+        except Timeout:
+            raise ScanError(f"another {self.name} is at work in {Path.cwd()}; wait for its end or stop it") from None
+
     def _announce(self) -> None:
         """The rows in MLflow that this execution fills."""
         everything = flatten(self.params.model_dump(mode="json"))
         group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
-        key = run_key(self.params)
+        key = run_key(self.params, source_key())
         self.tracker.event(
             "start",
             stage=self.name,
@@ -181,6 +193,7 @@ class Stage:
         if self._scratch:
             self._scratch.close(finished=True)
             self._scratch = None
+        self._alone.release()
 
     def abandon(self) -> None:
         """After an error: outputs that are not whole go, the saved state stays."""
@@ -189,6 +202,7 @@ class Stage:
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=False)
+        self._alone.release()
 
 
 def git_commit() -> str:

@@ -4,12 +4,14 @@ The spool is a folder ``.scan/tracking/<time>-<stage>-<pid>/`` with ``events.jso
 deleted when all of it has been delivered; a server that is away leaves it there, for ``scan send``.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,14 @@ def tracking_address(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
+def spools_folder(root: Path) -> Path:
+    """Where spools lie."""
+    return root / ".scan" / "tracking"
+
+
 def spools(root: Path) -> list[Path]:
     """Spools there are, oldest first; a stage may still be writing to one, or a process delivering it."""
-    return sorted(path.parent for path in (root / ".scan" / "tracking").glob("*/events.jsonl"))
+    return sorted(path.parent for path in spools_folder(root).glob("*/events.jsonl"))
 
 
 class Tracker:
@@ -38,12 +45,12 @@ class Tracker:
 
     def __init__(self, root: Path, stage: str) -> None:
         self.stage = stage
-        self.folder = root / ".scan" / "tracking" / f"{time.time_ns()}-{stage}-{os.getpid()}"
+        self.folder = spools_folder(root) / f"{time.time_ns()}-{stage}-{os.getpid()}"
         self.folder.mkdir(parents=True)
         self._lock = FileLock(self.folder / STAGE_LOCK)
         self._lock.acquire()
         self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
-        self._copies = 0
+        self._copies, self._broken = 0, False
         self._delivery: subprocess.Popen[bytes] | None = None
         if os.environ.get("SCAN_TRACKING") != "spool":
             self._delivery = subprocess.Popen(
@@ -57,8 +64,23 @@ class Tracker:
     def event(self, kind: str, **values: Any) -> None:
         """Appends one event, with its time, and flushes it."""
         record = {"event": kind, "time": time.time_ns() // 1_000_000, **values}
-        self._events.write(json.dumps(record, sort_keys=True) + "\n")
-        self._events.flush()
+
+        def append() -> None:
+            self._events.write(json.dumps(record, sort_keys=True) + "\n")
+            self._events.flush()
+
+        self._harmlessly(append)
+
+    def _harmlessly(self, write: Callable[[], None]) -> None:
+        """A full disk costs the records that come after it, and one warning; nothing else."""
+        if self._broken:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._broken = True
+            reason = " ".join(str(error).split())[:160]
+            say(f"{self.stage}: warning: nothing more is recorded for MLflow ({reason})")
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Numbers of one epoch."""
@@ -68,12 +90,25 @@ class Tracker:
         """Copies a file or folder into the spool, where no later run changes it; returns the copy's name there."""
         self._copies += 1
         target = self.folder / "files" / str(self._copies) / path.name
-        target.parent.mkdir(parents=True)
-        if path.is_dir():
-            shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(path, target)
+
+        def write() -> None:
+            target.parent.mkdir(parents=True)
+            if path.is_dir():
+                shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(path, target)
+
+        self._harmlessly(write)
         return target.relative_to(self.folder).as_posix()
+
+    def save(self, name: str, content: bytes) -> str:
+        """A small file that stands nowhere else; returns its name in the spool."""
+
+        def write() -> None:
+            (self.folder / name).write_bytes(content)
+
+        self._harmlessly(write)
+        return name
 
     def artifact(self, path: Path, parent: bool = False) -> None:
         """A file for the stage's own row or, with ``parent``, for that of the whole run."""
@@ -82,13 +117,13 @@ class Tracker:
 
     def text(self, name: str, text: str, parent: bool = False) -> None:
         """A small text file that stands nowhere else."""
-        (self.folder / name).write_text(text, encoding="utf-8")
-        self.event("artifact", file=name, parent=parent)
+        self.event("artifact", file=self.save(name, text.encode()), parent=parent)
 
     def close(self, status: str) -> None:
         """Ends the row with ``FINISHED`` or ``FAILED`` and waits a while for the delivery."""
         self.event("end", status=status)
-        self._events.close()
+        with contextlib.suppress(OSError):  # what a full disk has not taken
+            self._events.close()
         self._lock.release()
         if self._delivery is None:
             return

@@ -122,7 +122,7 @@ def signature(settings: Data, root: Path) -> dict[str, Any]:
 
 
 def _listing(path: Path) -> dict[str, Any]:
-    digest, count, total = hashlib.sha256(), 0, 0
+    digest, without_times, count, total = hashlib.sha256(), hashlib.sha256(), 0, 0
     entries = walk(os.fspath(path), "") if path.is_dir() else [(path, path.name)]
     for entry, name in entries:
         digest.update(os.fsencode(name) + b"\0")
@@ -135,5 +135,7 @@ def _listing(path: Path) -> dict[str, Any]:
         except OSError:  # a link to nothing
             continue
         digest.update(f"{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+        without_times.update(os.fsencode(name) + f"\0{found.st_size}\0".encode())
         count, total = count + 1, total + found.st_size
-    return {"files": count, "bytes": total, "sha256": digest.hexdigest()}
+    names_and_sizes = without_times.hexdigest()
+    return {"files": count, "bytes": total, "names_and_sizes": names_and_sizes, "sha256": digest.hexdigest()}

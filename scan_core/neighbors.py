@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scan_core.errors import ScanError
+from scan_core.settings import check_neighbors
 
 SAMPLE = 1_000  # queries on which the recall is measured
 CELLS = 4  # times √N: cells, and then about √N / 4 rows in each
@@ -36,8 +37,7 @@ def mine_neighbors(embeddings: np.ndarray, k: int, exact_rows: int, recall: floa
     not finite and of unit length.
     """
     count = len(embeddings)
-    if k >= count:
-        raise ScanError(f"neighbors.k is {k}, but there are {count} images; at most {count - 1} is allowed")
+    check_neighbors(k, count)
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
     if not np.allclose(squared, 1, atol=2e-3):
         raise ScanError("the embeddings are not all finite and of unit length; run embed again")

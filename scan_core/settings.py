@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scan_core.errors import ScanError
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -206,6 +208,12 @@ class Neighbors(Settings):
     k: Count
     exact_rows: Count  # beyond so many images the search is approximate
     recall: Annotated[float, Field(gt=0, le=1)]  # of that search, measured on a sample
+
+
+def check_neighbors(k: int, count: int) -> None:
+    """Raises ``ScanError`` where each of ``count`` images has less than ``k`` others."""
+    if k >= count:
+        raise ScanError(f"neighbors.k is {k}, but there are {count} images; at most {count - 1} is allowed")
 
 
 class Cluster(Settings):

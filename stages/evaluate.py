@@ -1,5 +1,6 @@
 """evaluate: what came out. The one stage besides prepare that reads labels."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,15 @@ def write_predictions(path: Path, rows: np.ndarray, probabilities: np.ndarray) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from scan_core.metrics import likeliest
+
     items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
-    ranked = np.argsort(-probabilities, axis=1, kind="stable")
-    picked = np.arange(len(probabilities))
-    predictions = items.take(pa.array(rows)).append_column("cluster", pa.array(ranked[:, 0]))
-    predictions = predictions.append_column("probability", pa.array(probabilities[picked, ranked[:, 0]]))
-    predictions = predictions.append_column("runner_up", pa.array(ranked[:, 1]))
-    predictions = predictions.append_column("runner_up_probability", pa.array(probabilities[picked, ranked[:, 1]]))
+    ranked = likeliest(probabilities, 2)
+    surest = np.take_along_axis(probabilities, ranked, axis=1)  # (N,2)
+    predictions = items.take(pa.array(rows))
+    for column, name in enumerate(("", "runner_up")):
+        predictions = predictions.append_column(name or "cluster", pa.array(ranked[:, column]))
+        predictions = predictions.append_column(f"{name}_probability".lstrip("_"), pa.array(surest[:, column]))
     pq.write_table(predictions.sort_by("id"), path)
 
 
@@ -167,12 +170,13 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.nda
     tracker = stage.tracker
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
-    np.save(tracker.folder / "example.npy", example)
+    encoded = io.BytesIO()
+    np.save(encoded, example)
     tracker.event(
         "model",
         weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
         code=[tracker.copy(Path("scan_core"))],
-        example="example.npy",
+        example=tracker.save("example.npy", encoded.getvalue()),
         requirements=requirements(stage.params.backbone.name),
         name=f"scan-{stage.params.data.name}",
     )

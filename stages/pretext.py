@@ -8,12 +8,18 @@ def pretext(stage: Stage) -> None:
     """Train the backbone on data/images by pretext.method; write models/pretext.safetensors and its history."""
     from scan_core.device import choose_compute, make_fabric
     from scan_core.pretext import start_pretext, train_pretext, trained_model
+    from scan_core.settings import check_neighbors
+    from scan_core.training import check_batch
     from scan_core.weights import save_model
 
     params, settings = stage.params, stage.params.pretext
     compute = stage.use(choose_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
+    # What later stages would refuse, before hours of training.
+    check_neighbors(params.neighbors.k, min(len(rows["train"]), len(rows["val"])))
+    for name, later in (("cluster", params.cluster), ("selflabel", params.selflabel)):
+        check_batch(name, later.batch_size, len(rows["train"]))
     train = rows["pretext"]
     weights = stage.located(params.backbone.weights)
     state = start_pretext(settings, params.backbone, stats["channels"], len(train), params.seed, fabric, weights)

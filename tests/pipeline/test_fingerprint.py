@@ -1,10 +1,12 @@
 """A stage's fingerprint changes with what its dvc.yaml entry names, and with nothing else."""
 
+import os
+
 import pytest
 
-from pipeline.fingerprint import fingerprint, run_key
+from pipeline.fingerprint import fingerprint, run_key, source_key
 from pipeline.params import read_params
-from tests.project import make_project, set_params
+from tests.project import make_project, run_stage, set_params
 
 
 @pytest.fixture
@@ -55,6 +57,26 @@ def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project
     assert changed != before
     (project / "scan_core" / "metrics.py").write_text("# changed")
     assert run_key(read_params()) != changed
+
+
+def test_another_source_is_another_run_and_a_touched_one_is_not(project, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"1")
+    set_params(project, {"data": {"name": "folder", "path": str(photos)}})
+
+    def key():
+        run_stage(project, "source")
+        return run_key(read_params(), source_key())
+
+    before, listed = key(), (project / "data" / "source.json").read_bytes()
+    os.utime(photos / "a.png", (1, 1))
+    assert key() == before and (project / "data" / "source.json").read_bytes() != listed
+    (photos / "b.png").write_bytes(b"2")
+    more = key()
+    assert more != before
+    (photos / "b.png").write_bytes(b"22")
+    assert key() not in (before, more)
 
 
 def test_stages_are_read_again_when_dvc_yaml_changes(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from pipeline import tracking
 from pipeline.delivery import Delivery, recorded, send, send_waiting
 from pipeline.tracking import Tracker, spools, tracking_address
+from scan_core.errors import ScanError
 
 
 @pytest.fixture
@@ -79,6 +80,59 @@ def test_what_broke_off_is_sent_later_and_nothing_twice(tmp_path, spool, monkeyp
     client, (child,) = runs(tmp_path, "stage")
     assert [m.step for m in client.get_metric_history(child.info.run_id, "loss")] == [0, 1, 2, 3]
     assert child.info.status == "FINISHED"
+
+
+def test_a_spool_that_cannot_be_delivered_does_not_hold_up_the_others(tmp_path, spool, monkeypatch):
+    start(spool)
+    spool.close("FINISHED")
+    (spool.folder / "events.jsonl").write_text("damaged\n")
+    second = Tracker(tmp_path, "embed")
+    start(second, "embed")
+    second.close("FINISHED")
+    with pytest.raises(ScanError, match=rf"^1 of 2 spools were taken; {spool.folder} not \(JSONDecodeError: "):
+        send_waiting(tmp_path)
+    assert spools(tmp_path) == [spool.folder]
+    assert [child.data.tags["scan.stage"] for child in runs(tmp_path, "stage")[1]] == ["embed"]
+
+
+def test_what_another_server_has_taken_is_sent_again(tmp_path, spool, monkeypatch):
+    start(spool)
+    spool.metrics({"loss": 1.0}, 1)
+    spool.close("FINISHED")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'first.db'}")
+        half = Delivery(tmp_path, spool.folder)
+        half.deliver(recorded(spool.folder)[0])
+    assert send_waiting(tmp_path) == 1
+    _, (child,) = runs(tmp_path, "stage")
+    assert child.data.metrics == {"loss": 1.0} and child.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("call", ["event", "copy", "text", "save"])
+def test_a_full_disk_costs_one_warning_and_no_training(tmp_path, spool, monkeypatch, capsys, call):
+    start(spool)
+    (tmp_path / "plot.csv").write_text("a\n1\n")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if call == "event":
+            events, spool._events = spool._events, open("/dev/full", "a")  # noqa: SIM115 (closed by the tracker)
+            events.close()
+            spool.metrics({"loss": 1.0}, 1)
+        elif call == "copy":
+            patch.setattr(tracking.shutil, "copy", full)
+            spool.artifact(tmp_path / "plot.csv")
+        else:
+            patch.setattr(Path, "write_bytes", full)
+            spool.text("a.json", "{}") if call == "text" else spool.save("a.npy", b"a")
+    spool.metrics({"loss": 1.0}, 2)
+    spool.artifact(tmp_path / "plot.csv")
+    spool.close("FINISHED")
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "nothing more is recorded for MLflow" in said[0] and "No space left" in said[0]
+    assert [record["event"] for record in recorded(spool.folder)] == ["start"]
 
 
 def test_a_killed_stage_is_marked_and_its_cut_last_line_left_out(tmp_path, spool):
@@ -178,7 +232,7 @@ def test_a_connection_that_breaks_while_rows_are_made_makes_none_twice(tmp_path,
         original(self, run, params)
 
     monkeypatch.setattr(Delivery, "_log_params", broken)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ScanError, match="ConnectionError: the server went away"):
         send_waiting(tmp_path)
     assert send_waiting(tmp_path) == 1
     _, (child,) = runs(tmp_path, "stage")

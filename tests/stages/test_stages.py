@@ -353,6 +353,19 @@ def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, 
     assert read(project, OUTPUTS) == before
 
 
+def test_a_stage_that_is_at_work_is_left_alone(project):
+    """A second one in the same folder would write the same outputs, and take the first one's unfinished ones away."""
+    half = project / ".scan" / "outputs" / "embed" / "data" / "embeddings" / "train.npy"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    with FileLock(project / ".scan" / "embed.lock"):
+        second = run_stage(project, "embed", check=False)
+    assert second.exit_code == 1 and half.exists()
+    assert second.stderr.startswith("embed: error: another embed is at work in ")
+    run_stage(project, "embed")
+    assert not half.exists()
+
+
 def test_a_changed_setting_does_not_resume(project):
     set_params(project, {"pretext": {"epochs": 12}})
     env = environment(SCAN_TRACKING="spool", SCAN_SAVE_SECONDS="0")
@@ -378,6 +391,10 @@ BAD_INPUT = [
     ),
     ("pretext", {"pretext": {"batch_size": 1438}}, "pretext.batch_size is 1438, but there are 1437 images"),
     ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
+    # Said before the pretext task is trained, not after it.
+    ("pretext", {"neighbors": {"k": 360}}, "neighbors.k is 360, but there are 360 images; at most 359"),
+    ("pretext", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
+    ("pretext", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
     ("selflabel", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
     ("pretext", {"pretext": {"optimizer": {"name": "sgd", "lr": 1e30}}}, "is nan in epoch"),
     ("evaluate", {"evaluate": {"kmeans_runs": 1}}, "evaluate.kmeans_runs is 1"),
