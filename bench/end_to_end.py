@@ -55,11 +55,17 @@ def read_archive(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray,
 
 
 class Run:
-    """One seed of the whole pipeline, within what is left of the budget."""
+    """One seed of the whole pipeline, within what is left of the budget.
 
-    def __init__(self, params: Any, seed: int, fabric: Any, folder: Path, out: Path, deadline: float) -> None:
+    ``what`` names settings and images: what was saved under another name is not gone on from.
+    """
+
+    def __init__(
+        self, params: Any, seed: int, fabric: Any, folder: Path, out: Path, deadline: float, what: str
+    ) -> None:
         self.params, self.seed, self.fabric = params, seed, fabric
-        self.folder, self.out, self.deadline = folder / str(seed), out, deadline
+        self.name = f"{what}-seed{seed}"
+        self.folder, self.out, self.deadline = folder / self.name, out, deadline
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = self._read("seconds.json") or {}
 
@@ -96,7 +102,7 @@ class Run:
         torch.save({key: value.cpu() for key, value in half.items()}, buffer)
         data = buffer.getvalue()
         for number, start in enumerate(range(0, len(data), PART)):
-            (self.out / f"seed{self.seed}-{name}.{number}").write_bytes(data[start : start + PART])
+            (self.out / f"{self.name}-{name}.{number}").write_bytes(data[start : start + PART])
 
     def scores(self, images: Images, labels: np.ndarray, count: int, resume: Path | None) -> dict[str, Any]:
         """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end."""
@@ -104,7 +110,7 @@ class Run:
         rows = {"train": torch.arange(count), "val": torch.arange(count, len(labels))}
         state = start_pretext(params.pretext, params.backbone, 3, count, self.seed, fabric, None)
         loop = train_pretext(state, images, rows["train"], params.pretext, fabric)
-        if not resume or not imported(resume, self.seed, "pretext", state.module):
+        if not resume or not imported(resume, f"{self.name}-pretext", state.module):
             self.train("pretext", state, loop, params.pretext.epochs)
             self.export("pretext", state.module)
         started = time.monotonic()
@@ -144,9 +150,9 @@ class Run:
         return {"seed": self.seed, **found, "kept": kept, "why": why, "seconds": self.seconds}
 
 
-def imported(folder: Path, seed: int, name: str, model: nn.Module) -> bool:
-    """Loads the parts of an earlier call into ``model``, if they are all there."""
-    parts = sorted(folder.glob(f"seed{seed}-{name}.*"), key=lambda path: int(path.suffix[1:]))
+def imported(folder: Path, name: str, model: nn.Module) -> bool:
+    """Loads the parts of an earlier call into ``model``, if they are there."""
+    parts = sorted(folder.glob(f"{name}.*"), key=lambda path: int(path.suffix[1:]))
     if not parts:
         return False
     data = io.BytesIO(b"".join(part.read_bytes() for part in parts))

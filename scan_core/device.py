@@ -4,6 +4,7 @@ import logging
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -42,6 +43,7 @@ def choose_compute(precision: str, device: str) -> Compute:
     if device == "cuda" and not torch.cuda.is_available():
         raise ScanError("SCAN_DEVICE is cuda, but torch finds no CUDA GPU; set SCAN_DEVICE=cpu or leave it unset")
     fast = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    torch.backends.cudnn.allow_tf32 = fast  # by default fp32 convolutions would be rounded to 10 bits
     return Compute(torch.device(device), "bf16" if fast else "fp32")
 
 
@@ -60,7 +62,8 @@ def make_fabric(precision: str, device: str) -> "Fabric":
         devices=here,
         num_nodes=number // here,
         # BatchNorm's statistics are each process's own until the network is evaluated: nothing to exchange each step.
-        strategy=DDPStrategy(forward_sync_buffers=False) if number > 1 else "auto",
+        # The first process may wait for days, for another run that trains the same.
+        strategy=DDPStrategy(forward_sync_buffers=False, timeout=timedelta(days=30)) if number > 1 else "auto",
         precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
     )
     if number > 1:

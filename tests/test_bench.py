@@ -174,13 +174,23 @@ def test_a_run_that_ran_out_of_time_goes_on_and_ends_with_the_same_scores(monkey
     assert numbers(parts["cifar10"][0]) == numbers(at_once["cifar10"][0])
     assert "| 0 | 0.500 |" in capsys.readouterr().out
     # Another machine, which has the exported weights alone: no pretext is trained again.
-    for file in (tmp_path / "whole").glob("seed*"):
+    for file in (tmp_path / "whole").glob("*-seed0-*"):
         assert file.stat().st_size <= end_to_end.PART
     moved = call(
         monkeypatch, archive, tmp_path / "moved", "--state", str(tmp_path / "c"), "--resume", str(tmp_path / "whole")
     )
-    assert "pretext" not in [path.stem for path in (tmp_path / "c" / "0").glob("*.state")]
+    assert [path.stem for path in sorted((tmp_path / "c").rglob("*.state"))] == ["cluster", "selflabel"]
     assert abs(moved["cifar10"][0]["kmeans"]["acc"] - at_once["cifar10"][0]["kmeans"]["acc"]) < 0.2
+
+
+@pytest.mark.slow
+def test_a_trial_on_fewer_images_is_not_gone_on_from(monkeypatch, archive, tmp_path):
+    monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
+    state = ("--state", str(tmp_path / "state"))
+    call(monkeypatch, archive, tmp_path / "out", *state, "--limit", "16")
+    after_it = call(monkeypatch, archive, tmp_path / "out", *state)
+    alone = call(monkeypatch, archive, tmp_path / "alone", "--state", str(tmp_path / "other"))
+    assert numbers(after_it["cifar10"][0]) == numbers(alone["cifar10"][0])
 
 
 def test_the_archive_s_order_says_nothing_of_the_class(archive):
@@ -193,25 +203,56 @@ def test_the_archive_s_order_says_nothing_of_the_class(archive):
 def test_exported_weights_are_halves_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(end_to_end, "PART", 1000)
     model, other = torch.nn.Linear(40, 30), torch.nn.Linear(40, 30)
-    run = end_to_end.Run(None, 3, None, tmp_path / "state", tmp_path, 0.0)
+    run = end_to_end.Run(None, 3, None, tmp_path / "state", tmp_path, 0.0, "it")
     run.export("pretext", model)
-    assert len(list(tmp_path.glob("seed3-pretext.*"))) > 2
-    assert end_to_end.imported(tmp_path, 3, "pretext", other) and not end_to_end.imported(tmp_path, 4, "pretext", other)
+    assert len(list(tmp_path.glob("it-seed3-pretext.*"))) > 2
+    assert end_to_end.imported(tmp_path, "it-seed3-pretext", other)
+    assert not end_to_end.imported(tmp_path, "it-seed4-pretext", other)
     torch.testing.assert_close(other.weight, model.weight.half().float())
 
 
-def test_a_device_that_computes_the_same_agrees(monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """``agreement`` on a network that is quick here."""
     monkeypatch.setattr(gpu, "preset", lambda name: tiny())
     monkeypatch.setattr(gpu, "Projector", lambda features, size: torch.nn.Linear(16, size))
     monkeypatch.setattr(gpu, "ClusterHeads", lambda features, *sizes: steps.ClusterHeads(16, *sizes))
+
+
+def test_a_device_that_computes_the_same_agrees(small):
+    before = torch.backends.cudnn.allow_tf32
     found = gpu.agreement(torch.device("cpu"))
-    assert len(found) == 14 and max(found.values()) == 0
+    assert len(found) == 14 and not any(each.too_large for each in found)
+    assert max(each.measured for each in found) == 0 and torch.backends.cudnn.allow_tf32 == before
     assert gpu.relative(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])) == 0.25
+    assert gpu.Difference("x", float("nan"), 1.0).too_large
+
+
+@pytest.mark.parametrize("wrong", ["SimCLR views", "strong views, pixels", "loss", "gradients"])
+def test_a_device_that_computes_something_else_ends_the_script(small, monkeypatch, tmp_path, wrong):
+    """The second of two calls, which is the device's, gives something else."""
+    calls, original = [], gpu.random_view if "views" in wrong else gpu.plain_view
+
+    def other(*arguments):
+        calls.append(None)
+        views = original(*arguments)
+        return views.square() if len(calls) % 2 == 0 else views
+
+    monkeypatch.setattr(gpu, "random_view" if "views" in wrong else "plain_view", other)
+    found = {each.what: each.too_large for each in gpu.agreement(torch.device("cpu"))}
+    assert [bad for what, bad in found.items() if wrong in what] == [True] * sum(wrong in what for what in found)
+    monkeypatch.setattr("sys.argv", ["bench.gpu", "--device", "cpu", "--out", str(tmp_path), "--parts", "agreement"])
+    with pytest.raises(SystemExit, match="the device computes something else"):
+        gpu.main()
+    assert "| difference | allowed |" in (tmp_path / "gpu.md").read_text()
 
 
 def test_the_table_of_a_gpu_has_its_bars_scaled_by_the_chip(tmp_path):
     here = {"date": "d", "device": "a GPU", "torch": "t", "cuda": "c", "python": "p", "copy_bytes": 1e12}
     loops = [vars(Row("pretext step, resnet18", 40_000.0, "", [0.9, 0.95], mib=1000))]
-    text = gpu.write(tmp_path, {"chip": {**here, "bf16_flops": 395e12}, "loops": loops, "agreement": {"x": 1e-6}})
+    text = gpu.write(
+        tmp_path,
+        {"chip": {**here, "bf16_flops": 395e12}, "loops": loops, "agreement": [vars(gpu.Difference("x", 1e-6, 1e-4))]},
+    )
     assert "| pretext step, resnet18 | 40,000 | 92 % | ≥ 90 %, ≥ 40,000 images/s | 1,000 MiB |" in text
-    assert "agrees with the CPU to 1.0e-06" in text
+    assert "| x | 1.0e-06 | 1e-04 |" in text

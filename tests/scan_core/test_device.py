@@ -69,6 +69,14 @@ def test_inference_and_training_run_in_the_same_precision(precision, dtype):
             assert linear(inputs).dtype == dtype
 
 
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", True)])
+def test_fp32_is_not_rounded_to_ten_bits_on_a_gpu(precision, rounded):
+    """As torch would do for convolutions unless told not to."""
+    torch.backends.cudnn.allow_tf32 = not rounded
+    make_fabric(precision, "cpu")
+    assert torch.backends.cudnn.allow_tf32 == rounded
+
+
 def test_fabric_is_on_the_chosen_device_alone():
     fabric = make_fabric("fp32", "cpu")
     assert fabric.device == torch.device("cpu")

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scan_core import byol, instance_discrimination, moco, rotation, simclr
 from scan_core.augment import plain_view
@@ -17,6 +16,7 @@ from scan_core.weights import load_model, save_backbone, save_model
 from tests.scan_core.tiny import (
     BACKBONE,
     TRAIN,
+    Reads,
     assert_same_state,
     backbone_settings,
     epochs_of,
@@ -232,24 +232,6 @@ def test_a_training_compiles_whole_and_computes_the_same(monkeypatch, fp32, meth
     for model, twin in zip(compiled, [eager.module, eager.average], strict=False):
         for (name, value), other in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
             torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3, msg=name)
-
-
-class Reads(TorchDispatchMode):
-    """The operations by which a host waits for its device."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        waits = func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2)
-        mask = func.overloadpacket in (aten.index, aten.index_put_) and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
-        if waits or mask:
-            self.seen.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars"])  # Adam counts its steps on the host

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scan_core.errors import ScanError
 from scan_core.images import images_on, jpeg_images
@@ -180,3 +181,21 @@ def refused(call, *parts):
     assert "\n" not in str(error.value)
     for part in parts:
         assert str(part) in str(error.value)
+
+
+class Reads(TorchDispatchMode):
+    """The operations by which a host waits for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        waits = func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2)
+        mask = func.overloadpacket in (aten.index, aten.index_put_) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if waits or mask:
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
