@@ -8,7 +8,10 @@ NOT_DEPS = {
     "pipeline.stage", "pipeline.machine", "pipeline.progress", "pipeline.tracking", "pipeline.delivery",
     "pipeline.served_model", "pipeline.packaging", "pipeline.resume", "pipeline.fingerprint", "pipeline.cli",
 }  # fmt: skip
-EXTRA = {"pipeline.report": ["pipeline/report.html.j2"]}  # files that a module reads
+EXTRA = {  # files that a module reads
+    "pipeline.report": ["pipeline/report.html.j2"],
+    "scan_core.imagenet": ["scan_core/imagenet_subsets"],
+}
 OURS = ("scan_core", "pipeline", "stages")
 
 
