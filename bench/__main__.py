@@ -1,6 +1,6 @@
 """``python -m bench``: what is measured on this machine, into bench/results/cpu.md and cpu.json.
 
-Every part runs in a process of its own, with nothing beside it; sides that are compared take turns in one process.
+Every part runs in a process of its own, with nothing beside it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bench.timing import Row, alone
 RESULTS = Path("bench/results")
 PEERS = ".venv/peers"  # where ``make bench`` installs kornia and lightly
 SECONDS, SPELLS = 2.0, 5
-RESNET_SPELLS = 3  # a step takes seconds
+FEWER = 3  # where one takes seconds
 IMAGES = 50_000  # of a synthetic ImageNet
 
 PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, ...]]]]] = {
@@ -28,19 +28,19 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
         (steps.beside, (steps.scan_step, SECONDS, SPELLS, "digits", 128, False)),
         (steps.beside, (steps.selflabel_step, SECONDS, SPELLS, "digits", 512)),
         (steps.heads, (SECONDS, SPELLS)),
-        (steps.beside, (steps.pretext_step, 0.1, RESNET_SPELLS, "resnet18", 512)),
-        (steps.beside, (steps.scan_step, SECONDS, RESNET_SPELLS, "resnet18", 128, False)),
-        (steps.beside, (steps.selflabel_step, SECONDS, RESNET_SPELLS, "resnet18", 256)),
+        (steps.beside, (steps.pretext_step, 0.1, FEWER, "resnet18", 512)),
+        (steps.beside, (steps.scan_step, SECONDS, FEWER, "resnet18", 128, False)),
+        (steps.beside, (steps.selflabel_step, SECONDS, FEWER, "resnet18", 256)),
         (steps.beside, (steps.scan_step, SECONDS, SPELLS, "resnet18", 512, True)),
     ]),
-    "recipes": ("A pretext step beside the usual recipes", [(recipes.recipes, (512, RESNET_SPELLS))]),
+    "recipes": ("A pretext step beside the usual recipes", [(recipes.recipes, (512, FEWER))]),
     "embedding": ("Embedding", [
         (steps.beside, (steps.embedding, SECONDS, SPELLS, "digits")),
-        (steps.beside, (steps.embedding, SECONDS, RESNET_SPELLS, "resnet18")),
+        (steps.beside, (steps.embedding, SECONDS, FEWER, "resnet18")),
     ]),
     "mining": ("Neighbours", [(mining.exact, ()), (mining.approximate, ())]),
     "prepare": ("Preparing images", [(prepare.measure, (IMAGES, SPELLS))]),
-    "startup": ("Start-up", [(startup.measure, (SPELLS,))]),
+    "startup": ("Start-up", [(startup.measure, (FEWER,))]),
 }  # fmt: skip
 
 
@@ -66,8 +66,10 @@ def write(found: dict[str, list[Row]], here: dict[str, str]) -> str:
     path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     lines = [
         "# Benchmarks on the CPU", "",
-        "`make bench`. Sides that are compared take turns in one process; a ratio is the median of the turns' ratios "
-        "(lowest to highest). Memory is the peak of the part's process.",
+        "`make bench`. Sides that are compared take turns, in one process or as whole commands; a ratio is the median "
+        "of the turns' ratios (lowest to highest). Two were too slow to repeat: scikit-learn's neighbours, and exact "
+        "ones of a million. The matrix product is timed after the turns. Memory is the peak of the part's process, or "
+        "of the command.",
     ]  # fmt: skip
     for name, (title, _) in PARTS.items():
         if name in stored:

@@ -9,6 +9,7 @@ import pytest
 from pipeline import charts
 from pipeline.charts import PRETEXT_LOSSES, confusion_order, draw_charts
 from pipeline.report import QUALITY, quality_cell, quality_table
+from pipeline.samples import draw_samples
 from scan_core.quality import quality_scores
 from scan_core.settings import Pretext
 
@@ -126,6 +127,16 @@ def test_a_matrix_beyond_what_can_be_seen_is_drawn_in_blocks():
         names = {cluster: f"kind{cluster:03d}" for cluster in range(classes)}
         rows = confusion([(name, name) for name in names.values()])
         assert ("2×2" in drawn(names=names, clusters=classes, confusion=rows)["Confusion"]["text"]) is said
+
+
+@pytest.mark.parametrize("name", ["$$", "$1-$5", r"$\frac$", "a_$_b$"])
+def test_names_of_classes_are_no_mathematics(tmp_path, name):
+    """Of price classes, say."""
+    svg = drawn(names={0: name}, clusters=1, confusion=confusion([(name, name)]))["Confusion"]["svg"]
+    assert sum(label.endswith(f" {name}") for label in labels_of(svg)) == 2
+    draw_samples(
+        tmp_path / "clusters.png", lambda rows: np.zeros((len(rows), 8, 8, 1), np.uint8), np.ones((1, 1)), {0: name}
+    )
 
 
 def test_long_names_are_cut():

@@ -266,6 +266,14 @@ def test_top_k_is_the_loop_over_its_definition(clusters, k):
     assert top_accuracy(labels, probabilities, k) == pytest.approx(right / 60)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_the_likeliest_are_those_of_one_sort_of_everything(monkeypatch, count):
+    monkeypatch.setattr(metrics, "ROWS_SORTED", 2)
+    probabilities = np.random.default_rng(0).integers(0, 3, (count, 5)).astype(np.float32)  # with equal ones
+    wanted = np.array([sorted(range(5), key=lambda cluster: -row[cluster])[:3] for row in probabilities])
+    assert np.array_equal(metrics.likeliest(probabilities, 3), wanted.reshape(count, 3))
+
+
 def test_top_1_is_accuracy_and_top_k_grows_with_k():
     labels, probabilities = example(classes=8)[0], random_probabilities()
     scores = [top_accuracy(labels, probabilities, k) for k in range(1, 9)]
