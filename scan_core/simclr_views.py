@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from scan_core.per_image import Pick, for_each_image
 from scan_core.settings import SimclrAugmentation
 
+TRIES = 10  # to draw a crop that fits
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL and torchvision have it
 
 
@@ -55,13 +56,9 @@ def draw(
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(batch).uniform_(low, high, generator=generator)
 
-    area = uniform(*settings.crop_scale)
-    ratio = uniform(math.log(settings.crop_ratio[0]), math.log(settings.crop_ratio[1])).exp()
-    # As shares of the sides. Where a ratio does not fit at that area, the crop is cut to the image.
-    crop_w = (area * ratio * height / width).sqrt().clamp(max=1)
-    crop_h = (area / ratio * width / height).sqrt().clamp(max=1)
-    centre_x = uniform(-1, 1) * (1 - crop_w)
-    centre_y = uniform(-1, 1) * (1 - crop_h)
+    crop_w, crop_h, found = _crop_sides(settings, batch, torch.as_tensor(width / height), generator)
+    centre_x = uniform(-1, 1) * (1 - crop_w) * found
+    centre_y = uniform(-1, 1) * (1 - crop_h) * found
     mirror = 1 - 2 * (uniform(0, 1) < settings.flip).float()
     angle = uniform(-settings.rotate, settings.rotate).deg2rad()
     shear = uniform(-settings.shear, settings.shear).deg2rad().tan()
@@ -84,6 +81,26 @@ def draw(
         grayscale=grayscale,
         blur=blur,
     )
+
+
+def _crop_sides(
+    settings: SimclrAugmentation, batch: int, shape: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Width and height of the crops, as shares of the image's, and whether they were drawn, (B,) each.
+
+    As torchvision's RandomResizedCrop, but not in whole pixels: of ten draws the first that fits. Where none does, it
+    is the middle of the image, as much of it as has an allowed ratio. ``shape`` is the images' width / height.
+    """
+    low, high = settings.crop_ratio
+    area = torch.empty(TRIES, batch).uniform_(*settings.crop_scale, generator=generator)
+    ratio = torch.empty(TRIES, batch).uniform_(math.log(low), math.log(high), generator=generator).exp()
+    sides = torch.stack([(area * ratio / shape).sqrt(), (area / ratio * shape).sqrt()])  # (2,TRIES,B)
+    fits = (sides <= 1).all(dim=0)  # (TRIES,B)
+    first, found = fits.byte().argmax(dim=0), fits.any(dim=0)
+    allowed = shape.clamp(low, high) / shape
+    middle = torch.stack([allowed, 1 / allowed]).clamp(max=1).view(2, -1)
+    crop_w, crop_h = torch.where(found, sides[:, first, torch.arange(batch)], middle)
+    return crop_w, crop_h, found
 
 
 def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch.nn import functional
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from scan_core import simclr_views
@@ -407,12 +408,32 @@ def test_crops_lie_in_the_image_and_have_the_given_areas_and_ratios(height, widt
         assert float(place.mean()) == pytest.approx(0, abs=0.05)
 
 
-def test_a_crop_that_does_not_fit_is_cut_to_the_image():
-    chosen = simclr_augmentation(crop_scale=(0.8, 1.0), crop_ratio=(0.5, 2.0), rotate=0.0, shear=0.0, flip=0.0)
-    theta = draw(chosen, 1000, 16, 16, generator()).theta
-    crop, centre = theta[:, [0, 1], [0, 1]], theta[:, :, 2]
-    assert float((centre.abs() + crop).max()) <= 1 + 1e-6
-    assert float((crop == 1).float().mean()) > 0.3
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (90, 120), (100, 40)])
+@pytest.mark.parametrize(("scale", "ratio"), [((0.2, 1.0), (3 / 4, 4 / 3)), ((0.8, 1.0), (0.5, 2.0))])
+def test_crops_are_drawn_as_torchvision_draws_them(height, width, scale, ratio):
+    """What does not fit is drawn again, so that crops of nearly all of the image are rare. In pixels of a large image,
+    where torchvision's whole ones tell nothing: the distributions of area, ratio and place."""
+    large, count = 100, 4000
+    chosen = simclr_augmentation(crop_scale=scale, crop_ratio=ratio, rotate=0.0, shear=0.0, flip=0.0)
+    left, top, right, bottom = draw(chosen, count, height, width, generator()).boxes(height, width).T
+    torch.manual_seed(0)
+    size = torch.empty(1, height * large, width * large, dtype=torch.uint8, device="meta")
+    theirs = torch.tensor([RandomResizedCrop.get_params(size, list(scale), list(ratio)) for _ in range(count)]) / large
+    wanted = {"top": theirs[:, 0], "left": theirs[:, 1], "height": theirs[:, 2], "width": theirs[:, 3]}
+    found = {"top": top, "left": left, "height": bottom - top, "width": right - left}
+    for each in (wanted, found):
+        each["share"] = 100 * each["height"] * each["width"] / (height * width)
+    for name in wanted:  # in tenths: where nothing fits, all have one value, and rounding is no difference
+        tenths = [(10 * each[name].double()).round().numpy() for each in (found, wanted)]
+        assert ks_2samp(*tenths).pvalue > 1e-3, name
+
+
+def test_where_no_crop_fits_it_is_the_middle_with_an_allowed_ratio():
+    chosen = simclr_augmentation(crop_scale=(1.0, 1.0), crop_ratio=(0.9, 1.1), rotate=0.0, shear=0.0, flip=0.0)
+    boxes = {(16, 16): (0, 0, 16, 16), (10, 20): (4.5, 0, 15.5, 10), (20, 9): (0, 5, 9, 15)}
+    for (height, width), box in boxes.items():
+        found = draw(chosen, 5, height, width, generator()).boxes(height, width)
+        torch.testing.assert_close(found, torch.tensor([box] * 5).double(), rtol=0, atol=1e-4)
 
 
 def test_rotation_and_shear_are_those_drawn():
@@ -512,10 +533,12 @@ def test_blur_has_the_given_probability_and_sigmas(probability):
 
 
 def test_without_blur_the_random_numbers_are_those_of_code_that_knew_none():
-    """13 an image and 4 for its order: none for a blur that cannot come. Where it can, nothing else changes."""
+    """20 for an image's crop, 11 others, 4 for its order: none for a blur that cannot come. Where it can, nothing else
+    changes.
+    """
     without, numbers = generator(), generator()
     plain = draw(simclr_augmentation(blur=0.0), 5, 16, 16, without)
-    for _ in range(13 + 4):
+    for _ in range(20 + 11 + 4):
         torch.rand(5, generator=numbers)
     assert torch.equal(without.get_state(), numbers.get_state())
     blurry = draw(simclr_augmentation(blur=0.5), 5, 16, 16, generator())
