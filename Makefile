@@ -29,8 +29,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Files are shared out among processes: what a file's tests share is made once.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # The whole default pipeline, twice, against the committed hashes and metrics: about eight minutes on two cores.
 reproduce: setup
