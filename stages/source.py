@@ -12,6 +12,7 @@ from pipeline.params import read_params
 from pipeline.progress import say
 from scan_core.errors import ScanError
 from scan_core.files import signature
+from scan_core.sources import resolve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -33,7 +34,7 @@ def weights_signature(weights: str | None, root: Path) -> dict[str, str | None]:
     """The SHA-256 of the file that backbone.weights names. Raises ``ScanError`` where there is none."""
     if weights is None:
         return {"sha256": None}
-    path = root / Path(weights).expanduser()
+    path = resolve(weights, root)
     if not path.is_file():
         raise ScanError(f"backbone.weights is {weights}; there is no file at {path}: make it with scan weights import")
     with path.open("rb") as file:
