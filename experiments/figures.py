@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.tables import Experiment
 from pipeline.charts import BLUE, ORANGE
@@ -36,6 +37,7 @@ def draw_lines(path: Path, experiment: Experiment, curves: list[list[list[tuple[
         axis.plot(x, mean, label=row.label)
         axis.fill_between(x, mean - spread, mean + spread, alpha=0.2, linewidth=0)
     axis.set(xlabel=experiment.axis, ylabel=experiment.height)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs, neighbours
     axis.legend(fontsize=8)
     return _save(figure, path)
 

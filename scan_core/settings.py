@@ -150,12 +150,12 @@ AnyAugmentation = Annotated[SimclrAugmentation | StrongAugmentation | NoAugmenta
 
 
 class Optimizer(Settings):
-    """SGD with momentum, LARS or Adam, all with L2 weight decay; the rate is a function of the step (``schedule``)."""
+    """SGD with momentum, LARS or Adam with L2 weight decay, Muon with decoupled; the rate follows ``schedule``."""
 
-    name: Literal["sgd", "lars", "adam"]
+    name: Literal["sgd", "lars", "adam", "muon"]
     lr: Positive
     weight_decay: NonNegative
-    momentum: Annotated[float, Field(ge=0, lt=1)]  # Adam's first beta
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # Adam's first beta, Muon's momentum
     schedule: Literal["constant", "cosine"]
     warmup_epochs: Annotated[int, Field(ge=0)]  # linear, from 0
     final_lr: NonNegative  # where cosine ends

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scan_core.errors import ScanError
 from scan_core.lars import Lars
+from scan_core.muon import Muon
 from scan_core.networks import Model
 from scan_core.processes import mean_of_all, processes
 from scan_core.schedule import learning_rate
@@ -98,13 +99,13 @@ class TrainingState:
 
 
 def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, LARS, or Adam with L2 decay as the paper's, over the parameters that train, in one kernel."""
+    """SGD with momentum and Adam with L2 decay, as the paper's, in one kernel; LARS; Muon; over what trains."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adam":
         return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), fused=True, **common)
-    if settings.name == "lars":
-        return Lars(parameters, momentum=settings.momentum, **common)
+    if settings.name in ("lars", "muon"):
+        return (Lars if settings.name == "lars" else Muon)(parameters, momentum=settings.momentum, **common)
     return torch.optim.SGD(parameters, momentum=settings.momentum, fused=True, **common)
 
 

@@ -84,7 +84,7 @@ def test_presets_are_valid(preset):
             ["cluster.augmentation.blurr is not a setting", "did you mean blur?", "blur_sigma"],
         ),
         ({"cluster": {"augmentation": {"kind": None}}}, ["cluster.augmentation.kind is null", "'simclr', 'strong'"]),
-        ({"pretext": {"optimizer": {"name": "lamb"}}}, ['pretext.optimizer.name is "lamb"', "'sgd', 'lars' or 'adam'"]),
+        ({"pretext": {"optimizer": {"name": "lamb"}}}, ['pretext.optimizer.name is "lamb"', "'adam' or 'muon'"]),
         ({"cluster": {"prior": [0.5, 0.5]}}, ["cluster.prior has 2 values", "one for each cluster, 10, is allowed"]),
         ({"cluster": {"prior": [0.2] * 10}}, ["cluster.prior has the sum 2", "1 is allowed"]),
         ({"cluster": {"prior": "uniform"}}, ['cluster.prior is "uniform"', "array"]),

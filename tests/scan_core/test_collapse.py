@@ -186,10 +186,10 @@ def test_a_network_that_makes_all_images_alike_ends_in_its_first_epoch(fp32, met
     refused(lambda: epochs_of(loop(fp32, kill, method=method, optimizer=still)), "collapsed in epoch 1", "0.0e+00")
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "lars", "muon"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_lives_goes_on(fp32, method, name):
-    lr = {"adam": 1e-2, "sgd": 0.1, "lars": 1.0}[name]
+    lr = {"adam": 1e-2, "sgd": 0.1, "lars": 1.0, "muon": 1e-2}[name]
     found = epochs_of(loop(fp32, method=method, optimizer=optimizer(name=name, lr=lr), epochs=5))
     assert len(found) == 5
     assert all(0 < values["embedding_variance"] <= 1 for values in found)

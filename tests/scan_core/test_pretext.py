@@ -155,7 +155,7 @@ def until(state, settings, fabric, epoch):
     raise AssertionError(epoch)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "lars", "muon"])
 @each_method
 def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, method, name):
     """All state: both networks and their statistics, the optimiser, generators, queue, memory bank and Z."""
@@ -234,7 +234,7 @@ def test_a_training_compiles_whole_and_computes_the_same(monkeypatch, fp32, meth
             torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars"])  # Adam counts its steps on the host
+@pytest.mark.parametrize("name", ["sgd", "lars", "muon"])  # Adam counts its steps on the host
 @each_method
 def test_no_step_reads_a_value_back_from_the_device(monkeypatch, fp32, method, name):
     """Views aside, which are drawn on the host."""
