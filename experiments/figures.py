@@ -28,7 +28,7 @@ def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, 
 
 def draw_lines(path: Path, experiment: Experiment, curves: list[list[list[tuple[float, float]]]]) -> Path:
     """A line a row: the mean over seeds, in a band of the standard deviation; as far as every seed's curve goes."""
-    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    figure, axis = plt.subplots(figsize=(4.6, 3.1))
     for row, seeds in zip(experiment.rows, curves, strict=True):
         length = min(len(each) for each in seeds)
         x = [point[0] for point in seeds[0][:length]]
@@ -37,8 +37,8 @@ def draw_lines(path: Path, experiment: Experiment, curves: list[list[list[tuple[
         axis.plot(x, mean, label=row.label)
         axis.fill_between(x, mean - spread, mean + spread, alpha=0.2, linewidth=0)
     axis.set(xlabel=experiment.axis, ylabel=experiment.height)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs, neighbours
-    axis.legend(fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # epochs, neighbours
+    axis.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))  # above: no corner is always free
     return _save(figure, path)
 
 
