@@ -114,7 +114,7 @@ def _note(item: Item, found: Look) -> None:
         height, width = item.data.shape[:2]
     else:
         try:
-            opened = io.BytesIO(item.data) if isinstance(item.data, bytes) else open(item.data, "rb")  # noqa: SIM115 (with)
+            opened = io.BytesIO(item.data) if isinstance(item.data, bytes) else open(item.data, "rb")  # noqa: SIM115 (closed by the with)
             with opened, open_header(opened, found.settings.max_pixels) as image:
                 found.formats[image.format or "?"] += 1
                 found.modes[image.mode] += 1
