@@ -29,7 +29,7 @@ FOLDER = Path(".scan/experiments")
 CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
 LABELLED = Path("experiments/labelled.py")
 SWEEP = "digits_quick"  # the preset of most runs, and the shortest
-CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion")
+CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion", "surest")
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,10 @@ EXPERIMENTS = {
         line("ACC, validation", (), ACCURACY),
         line("confident, share of train", (), curve("selflabel", "epoch", "confident_share")),
     ), preset="digits", axis="epoch", height="%"),
+    "surest": Experiment("The surest images are right more often", (
+        line("SCAN loss", (), curve("surest", "percent", "cluster"), ("surest 5 %", "all")),
+        line("SCAN loss + self-label", (), curve("surest", "percent", "selflabel"), ("surest 5 %", "all")),
+    ), preset="digits", axis="% of the validation images, the surest first"),
     "augmentation": Experiment("Figure 5: self-labelling with SimCLR's or strong augmentation", (
         line("SimCLR's", augmented(WEAK, WEAK), ACCURACY),
         line("strong", augmented(WEAK, STRONG), ACCURACY),

@@ -72,6 +72,7 @@ def draw_charts(
                "the stage. No choice was made by it.", plots["accuracy_cluster"], {"acc": ""}),
         _lines("Accuracy after each epoch of self-labelling", "Epoch 0 is the model it started from.",
                plots["accuracy_selflabel"], {"acc": ""}),
+        _surest(plots["surest"]),
         _confusion(plots["confusion"], names, clusters),
         _purity(plots["purity"]),
         _sizes(plots["sizes"]),
@@ -105,6 +106,19 @@ def _alive(rows: list[dict[str, Any]], clusters: int) -> dict[str, str]:
         return {}
     text = f"Of {clusters}, on validation images, after each epoch of self-labelling."
     return _lines("Clusters in use", text, rows, {"clusters_alive": ""}, from_zero=True)
+
+
+def _surest(rows: list[dict[str, Any]]) -> dict[str, str]:
+    if not rows:
+        return {}
+    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    for column, label, colour in (("cluster", "SCAN loss", BLUE), ("selflabel", "+ self-label", ORANGE)):
+        accuracies = [row[column] for row in rows]
+        axis.plot([row["percent"] for row in rows], accuracies, color=colour, label=label, linewidth=1.5)
+    axis.set(xlabel="% of the images, the surest first", ylabel="ACC", xlim=(0, 100))
+    axis.legend()
+    text = "How many are right of the surest images, by the probability of their cluster; at 100 % it is all of them."
+    return {"title": "Accuracy of the surest images", "text": text, "svg": _svg(figure)}
 
 
 def _confusion(rows: list[dict[str, Any]], names: dict[int, str], clusters: int) -> dict[str, str]:

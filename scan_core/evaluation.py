@@ -9,6 +9,7 @@ import numpy as np
 from scan_core.metrics import accuracy, clustering_metrics, match_clusters, neighbor_purity, top_accuracy
 
 PURITY_AT = (1, 5, 10, 20, 50)
+SUREST = range(5, 101, 5)  # percent of the items
 FIT_ROWS = 20_000  # k-means is fitted on no more: rows are in the order of their content, so the first are a sample
 
 
@@ -79,6 +80,23 @@ def accuracy_by_epoch(labels: np.ndarray, assignments: np.ndarray, clusters: int
     if known.any():
         for epoch, assigned in enumerate(assignments):
             yield epoch, accuracy(labels[known], assigned[known], clusters)
+
+
+def accuracy_of_surest(labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
+    """(percent, ACC) of the surest 5, 10, … 100 % of the items: of those whose likeliest cluster is likeliest.
+
+    ``labels`` is (N,) with -1 where unknown, ``probabilities`` (N,C). Clusters are matched on all labelled items once,
+    so that the last ACC is that of all. Nothing without labels.
+    """
+    known = labels >= 0
+    if known.any():
+        labels, probabilities = labels[known], probabilities[known]
+        clusters = probabilities.argmax(axis=1)
+        matched = match_clusters(labels, clusters, probabilities.shape[1])
+        right = labels == np.array([matched.get(cluster, -1) for cluster in range(probabilities.shape[1])])[clusters]
+        surest = np.argsort(-probabilities.max(axis=1), kind="stable")
+        for percent in SUREST:
+            yield percent, float(right[surest[: -(-percent * len(surest) // 100)]].mean())
 
 
 def predicted_classes(labels: np.ndarray, clusters: np.ndarray, count: int) -> dict[int, int]:

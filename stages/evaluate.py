@@ -20,7 +20,13 @@ def evaluate(stage: Stage) -> None:
     from pipeline.report import write_report
     from pipeline.samples import draw_samples
     from scan_core.device import choose_compute
-    from scan_core.evaluation import kmeans_scores, model_scores, predicted_classes, purity_scores
+    from scan_core.evaluation import (
+        accuracy_of_surest,
+        kmeans_scores,
+        model_scores,
+        predicted_classes,
+        purity_scores,
+    )
     from scan_core.inference import log_probabilities, small_pixels
     from scan_core.probes import probe_scores
     from scan_core.quality import quality_scores
@@ -40,12 +46,14 @@ def evaluate(stage: Stage) -> None:
 
     metrics: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
     probabilities: dict[str, np.ndarray] = {}
+    surest: dict[str, list[tuple[int, float]]] = {}
     for name in ("cluster", "selflabel"):
         model, _ = load_model(artifacts.MODELS / f"{name}.safetensors")
         for split in SPLITS:
             log_p = log_probabilities(model.to(compute.device), images, rows[split], compute)[0]
             probabilities[split] = log_p.exp().cpu().numpy()
             metrics[split][name] = model_scores(split_labels[split], probabilities[split], params.selflabel.threshold)
+        surest[name] = list(accuracy_of_surest(split_labels[reported], probabilities[reported]))
     embeddings = {
         split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
         for split in SPLITS
@@ -86,7 +94,7 @@ def evaluate(stage: Stage) -> None:
     )
     matched = predicted_classes(split_labels[reported], probabilities[reported].argmax(axis=1), clusters)
     names = {cluster: classes[label] for cluster, label in matched.items()}
-    plots = write_plots(stage, metrics, reported, split_labels, probabilities, names, classes)
+    plots = write_plots(stage, metrics, reported, split_labels, probabilities, surest, names, classes)
 
     draw_samples(stage.out(artifacts.SAMPLES), pixels_of, probabilities[reported], names)
     write_report(
@@ -120,6 +128,7 @@ def write_plots(
     reported: str,
     labels: dict[str, np.ndarray],
     probabilities: dict[str, np.ndarray],
+    surest: dict[str, list[tuple[int, float]]],
     names: dict[int, str],
     classes: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
@@ -140,6 +149,10 @@ def write_plots(
         for label, cluster in zip(labels[reported].tolist(), assigned[reported].tolist(), strict=True)
         if label >= 0
     ]
+    plots["surest"] = [
+        {"percent": percent, "cluster": before, "selflabel": after}
+        for (percent, before), (_, after) in zip(surest["cluster"], surest["selflabel"], strict=True)
+    ]
     plots["purity"] = [
         {"k": k, "split": split, "purity": metrics[split]["neighbors"][f"purity_{k}"]}
         for split in SPLITS
@@ -155,6 +168,7 @@ def write_plots(
         "accuracy_cluster": ["epoch", "acc"],
         "accuracy_selflabel": ["epoch", "acc"],
         "confusion": ["actual", "predicted"],
+        "surest": ["percent", "cluster", "selflabel"],
         "purity": ["k", "split", "purity"],
         "sizes": ["cluster", "split", "images"],
     }

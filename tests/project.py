@@ -41,7 +41,7 @@ OUTPUTS = {
     *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html", "reports/clusters.png"),
     *(f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")),
     *(f"reports/plots/{name}.csv" for name in ("accuracy_cluster", "accuracy_selflabel", "confusion")),
-    *("reports/plots/purity.csv", "reports/plots/sizes.csv"),
+    *(f"reports/plots/{name}.csv" for name in ("purity", "sizes", "surest")),
 }  # fmt: skip
 
 

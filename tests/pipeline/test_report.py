@@ -13,10 +13,8 @@ from pipeline.samples import draw_samples
 from scan_core.quality import quality_scores
 from scan_core.settings import Pretext
 
-EMPTY = {
-    name: []
-    for name in ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "confusion", "purity")
-}
+HISTORIES = ("pretext", "cluster", "selflabel")
+EMPTY = {name: [] for name in (*HISTORIES, "accuracy_cluster", "accuracy_selflabel", "confusion", "purity", "surest")}
 
 
 def history(**columns):
@@ -61,6 +59,11 @@ def test_the_pretext_loss_is_named_by_its_method(method):
 def test_what_a_history_does_not_hold_is_not_drawn():
     assert "Spread of the embeddings" not in drawn(pretext=history(loss=[1, 2]))
     assert "Spread of the embeddings" in drawn(pretext=history(loss=[1, 2], effective_rank=[3, 4]))
+
+
+def test_the_surest_images_are_drawn_where_there_are_labels():
+    rows = [{"percent": percent, "cluster": 0.9, "selflabel": 0.95} for percent in (50, 100)]
+    assert list(drawn(surest=rows)) == ["Accuracy of the surest images", "Cluster sizes"]
 
 
 @pytest.mark.parametrize(("alive", "there"), [([3, 3], False), ([3, 2], True), ([2, 2], True)])

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from scan_core.evaluation import accuracy_by_epoch, kmeans_scores, model_scores, predicted_classes, purity_scores
+from scan_core.evaluation import (
+    accuracy_by_epoch,
+    accuracy_of_surest,
+    kmeans_scores,
+    model_scores,
+    predicted_classes,
+    purity_scores,
+)
 from scan_core.metrics import accuracy, clustering_metrics, neighbor_purity, top_accuracy
 
 
@@ -135,6 +142,35 @@ def test_accuracy_by_epoch_is_that_of_each():
     wanted = [(epoch, accuracy(labels[known], each[known], 4)) for epoch, each in enumerate(assignments)]
     assert list(accuracy_by_epoch(labels, assignments, 4)) == wanted
     assert list(accuracy_by_epoch(np.full(30, -1), assignments, 4)) == []
+
+
+def test_the_surest_come_first_and_are_right_as_often_as_they_are():
+    """40 items of 4 equal classes, each a cluster; the half that is less sure is one cluster too far."""
+    labels = np.tile(np.arange(4), 10) + 5
+    wrong = np.arange(40) >= 32  # the last 8: 20 %
+    clusters = (labels - 5 + wrong) % 4
+    probabilities = np.full((40, 4), 0.0)
+    probabilities[np.arange(40), clusters] = np.where(wrong, 0.5, 0.6) + np.arange(40) / 1000
+    order = np.random.default_rng(0).permutation(40)
+    found = dict(accuracy_of_surest(labels[order], probabilities[order]))
+    assert list(found) == list(range(5, 101, 5))
+    assert [found[percent] for percent in (5, 50, 80)] == [1, 1, 1]
+    assert found[90] == 32 / 36
+    assert found[100] == accuracy(labels, clusters, 4) == 32 / 40
+
+
+def test_a_cluster_without_a_class_is_never_right():
+    labels = np.array([3, 3, 3, 3])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.0, 1.0]])
+    assert dict(accuracy_of_surest(labels, probabilities))[25] == 0
+    assert dict(accuracy_of_surest(labels, probabilities))[100] == 0.75
+
+
+def test_of_few_items_the_surest_are_at_least_one():
+    found = list(accuracy_of_surest(np.array([0, 1, -1]), np.array([[0.6, 0.4], [0.1, 0.9], [0.0, 1.0]])))
+    assert len(found) == 20
+    assert {acc for _, acc in found} == {1.0}
+    assert list(accuracy_of_surest(np.full(3, -1), np.eye(3))) == []
 
 
 def test_predicted_classes_are_matched_on_the_items_that_have_a_label():
