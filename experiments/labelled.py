@@ -95,7 +95,7 @@ def supervised() -> None:
 def _train_supervised(data: _Data, model: Model, rows: Tensor, target: Tensor, generator: torch.Generator) -> None:
     settings = data.params.cluster
     steps = check_batch("cluster", settings.batch_size, len(rows))
-    network, optimizer = data.fabric.setup(model, build_optimizer(settings.optimizer, model))
+    network, optimizer = data.fabric.setup(model, build_optimizer(settings.optimizer, model, data.fabric))
     step = Stepper(data.fabric, optimizer, settings.optimizer, steps, settings.epochs)
     network.train()
     for epoch in range(settings.epochs):

@@ -89,17 +89,23 @@ def params(
 def data(
     path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
     sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to put a picture of some of the images."),
+    use: bool = typer.Option(False, "--use", help="Put the settings into params.yaml, whose others stay."),
 ) -> None:
     """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
-    from pipeline import look
+    from pipeline import look, presets
     from pipeline.machine import worker_count
 
     try:
         found = look.look(path, read_params().data, Path.cwd(), Path(".scan"), worker_count())
         look.show(found, Path(sheet), look.contact_sheet(found, Path(sheet)))
-    except ScanError as error:
+        if not found.images or not use:
+            return
+        kept = presets.change_params(look.suggest(found))
+    except (ScanError, OSError) as error:
         say(f"scan: error: {error}")
         sys.exit(1)
+    print("\nparams.yaml now has them" + (f"; what stood there was kept as {kept}" if kept else ""))
+    print("next      dvc repro")
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.presets import as_yaml
+from pipeline.params import read_params
+from pipeline.presets import as_yaml, find_preset
 from pipeline.progress import CountProgress
 from scan_core.decode import Refused, Target, open_header, open_image, square
 from scan_core.errors import ScanError
@@ -30,6 +31,8 @@ SHEET_ROWS, SHEET_COLUMNS, TILE, GAP = 8, 12, 96, 6
 SHOWN: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabelled", None: "train"}
 NEIGHBORS = 50  # mined, where there are as many images
 SIZES = (32, 64, 96, 128)  # that are suggested: one array, and a network trains on them from scratch
+LARGE = 64  # pixels; of images beyond, two views of 512 take tens of GiB in training
+PHOTOS = "cifar10"  # the preset whose views suit colour images
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Look:
     sample: list[Item] = field(default_factory=list)
     seen: int = 0
     images: int = 0
+    gray: bool = False  # all of them
     copies: int = 0  # images that are the same as, or nearly the same as, an earlier one
     classes: list[str] = field(default_factory=list)
     labelled: int = 0
@@ -77,7 +81,7 @@ def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look
         if not count:
             raise ScanError(f"there is no file in {path}")
         known, places = load_chunks(Path(folder), count)
-        found.findings, found.images = known.findings, len(known.names)
+        found.findings, found.images, found.gray = known.findings, len(known.names), bool(known.gray.all())
         if known.names:
             labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
             found.copies = len(
@@ -138,9 +142,9 @@ def suggest(found: Look) -> dict[str, Any]:
     train, val = (found.splits["train"], found.splits["val"]) if own_split else (kept, held_out)
     if protocol == "split" and not own_split:
         train -= val
-    batch, classes = max(min(512, train // 4), 2), len(found.classes)
+    batch, classes = max(min(256 if size > LARGE else 512, train // 4), 2), len(found.classes)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    return {
+    suggested: dict[str, Any] = {
         "data": {
             "name": found.settings.name,
             "path": found.source,
@@ -151,7 +155,7 @@ def suggest(found: Look) -> dict[str, Any]:
             "duplicates": "drop" if drop else "keep",
             "protocol": protocol,
         },
-        "backbone": {"name": "resnet18", "width": 64} if size > 16 else {"name": "convnet", "width": 32},
+        "backbone": {"name": "resnet18", "width": 64, "stem": "stl" if size > 32 else "small"},
         "pretext": {"batch_size": batch},
         "neighbors": {"k": k},
         "cluster": {
@@ -162,6 +166,12 @@ def suggest(found: Look) -> dict[str, Any]:
         },
         "selflabel": {"batch_size": batch},
     }
+    if not found.gray:  # a grey one may be a digit, of which a mirrored one is none
+        photos = read_params(find_preset(PHOTOS))
+        for name in ("pretext", "cluster", "selflabel"):
+            views = getattr(photos, name).augmentation.model_dump(mode="json")
+            suggested[name]["augmentation"] = views | ({"cutout": size // 3} if "cutout" in views else {})
+    return suggested
 
 
 def contact_sheet(found: Look, path: Path) -> int:
@@ -218,7 +228,7 @@ def show(found: Look, sheet: Path, shown: int) -> None:
     if len(rejected) > 10:
         console.print(f"  and {len(rejected) - 10:,} more; prepare lists them all in data/items/findings.csv")
     if found.images:
-        console.print("\nSettings that would fit, for params.yaml:\n", style="bold")
+        console.print("\nSettings that would fit, for params.yaml (--use puts them there):\n", style="bold")
         print(as_yaml(suggest(found)).strip())  # not through rich, which would break long lines
 
 

@@ -15,7 +15,8 @@ def requirements(backbone: str) -> list[str]:
 
 def environment() -> dict[str, object]:
     """Python, machine and every installed package."""
-    packages = {found.metadata["Name"].lower(): found.version for found in distributions()}
+    # A folder that an interrupted installation has left may lack a name.
+    packages = {name.lower(): found.version for found in distributions() if (name := found.metadata["Name"])}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -46,6 +46,16 @@ class Params(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _cutout_leaves_something(self) -> "Params":
+        for name in ("pretext", "cluster", "selflabel"):
+            cutout = getattr(getattr(self, name).augmentation, "cutout", 0)
+            if cutout >= self.data.side:
+                raise ValueError(
+                    f"{name}.augmentation.cutout is {cutout}; the network sees {self.data.side} pixels, less is allowed"
+                )
+        return self
+
 
 def read_yaml(path: Path) -> Any:
     """A YAML 1.2 file, as DVC reads it: ``1e-4`` is a number."""

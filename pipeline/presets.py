@@ -2,10 +2,12 @@
 
 import difflib
 import hashlib
+import io
 import itertools
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,64 @@ def in_use() -> str | None:
 def use_preset(path: Path) -> Path | None:
     """Makes ``params.yaml`` a copy of a preset. Returns where its own settings were kept, if it held some."""
     read_params(path)
+    return _replace_params(path.read_bytes())
+
+
+def change_params(values: dict[str, Any]) -> Path | None:
+    """Puts ``values``, groups of settings, into ``params.yaml``; the others stay, with their comments.
+
+    Returns where its own settings were kept, if it held some. Raises ``ScanError`` where what results is not valid.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 1000  # no line is broken
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
+    settings = yaml.load(PARAMS_FILE.read_bytes())
+    for group, changes in values.items():
+        for key, value in changes.items():
+            if settings[group][key] != value:
+                _change(settings[group], key, value)
+    written = io.BytesIO()
+    yaml.dump(settings, written)
+    KEPT.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=KEPT, suffix=".yaml") as file:
+        file.write(written.getvalue())
+        file.flush()
+        try:
+            read_params(Path(file.name))
+        except ScanError as error:
+            why = f"for with these settings {str(error).removeprefix(f'{file.name}: ')}"
+            raise ScanError(f"{PARAMS_FILE} stays as it is, {why}; scan use digits first") from None
+    return _replace_params(written.getvalue())
+
+
+def _change(group: Any, key: str, value: Any) -> None:
+    """Sets a value of a group of ruamel's. The comment on a number, or on a group within, was about the old value."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(value, dict):  # replaced, for it may be of another kind; what follows its last line stays
+        old, value = group[key], CommentedMap(value)
+        for name, each in value.items():
+            if isinstance(each, list):
+                value[name] = CommentedSeq(each)
+                value[name].fa.set_flow_style()
+        if list(old)[-1] in old.ca.items:
+            value.ca.items[list(value)[-1]] = old.ca.items[list(old)[-1]]
+    if isinstance(value, (dict, int)):
+        group.ca.items.pop(key, None)
+    group[key] = value
+
+
+def _replace_params(content: bytes) -> Path | None:
+    """Returns where the settings that stood there were kept, where they were of no preset."""
     kept = None
     if PARAMS_FILE.exists() and in_use() is None:
-        content = PARAMS_FILE.read_bytes()
-        kept = KEPT / f"params-{hashlib.sha256(content).hexdigest()[:8]}.yaml"  # the same settings have the same name
+        old = PARAMS_FILE.read_bytes()
+        kept = KEPT / f"params-{hashlib.sha256(old).hexdigest()[:8]}.yaml"  # the same settings have the same name
         KEPT.mkdir(exist_ok=True)
-        _write(kept, content)
-    _write(PARAMS_FILE, path.read_bytes())
+        _write(kept, old)
+    _write(PARAMS_FILE, content)
     return kept
 
 

@@ -135,8 +135,8 @@ class Stage:
 
     @property
     def data_home(self) -> Path:
-        """``SCAN_DATA``: where named sets lie or are downloaded to; by default ``datasets`` in the project."""
-        return Path(os.environ.get("SCAN_DATA") or self.root / "datasets").expanduser().resolve()
+        """``SCAN_DATA``, or ``datasets``: where named sets lie or are downloaded to; a relative one starts here too."""
+        return (self.root / Path(os.environ.get("SCAN_DATA") or "datasets").expanduser()).resolve()
 
     def scratch(self, depends_on: dict[str, Any]) -> Path:
         """A folder for unfinished work on the same files and settings; gone when the stage is done, as are older ones.

@@ -37,7 +37,7 @@ def start_byol(
     predictor = Projector(projection, projection, width, norm=True)
     module = Model(backbone, nn.Sequential(projector, predictor)).to(fabric.device)
     target = slow_copy(Model(backbone, projector))
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator, target)
+    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator, target)
 
 
 def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:

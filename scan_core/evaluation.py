@@ -39,11 +39,13 @@ def kmeans_scores(
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     train = train[: max(FIT_ROWS, 50 * clusters)]
     collected: dict[str, list[dict[str, float]]] = {name: [] for name in splits}
     for run in range(runs):
-        with warnings.catch_warnings():
+        # Two threads' sums are the same in either order; those of more are added as the threads come to their end.
+        with warnings.catch_warnings(), threadpool_limits(2, "openmp"):
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters: seen in alive
             kmeans = KMeans(min(clusters, len(train)), n_init=1, random_state=run).fit(train)
         for name, (features, labels) in splits.items():
@@ -100,6 +102,13 @@ def accuracy_of_surest(labels: np.ndarray, probabilities: np.ndarray) -> Iterato
 
 
 def predicted_classes(labels: np.ndarray, clusters: np.ndarray, count: int) -> dict[int, int]:
-    """Cluster → class by one-to-one matching on the items whose label is known; empty without labels."""
+    """Cluster → class by one-to-one matching on the items whose label is known; empty without labels.
+
+    A cluster without any item of the class that is left for it gets none.
+    """
     known = labels >= 0
-    return match_clusters(labels[known], clusters[known], count) if known.any() else {}
+    if not known.any():
+        return {}
+    found = set(zip(clusters[known].tolist(), labels[known].tolist(), strict=True))
+    matched = match_clusters(labels[known], clusters[known], count)
+    return {cluster: label for cluster, label in matched.items() if (cluster, label) in found}

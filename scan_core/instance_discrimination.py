@@ -22,7 +22,7 @@ def start_instance_discrimination(
 ) -> TrainingState:
     """The backbone with one linear layer, and a memory bank of ``count`` random unit vectors, on the device."""
     module = Model(backbone, Projector(feature_size(backbone), settings.projection, hidden=0)).to(fabric.device)
-    state = TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    state = TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
     bank = F.normalize(torch.randn(count, settings.projection, generator=generator), dim=1)
     state.extra.update(memory_bank=bank.to(fabric.device))
     return state

@@ -32,7 +32,7 @@ def start_moco(
     """The query encoder, its slow copy for the keys, and a queue of random unit vectors, on the device."""
     projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
     module = Model(backbone, projector).to(fabric.device)
-    state = TrainingState(module, build_optimizer(settings.optimizer, module), generator, slow_copy(module))
+    state = TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator, slow_copy(module))
     queue = F.normalize(torch.randn(settings.queue, settings.projection, generator=generator), dim=1)
     state.extra.update(queue=queue.to(fabric.device), oldest=0)
     return state

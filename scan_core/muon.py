@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scan_core.device import has_fast_bf16
-
 ITERATION = (3.4445, -4.7750, 2.0315)  # Jordan's polynomial: steep at 0, its values within 0.7 and 1.2 for 5 rounds
 ROUNDS = 5
 ADAMS = 0.2  # root mean square of Adam's steps, in rates
 SQUARES = 0.999  # Adam's second beta
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """(A,B) to about the nearest matrix whose singular values are all equal, near 1 (Newton-Schulz); 0 stays 0."""
+def orthogonal(matrix: Tensor, bf16: bool) -> Tensor:
+    """(A,B) to about the nearest matrix whose singular values are all equal, near 1 (Newton-Schulz); 0 stays 0.
+
+    ``bf16`` says whether it is computed in bfloat16, which is enough for it.
+    """
     tall = len(matrix) > matrix.shape[1]
     x = matrix.mT if tall else matrix
     x = x / x.norm().clamp(min=1e-7)
-    if has_fast_bf16(x.device.type):
+    if bf16:
         x = x.bfloat16()
     a, b, c = ITERATION
     for _ in range(ROUNDS):
@@ -40,8 +41,11 @@ class Muon(torch.optim.Optimizer):
     What is no matrix, or one row or column, takes Adam without decay, ``momentum`` being its first beta.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float, bf16: bool = False
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no loss is returned
@@ -61,7 +65,8 @@ class Muon(torch.optim.Optimizer):
                 if _is_matrix(weight):
                     ahead = gradient.lerp(state["momentum"], momentum).flatten(1)
                     weight.mul_(1 - lr * group["weight_decay"])
-                    weight.add_(orthogonal(ahead).view_as(weight), alpha=-lr * ADAMS * max(ahead.shape) ** 0.5)
+                    turned = orthogonal(ahead, self.bf16).view_as(weight)
+                    weight.add_(turned, alpha=-lr * ADAMS * max(ahead.shape) ** 0.5)
                 else:
                     state["steps"] += 1
                     state["squares"].lerp_(gradient.square(), 1 - SQUARES)

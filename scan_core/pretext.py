@@ -46,7 +46,7 @@ def start_pretext(
         load_backbone(network, weights)
     if settings.method == "none":
         module = Model(network, nn.Identity()).to(fabric.device)
-        return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+        return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
     return METHODS[settings.method][0](settings, network, count, generator, fabric)
 
 

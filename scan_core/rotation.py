@@ -21,7 +21,7 @@ def start_rotation(
 ) -> TrainingState:
     """The backbone with a linear classifier of four turns, and the optimiser, on the device."""
     module = Model(backbone, Projector(feature_size(backbone), TURNS, hidden=0)).to(fabric.device)
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
 
 
 def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:

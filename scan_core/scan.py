@@ -24,7 +24,7 @@ def start_scan(settings: Cluster, pretext: Model, seed: int, fabric: Fabric) -> 
     generator = seeded(seed)
     heads = ClusterHeads(feature_size(pretext.backbone), settings.num_clusters, settings.heads)
     module = Model(pretext.backbone, heads, frozen=settings.train == "head").to(fabric.device)
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
 
 
 def train_scan(

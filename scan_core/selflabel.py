@@ -35,7 +35,7 @@ def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric
     generator = seeded(seed)
     module = Model(model.backbone, model.head, frozen=settings.train == "head").to(fabric.device)
     average = slow_copy(module) if settings.ema else None
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator, average)
+    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator, average)
 
 
 def final_model(state: TrainingState) -> Model:
@@ -135,13 +135,16 @@ def has_plateaued(confident: list[float]) -> bool:
     return now - sum(earlier) / PLATEAU_MEAN < PLATEAU_GROWTH
 
 
-def choose_model(before: Tensor, after: Tensor, nearest: Tensor) -> tuple[str, str]:
+def choose_model(before: Tensor, after: Tensor, nearest: Tensor, learned: bool) -> tuple[str, str]:
     """``before`` or ``after``, and why, without labels.
 
     ``before`` and ``after`` are the (N,) clusters of the validation images, ``nearest`` (N,) the position of each
     one's nearest neighbour. The model from before is kept if clusters have died, or if the share of images in one
-    cluster with their nearest neighbour has dropped by more than 1 point.
+    cluster with their nearest neighbour has dropped by more than 1 point; and if nothing was ``learned``, for every
+    step was skipped, while BatchNorm's statistics have moved.
     """
+    if not learned:
+        return "before", "no training image was ever above selflabel.threshold"
     alive = [len(torch.unique(assigned)) for assigned in (before, after)]
     if alive[1] < alive[0]:
         return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"

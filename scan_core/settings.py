@@ -210,10 +210,11 @@ class Neighbors(Settings):
     recall: Annotated[float, Field(gt=0, le=1)]  # of that search, measured on a sample
 
 
-def check_neighbors(k: int, count: int) -> None:
-    """Raises ``ScanError`` where each of ``count`` images has less than ``k`` others."""
+def check_neighbors(k: int, count: int, split: str = "") -> None:
+    """Raises ``ScanError`` where each of ``count`` images, all there are or those of a ``split``, has less others."""
     if k >= count:
-        raise ScanError(f"neighbors.k is {k}, but there are {count} images; at most {count - 1} is allowed")
+        has = f"{split}, in which they are mined, has" if split else "there are"
+        raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
 
 
 class Cluster(Settings):

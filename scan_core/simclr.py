@@ -20,7 +20,7 @@ def start_simclr(
     """The backbone with a new projector, and its optimiser, on the device."""
     projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
     module = Model(backbone, projector).to(fabric.device)
-    return TrainingState(module, build_optimizer(settings.optimizer, module), generator)
+    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
 
 
 def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:

@@ -98,14 +98,20 @@ class TrainingState:
         self.epoch, self.history, self.extra = saved["epoch"], saved["history"], saved["extra"]
 
 
-def build_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum and Adam with L2 decay, as the paper's, in one kernel; LARS; Muon; over what trains."""
+def build_optimizer(settings: Optimizer, module: nn.Module, fabric: Fabric) -> torch.optim.Optimizer:
+    """SGD with momentum and Adam with L2 decay, as the paper's, in one kernel; LARS; Muon; over what trains.
+
+    Muon's products are in the precision of ``fabric``.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adam":
         return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), fused=True, **common)
-    if settings.name in ("lars", "muon"):
-        return (Lars if settings.name == "lars" else Muon)(parameters, momentum=settings.momentum, **common)
+    if settings.name == "lars":
+        return Lars(parameters, momentum=settings.momentum, **common)
+    if settings.name == "muon":
+        bf16 = fabric.strategy.precision.precision == "bf16-mixed"
+        return Muon(parameters, momentum=settings.momentum, bf16=bf16, **common)
     return torch.optim.SGD(parameters, momentum=settings.momentum, fused=True, **common)
 
 

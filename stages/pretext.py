@@ -17,7 +17,8 @@ def pretext(stage: Stage) -> None:
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
     # What later stages would refuse, before hours of training.
-    check_neighbors(params.neighbors.k, min(len(rows["train"]), len(rows["val"])))
+    for split in ("train", "val"):
+        check_neighbors(params.neighbors.k, len(rows[split]), split)
     for name, later in (("cluster", params.cluster), ("selflabel", params.selflabel)):
         check_batch(name, later.batch_size, len(rows["train"]))
     train = rows["pretext"]

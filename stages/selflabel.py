@@ -27,7 +27,8 @@ def selflabel(stage: Stage) -> None:
     stage.train(state, loop, settings.epochs, steps)
 
     assignments = state.extra["assignments"]
-    kept, why = choose_model(assignments[0], assignments[-1], nearest)
+    learned = not state.history or any(epoch["skipped_steps"] < steps for epoch in state.history)
+    kept, why = choose_model(assignments[0], assignments[-1], nearest, learned)
     say(f"selflabel kept the model from {kept} it: {why}" if kept == "before" else f"selflabel: {why}")
     model = before if kept == "before" else final_model(state)
     save_model(stage.out(artifacts.MODELS / "selflabel.safetensors"), model, params.backbone, stats)

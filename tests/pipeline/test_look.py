@@ -1,6 +1,7 @@
 """``scan data PATH``: it counts what is there, shows it, and what it suggests are settings."""
 
 import contextlib
+import shutil
 import zipfile
 
 import numpy as np
@@ -14,6 +15,11 @@ from pipeline.cli import app
 from pipeline.params import Params, read_params, read_yaml
 from scan_core.errors import ScanError
 from tests.project import ROOT, make_project, merge, run_stage, set_params
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,29 @@ def test_what_is_suggested_are_valid_settings(photos, base, tmp_path):
     assert suggested["cluster"]["num_clusters"] == 2
     # 21 images without the copy, a fifth of them held out: three others each has there.
     assert suggested["neighbors"] == {"k": 3} and suggested["cluster"]["val_neighbors"] == 3
-    Params.model_validate(merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested), strict=False)
+    settings = merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested)
+    assert settings["pretext"]["augmentation"]["flip"] == 0.5 and settings["pretext"]["augmentation"]["hue"] == 0.1
+    assert settings["selflabel"]["augmentation"]["cutout"] == 10
+
+
+def test_grey_images_keep_the_views_that_are_there(base, tmp_path):
+    """They may be digits, which a flip makes into something else."""
+    np.save(tmp_path / "grey.npy", np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8))
+    suggested = look.suggest(looked(tmp_path / "grey.npy", base, tmp_path))
+    assert not any("augmentation" in group for group in suggested.values())
+
+
+@pytest.mark.parametrize(("size", "stem", "batch"), [(32, "small", 512), (64, "stl", 512), (96, "stl", 256)])
+def test_the_network_and_its_batch_fit_the_size(base, size, stem, batch):
+    found = look.Look("photos", base, heights=[size] * 3000, widths=[size] * 3000, images=3000)
+    found.splits["no split of its own"] = 3000
+    suggested = look.suggest(found)
+    assert (suggested["backbone"]["stem"], suggested["pretext"]["batch_size"]) == (stem, batch)
+    assert suggested["cluster"]["augmentation"]["cutout"] == suggested["data"]["size"] // 3
+    settings = merge(read_yaml(ROOT / "presets" / "cifar10_cpu.yaml"), suggested)  # whatever stood there before
+    for name in ("pretext", "cluster", "selflabel"):
+        settings[name]["augmentation"] = suggested[name]["augmentation"]
+    Params.model_validate(settings, strict=False)
 
 
 def test_without_labels_everything_is_grouped(base, tmp_path):
@@ -99,7 +127,7 @@ def test_many_images_get_the_usual_number_of_neighbours(base, tmp_path):
 
 
 def test_what_is_suggested_runs(tmp_path):
-    """As printed, put into params.yaml: the stages up to the clustering take it."""
+    """Put into params.yaml, whose other settings and comments stay: the stages up to the clustering take it."""
     photos = tmp_path / "a long name # with what YAML takes for a comment, and [brackets] that rich takes for a style"
     photos.mkdir()
     for seed in range(60):
@@ -107,17 +135,42 @@ def test_what_is_suggested_runs(tmp_path):
             photos / f"{seed}.png"
         )
     project = make_project(tmp_path / "project")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    with (project / "params.yaml").open("a") as file:
+        file.write("# mine\n")
+    before = (project / "params.yaml").read_bytes()
     with contextlib.chdir(project):
-        printed = CliRunner().invoke(app, ["data", str(photos)]).stdout
+        printed = CliRunner().invoke(app, ["data", str(photos), "--use"]).stdout
     assert "[brackets]" in printed
-    suggested = YAML(typ="safe", pure=True).load(printed.partition("for params.yaml:")[2])
+    suggested = YAML(typ="safe", pure=True).load(printed.partition("puts them there):")[2].partition("params.yaml")[0])
     assert suggested["data"]["path"] == str(photos) and suggested["neighbors"] == {"k": 5}
-    set_params(project, suggested)
+    now = read_yaml(project / "params.yaml")
+    for group, values in suggested.items():
+        assert now[group] | values == now[group], group
+    kept = printed.partition("kept as ")[2].split()[0]
+    assert (project / kept).read_bytes() == before and (project / "params.yaml").read_text().endswith("# mine\n")
+    assert now["seed"] == read_yaml(project / kept)["seed"] and now["embed"] == read_yaml(project / kept)["embed"]
     for stage in ("source", "prepare"):
         run_stage(project, stage)
-    set_params(project, {"backbone": {"name": "convnet", "width": 4}})  # it need not learn
+    set_params(project, {"backbone": {"name": "convnet", "width": 4, "stem": "small"}})  # it need not learn
     for stage in ("pretext", "embed", "neighbors", "cluster"):
         run_stage(project, stage)
+
+
+def test_settings_that_do_not_go_with_those_that_stay_are_refused(photos, tmp_path):
+    """MoCo's keys are computed in equal parts of the batch, and there are few images."""
+    project = make_project(tmp_path / "project")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    shutil.copy(project / "presets" / "imagenet_50.yaml", project / "params.yaml")
+    before = (project / "params.yaml").read_bytes()
+    with contextlib.chdir(project):
+        done = CliRunner().invoke(app, ["data", str(photos), "--use"])
+    assert done.exit_code == 1 and done.stderr.splitlines()[-1] == (
+        "scan: error: params.yaml stays as it is, for with these settings pretext.key_groups is 8; a divisor of "
+        "batch_size, 4, is allowed; scan use digits first"
+    )
+    assert (project / "params.yaml").read_bytes() == before
+    assert [path.name for path in (project / ".scan").iterdir()] == ["contact_sheet.png"]
 
 
 def test_a_photo_of_a_phone_has_a_size(base, tmp_path):

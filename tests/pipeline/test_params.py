@@ -51,6 +51,7 @@ def test_presets_are_valid(preset):
         ({"neighbors": {"exact_rows": 0}}, ["neighbors.exact_rows is 0", "greater than or equal to 1"]),
         ({"neighbors": {"recall": 95}}, ["neighbors.recall is 95", "less than or equal to 1"]),
         ({"neighbors": {"recal": 0.9}}, ["neighbors.recal is not a setting", "did you mean recall?"]),
+        ({"selflabel": {"augmentation": {"cutout": 16}}}, ["augmentation.cutout is 16", "sees 16 pixels, less"]),
         ({"selflabel": {"augmentation": {"cutouts": 4}}}, ["selflabel.augmentation.cutouts is not a setting"]),
         ({"selflabel": {"augmentation": {"kind": "weak"}}}, ['selflabel.augmentation.kind is "weak"', "'strong' are"]),
         ({"backbone": {"name": "resnet18", "width": 32}}, ["backbone.width is 32", "64"]),

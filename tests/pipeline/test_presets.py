@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.params import PARAMS_FILE, Params, read_params, read_yaml
-from pipeline.presets import PRESETS, as_yaml, find_preset, list_presets, read_header
+from pipeline.presets import PRESETS, as_yaml, change_params, find_preset, list_presets, read_header
 from scan_core.errors import ScanError
 from tests.project import ROOT
 
@@ -115,6 +115,35 @@ def test_an_interrupted_write_leaves_the_settings_whole(project, monkeypatch):
     monkeypatch.setattr("os.replace", broken)
     assert "No space left" in failed("use", "cifar10")
     assert PARAMS_FILE.read_bytes() == before
+
+
+def test_changed_settings_leave_the_others_and_what_is_said_of_them():
+    old = PARAMS_FILE.read_text().splitlines()
+    views = {"kind": "strong", "flip": 0.5, "operations": 4, "cutout": 5}
+    change_params({
+        "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all"},
+        "pretext": {"augmentation": read_yaml(PRESETS / "cifar10.yaml")["pretext"]["augmentation"]},
+        "cluster": {"augmentation": views}, "selflabel": {"augmentation": views},
+    })  # fmt: skip
+    new = PARAMS_FILE.read_text().splitlines()
+    gone, come = ([line for line in one if line not in other] for one, other in ((old, new), (new, old)))
+    assert come[:3] == [
+        "  path: 'a # b' # of folder, archive, parquet and npy",
+        "  size: 32",
+        "  protocol: all   # all: train on and report on every image",
+    ]
+    assert "    crop_scale: [0.2, 1.0]" in come and "    cutout: 5" in come and new.count("  augmentation:") == 3
+    assert "  augmentation: # no flip: a mirrored 2 or 5 is no digit" in gone, "it was about other views"
+    assert new.count("") == old.count(""), "groups stay apart"
+    assert "  weights: null # a file that scan weights import wrote" in new
+    assert read_yaml(PARAMS_FILE)["selflabel"]["augmentation"] == views
+
+
+def test_changed_settings_that_are_not_valid_are_not_written(project):
+    before = everything(project)
+    with pytest.raises(ScanError, match=r"^params\.yaml stays as it is, for with these settings data\.size is 4; "):
+        change_params({"data": {"size": 4}})
+    assert everything(project) == before
 
 
 def test_use_without_a_name_lists_the_presets_and_marks_the_one_in_use(project):

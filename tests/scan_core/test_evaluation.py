@@ -82,6 +82,21 @@ def test_kmeans_finds_what_is_apart():
         assert {f"{name}_std" for name in split if not name.endswith("_std")} <= split.keys()
 
 
+def test_kmeans_adds_the_sums_of_two_threads_at_most(monkeypatch):
+    """Of more the order, and so the last bits, would be that in which they end."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen, fit = [], KMeans.fit
+    monkeypatch.setattr(KMeans, "fit", lambda self, *args: (
+        seen.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"), fit(self, *args)
+    )[1])  # fmt: skip
+    labels = np.arange(40) % 4
+    with threadpool_limits(5, "openmp"):
+        kmeans_scores(blobs(labels), {"train": (blobs(labels), labels)}, clusters=4, runs=2)
+    assert set(seen) == {2}
+
+
 def test_kmeans_scores_are_mean_and_sample_deviation_of_runs_that_differ():
     rng = np.random.default_rng(0)
     labels, train = rng.integers(4, size=50), rng.normal(size=(50, 3)).astype(np.float32)
@@ -177,3 +192,8 @@ def test_predicted_classes_are_matched_on_the_items_that_have_a_label():
     labels, clusters = np.array([5, 5, -1, -1, -1, 8]), np.array([2, 2, 0, 0, 0, 0])
     assert predicted_classes(labels, clusters, 3) == {2: 5, 0: 8}
     assert predicted_classes(np.full(6, -1), clusters, 3) == {}
+
+
+def test_a_cluster_gets_no_class_of_which_it_holds_nothing():
+    """The matching pairs what is left over, with nothing in common."""
+    assert predicted_classes(np.array([5, 6, 7]), np.array([2, 2, 2]), 4) in ({2: 5}, {2: 6}, {2: 7})

@@ -125,8 +125,8 @@ def test_a_resume_continues_to_the_bit():
     assert torch.equal(half, whole)
 
 
-def test_the_settings_name_builds_it():
-    found = build_optimizer(optimizer(name="lars", lr=0.2, weight_decay=0.3, momentum=0.8), nn.Linear(2, 2))
+def test_the_settings_name_builds_it(fp32):
+    found = build_optimizer(optimizer(name="lars", lr=0.2, weight_decay=0.3, momentum=0.8), nn.Linear(2, 2), fp32)
     group = found.param_groups[0]
     assert type(found) is Lars
     assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.2, 0.3, 0.8)

@@ -388,7 +388,7 @@ def test_no_epochs_keep_the_model_to_the_byte(fp32, ema):
     wanted = log_probabilities(model, data, VAL, fp32)[0].argmax(dim=1)
     assert len(assignments) == 1
     assert torch.equal(assignments[0].long(), wanted)
-    kept, why = choose_model(assignments[0], assignments[-1], torch.arange(16).roll(1))
+    kept, why = choose_model(assignments[0], assignments[-1], torch.arange(16).roll(1), True)
     assert kept == "after"
     assert f"{len(set(wanted.tolist()))} clusters in use" in why
 
@@ -443,13 +443,13 @@ def parted(count):
 def test_the_model_from_before_is_kept_where_clusters_died():
     after = TOGETHER.clone()
     after[after == 3] = 0  # neighbours stay together
-    kept, why = choose_model(TOGETHER, after, PAIRS)
+    kept, why = choose_model(TOGETHER, after, PAIRS, True)
     assert kept == "before"
     assert "3 of 4 clusters" in why
 
 
 def test_the_model_from_before_is_kept_where_neighbors_part():
-    kept, why = choose_model(TOGETHER, parted(2), PAIRS)
+    kept, why = choose_model(TOGETHER, parted(2), PAIRS, True)
     assert kept == "before"
     assert "from 1.000 to 0.980" in why
 
@@ -457,20 +457,25 @@ def test_the_model_from_before_is_kept_where_neighbors_part():
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_model_from_after_is_kept_otherwise(count):
     """Also where the share falls by one point and not more."""
-    kept, why = choose_model(TOGETHER, parted(count), PAIRS)
+    kept, why = choose_model(TOGETHER, parted(count), PAIRS, True)
     assert kept == "after"
     assert "4 clusters in use" in why
+
+
+def test_the_model_from_before_is_kept_where_nothing_was_learned():
+    kept, why = choose_model(TOGETHER, TOGETHER, PAIRS, False)
+    assert (kept, why) == ("before", "no training image was ever above selflabel.threshold")
 
 
 def test_new_clusters_and_closer_neighbors_are_welcome():
     before = parted(20)
     before[before == 3] = 0
-    assert choose_model(before, TOGETHER, PAIRS)[0] == "after"
+    assert choose_model(before, TOGETHER, PAIRS, True)[0] == "after"
 
 
 def test_a_cluster_that_others_took_the_place_of_is_no_loss():
     """The guard counts clusters, whatever their numbers."""
-    assert choose_model(TOGETHER, TOGETHER + 7, PAIRS)[0] == "after"
+    assert choose_model(TOGETHER, TOGETHER + 7, PAIRS, True)[0] == "after"
 
 
 # --- Resume

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from scan_core import byol, instance_discrimination, moco, rotation, scan, selflabel, simclr
+from scan_core.device import make_fabric
 from scan_core.errors import ScanError
 from scan_core.networks import Model
 from scan_core.pretext import METHODS, start_pretext, train_pretext
@@ -32,7 +33,8 @@ from tests.scan_core.tiny import (
 
 def new_state(seed=0, **values):
     model = cluster_model(seed=seed)
-    return TrainingState(model, build_optimizer(optimizer(**values), model), torch.Generator().manual_seed(seed))
+    built = build_optimizer(optimizer(**values), model, make_fabric("fp32", "cpu"))
+    return TrainingState(model, built, torch.Generator().manual_seed(seed))
 
 
 # --- Batches
@@ -110,34 +112,33 @@ def test_on_a_gpu_its_own_generator_comes_back_too(monkeypatch):
 # --- The optimiser and its step
 
 
-def test_adam_decays_by_l2_with_momentum_as_first_beta():
-    found = build_optimizer(optimizer(name="adam", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2))
+def test_adam_decays_by_l2_with_momentum_as_first_beta(fp32):
+    found = build_optimizer(optimizer(name="adam", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2), fp32)
     assert type(found) is torch.optim.Adam
     group = found.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 0.2, (0.8, 0.999))
     assert not group["decoupled_weight_decay"]
 
 
-def test_sgd_has_plain_momentum():
-    found = build_optimizer(optimizer(name="sgd", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2))
+def test_sgd_has_plain_momentum(fp32):
+    found = build_optimizer(optimizer(name="sgd", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2), fp32)
     group = found.param_groups[0]
     assert type(found) is torch.optim.SGD
     assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.1, 0.2, 0.8)
     assert (group["nesterov"], group["dampening"]) == (False, 0)
 
 
-def test_what_is_frozen_is_not_optimised():
+def test_what_is_frozen_is_not_optimised(fp32):
     model = cluster_model()
     model = Model(model.backbone, model.head, frozen=True)
-    assert {id(each) for group in build_optimizer(optimizer(), model).param_groups for each in group["params"]} == {
-        id(each) for each in model.head.parameters()
-    }
+    groups = build_optimizer(optimizer(), model, fp32).param_groups
+    assert {id(each) for group in groups for each in group["params"]} == {id(each) for each in model.head.parameters()}
 
 
 def test_a_step_is_plain_gradient_descent_at_the_rate_of_the_schedule(fp32):
     settings = optimizer(name="sgd", lr=0.5, weight_decay=0.0, momentum=0.0, schedule="cosine", warmup_epochs=1)
     linear = nn.Linear(3, 1, bias=False)
-    model, sgd = fp32.setup(linear, build_optimizer(settings, linear))
+    model, sgd = fp32.setup(linear, build_optimizer(settings, linear, fp32))
     step, inputs = Stepper(fp32, sgd, settings, steps_per_epoch=2, epochs=4), torch.tensor([[1.0, 2.0, 3.0]])
     wanted, rates = linear.weight.detach().clone(), []
     for epoch in range(4):
@@ -154,7 +155,7 @@ def test_a_step_is_plain_gradient_descent_at_the_rate_of_the_schedule(fp32):
 
 def test_means_are_those_of_the_epoch_and_start_anew(fp32):
     linear = nn.Linear(1, 1)
-    model, sgd = fp32.setup(linear, build_optimizer(optimizer(lr=1e-3), linear))
+    model, sgd = fp32.setup(linear, build_optimizer(optimizer(lr=1e-3), linear, fp32))
     step = Stepper(fp32, sgd, optimizer(lr=1e-3), 3, 2)
     for values in ([1.0, 2.0, 6.0], [5.0]):
         for value in values:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -392,13 +393,25 @@ BAD_INPUT = [
     ("pretext", {"pretext": {"batch_size": 1438}}, "pretext.batch_size is 1438, but there are 1437 images"),
     ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
     # Said before the pretext task is trained, not after it.
-    ("pretext", {"neighbors": {"k": 360}}, "neighbors.k is 360, but there are 360 images; at most 359"),
+    (
+        "pretext",
+        {"neighbors": {"k": 360}},
+        "neighbors.k is 360, but val, in which they are mined, has 360 images",
+    ),
     ("pretext", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
     ("pretext", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
     ("selflabel", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
     ("pretext", {"pretext": {"optimizer": {"name": "sgd", "lr": 1e30}}}, "is nan in epoch"),
     ("evaluate", {"evaluate": {"kmeans_runs": 1}}, "evaluate.kmeans_runs is 1"),
 ]
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "p/datasets"), ("mine", "p/mine"), ("/mine", "/mine")])
+def test_named_sets_lie_in_the_project_also_where_an_experiment_runs_in_a_copy(monkeypatch, tmp_path, given, found):
+    monkeypatch.delenv("SCAN_DATA", raising=False)
+    if given:
+        monkeypatch.setenv("SCAN_DATA", given)
+    assert Stage.data_home.fget(SimpleNamespace(root=tmp_path / "p")) == tmp_path / found
 
 
 @pytest.mark.parametrize(("stage", "change", "said"), BAD_INPUT, ids=lambda value: str(value)[:40])
