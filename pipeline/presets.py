@@ -100,7 +100,7 @@ def _change(group: Any, key: str, value: Any) -> None:
                 value[name].fa.set_flow_style()
         if list(old)[-1] in old.ca.items:
             value.ca.items[list(value)[-1]] = old.ca.items[list(old)[-1]]
-    if isinstance(value, (dict, int)):
+    if isinstance(value, (dict, int, float)):
         group.ca.items.pop(key, None)
     group[key] = value
 

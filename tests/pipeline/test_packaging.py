@@ -19,3 +19,4 @@ def test_the_environment_lists_what_is_installed_and_survives_what_is_broken(mon
     monkeypatch.setattr("pipeline.packaging.distributions", lambda: [Broken(), *distributions()])
     packages = environment()["packages"]
     assert packages["torch"].startswith("2.") and list(packages) == sorted(packages)
+    assert "none" not in packages

@@ -121,7 +121,7 @@ def test_changed_settings_leave_the_others_and_what_is_said_of_them():
     old = PARAMS_FILE.read_text().splitlines()
     views = {"kind": "strong", "flip": 0.5, "operations": 4, "cutout": 5}
     change_params({
-        "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all"},
+        "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all", "max_rejected": 0.05},
         "pretext": {"augmentation": read_yaml(PRESETS / "cifar10.yaml")["pretext"]["augmentation"]},
         "cluster": {"augmentation": views}, "selflabel": {"augmentation": views},
     })  # fmt: skip
@@ -134,6 +134,7 @@ def test_changed_settings_leave_the_others_and_what_is_said_of_them():
     ]
     assert "    crop_scale: [0.2, 1.0]" in come and "    cutout: 5" in come and new.count("  augmentation:") == 3
     assert "  augmentation: # no flip: a mirrored 2 or 5 is no digit" in gone, "it was about other views"
+    assert not [line for line in gone if "max_rejected" in line], "it is as it was"
     assert new.count("") == old.count(""), "groups stay apart"
     assert "  weights: null # a file that scan weights import wrote" in new
     assert read_yaml(PARAMS_FILE)["selflabel"]["augmentation"] == views
