@@ -137,7 +137,9 @@ class Run:
             labelled, images, rows["train"], rows["val"], params.selflabel, fabric
         ), params.selflabel.epochs)  # fmt: skip
         after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
-        kept, why = choose_model(before, after, nearest["val"][:, 0])
+        steps = len(rows["train"]) // params.selflabel.batch_size
+        learned = not labelled.history or any(epoch["skipped_steps"] < steps for epoch in labelled.history)
+        kept, why = choose_model(before, after, nearest["val"][:, 0], learned)
         self.export("selflabel", final_model(labelled))
 
         truth = {split: labels[each.numpy()] for split, each in rows.items()}
