@@ -18,7 +18,7 @@ from scan_core.metrics import clustering_metrics, neighbor_purity
 from scan_core.neighbors import mine_neighbors
 from scan_core.pretext import start_pretext, train_pretext
 from scan_core.scan import best_model, start_scan, train_scan
-from scan_core.selflabel import choose_model, final_model, start_selflabel, train_selflabel
+from scan_core.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
 from scan_core.training import Epoch, Progress, TrainingState
 
 PART = 15 * 2**20  # bytes
@@ -120,7 +120,11 @@ class Run:
         }
         mined = {
             split: mine_neighbors(
-                each, params.neighbors.k, params.neighbors.exact_rows, params.neighbors.recall
+                each,
+                params.neighbors.k,
+                params.neighbors.exact_rows,
+                params.neighbors.recall,
+                smoothing=params.neighbors.smoothing,
             ).nearest
             for split, each in vectors.items()
         }
@@ -137,8 +141,7 @@ class Run:
             labelled, images, rows["train"], rows["val"], params.selflabel, fabric
         ), params.selflabel.epochs)  # fmt: skip
         after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
-        steps = len(rows["train"]) // params.selflabel.batch_size
-        learned = not labelled.history or any(epoch["skipped_steps"] < steps for epoch in labelled.history)
+        learned = has_learned(labelled, len(rows["train"]) // params.selflabel.batch_size)
         kept, why = choose_model(before, after, nearest["val"][:, 0], learned)
         self.export("selflabel", final_model(labelled))
 

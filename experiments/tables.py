@@ -49,6 +49,14 @@ def many_to_one(result: Result) -> dict[str, float]:
     return {"acc": found["acc_many_to_one"], "nmi": found["nmi"], "ari": found["ari"]}
 
 
+def smoothed(result: Result) -> dict[str, float]:
+    """How many of an image's 20 nearest are of its class, and what becomes of it."""
+    return {
+        "20 nearest of the class, train": result.metrics["train"]["neighbors"]["purity_20"],
+        **step("selflabel")(result),
+    }
+
+
 def unguarded(result: Result) -> dict[str, float]:
     """ACC after the last epoch of self-labelling, whether the guard kept it or not."""
     return {"acc": float(result.curves["accuracy_selflabel"][-1]["acc"])}
@@ -163,6 +171,10 @@ EXPERIMENTS = {
         Row(str(k), (("cluster.neighbors", k),), step("selflabel"), {0: "56.3", 5: "79.3"}.get(k, ""))
         for k in (0, 5, 10, 20, 50)
     ), axis="K"),
+    "smoothing": Experiment("Embeddings averaged with their nearest ones before neighbours are mined", tuple(
+        Row(f"with {nearest}" if nearest else "as they are", (("neighbors.smoothing", nearest),), smoothed)
+        for nearest in (0, 5, 20, 50)
+    )),
     "oracle": Experiment("Figure 8: no false positives among the neighbours (uses labels)", tuple(
         Row(str(k), (), labelled, "", ("oracle", "--neighbors", str(k))) for k in (5, 20, 50)
     ), axis="K"),

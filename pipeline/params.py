@@ -38,12 +38,14 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _neighbors_there(self) -> "Params":
-        for name in ("neighbors", "val_neighbors"):
-            if getattr(self.cluster, name) > self.neighbors.k:
-                raise ValueError(
-                    f"cluster.{name} is {getattr(self.cluster, name)}; neighbors.k is {self.neighbors.k}, "
-                    f"and at most so many can be used"
-                )
+        cluster, neighbors = self.cluster, self.neighbors
+        for name, used in (
+            ("cluster.neighbors", cluster.neighbors),
+            ("cluster.val_neighbors", cluster.val_neighbors),
+            ("neighbors.smoothing", neighbors.smoothing),
+        ):
+            if used > neighbors.k:
+                raise ValueError(f"{name} is {used}; neighbors.k is {neighbors.k}, and at most so many can be used")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from scan_core.training import (
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
 GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbour
+GUARD_SHRINK = 10  # times smaller than the smallest was before, a cluster counts as dead
 
 
 def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> TrainingState:
@@ -135,17 +136,24 @@ def has_plateaued(confident: list[float]) -> bool:
     return now - sum(earlier) / PLATEAU_MEAN < PLATEAU_GROWTH
 
 
+def has_learned(state: TrainingState, steps: int) -> bool:
+    """Whether one of the ``steps`` of an epoch was not skipped; True where there were to be no epochs."""
+    return not state.history or any(epoch["skipped_steps"] < steps for epoch in state.history)
+
+
 def choose_model(before: Tensor, after: Tensor, nearest: Tensor, learned: bool) -> tuple[str, str]:
     """``before`` or ``after``, and why, without labels.
 
     ``before`` and ``after`` are the (N,) clusters of the validation images, ``nearest`` (N,) the position of each
-    one's nearest neighbour. The model from before is kept if clusters have died, or if the share of images in one
-    cluster with their nearest neighbour has dropped by more than 1 point; and if nothing was ``learned``, for every
-    step was skipped, while BatchNorm's statistics have moved.
+    one's nearest neighbour. The model from before is kept if clusters have died, holding less than a tenth of
+    what the smallest held before, or if the share of images in one cluster with their nearest neighbour has dropped by
+    more than 1 point; and if nothing was ``learned``, for every step was skipped, while BatchNorm's statistics have
+    moved.
     """
     if not learned:
         return "before", "no training image was ever above selflabel.threshold"
-    alive = [len(torch.unique(assigned)) for assigned in (before, after)]
+    sizes = [torch.unique(assigned, return_counts=True)[1] for assigned in (before, after)]
+    alive = [int((GUARD_SHRINK * held >= sizes[0].min()).sum()) for held in sizes]
     if alive[1] < alive[0]:
         return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"
     together = [int((assigned == assigned[nearest]).sum()) for assigned in (before, after)]

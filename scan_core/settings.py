@@ -206,6 +206,7 @@ class Neighbors(Settings):
     """How many neighbours are mined; ``cluster.neighbors`` says how many of them are used."""
 
     k: Count
+    smoothing: Annotated[int, Field(ge=0)]  # nearest ones with which each embedding is averaged first
     exact_rows: Count  # beyond so many images the search is approximate
     recall: Annotated[float, Field(gt=0, le=1)]  # of that search, measured on a sample
 

@@ -10,7 +10,9 @@ def neighbors(stage: Stage) -> None:
     folder, settings = stage.out(artifacts.NEIGHBORS), stage.params.neighbors
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
-        mined = mine_neighbors(embeddings, settings.k, settings.exact_rows, settings.recall, stage.device)
+        mined = mine_neighbors(
+            embeddings, settings.k, settings.exact_rows, settings.recall, stage.device, settings.smoothing
+        )
         artifacts.save_array(folder / f"{split}.npy", mined.nearest)
         artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)
         stage.tracker.metrics({f"{split}_similarity": float(mined.similarity.mean()), f"{split}_recall": mined.recall})

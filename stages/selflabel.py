@@ -10,7 +10,7 @@ def selflabel(stage: Stage) -> None:
     import torch
 
     from scan_core.device import choose_compute, make_fabric
-    from scan_core.selflabel import choose_model, final_model, start_selflabel, train_selflabel
+    from scan_core.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
     from scan_core.training import check_batch
     from scan_core.weights import load_model, save_model
 
@@ -27,8 +27,7 @@ def selflabel(stage: Stage) -> None:
     stage.train(state, loop, settings.epochs, steps)
 
     assignments = state.extra["assignments"]
-    learned = not state.history or any(epoch["skipped_steps"] < steps for epoch in state.history)
-    kept, why = choose_model(assignments[0], assignments[-1], nearest, learned)
+    kept, why = choose_model(assignments[0], assignments[-1], nearest, has_learned(state, steps))
     say(f"selflabel kept the model from {kept} it: {why}" if kept == "before" else f"selflabel: {why}")
     model = before if kept == "before" else final_model(state)
     save_model(stage.out(artifacts.MODELS / "selflabel.safetensors"), model, params.backbone, stats)

@@ -165,6 +165,7 @@ NOT_PUBLISHED = {
         "pretext.encoder_momentum": each(0.999), "pretext.queue": each(4096), "pretext.key_groups": each(8),
     }),
     "neighbors.k": each(50),
+    "neighbors.smoothing": each(0),
     "neighbors.exact_rows": each(200000),
     "neighbors.recall": each(0.95),
     "cluster.optimizer.final_lr": each(0.0),

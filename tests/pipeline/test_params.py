@@ -51,7 +51,7 @@ def test_presets_are_valid(preset):
         ({"neighbors": {"exact_rows": 0}}, ["neighbors.exact_rows is 0", "greater than or equal to 1"]),
         ({"neighbors": {"recall": 95}}, ["neighbors.recall is 95", "less than or equal to 1"]),
         ({"neighbors": {"recal": 0.9}}, ["neighbors.recal is not a setting", "did you mean recall?"]),
-        ({"selflabel": {"augmentation": {"cutout": 16}}}, ["augmentation.cutout is 16", "sees 16 pixels, less"]),
+        ({"selflabel": {"augmentation": {"cutout": 16}}}, ["selflabel.augmentation.cutout is 16", "16 pixels, less"]),
         ({"selflabel": {"augmentation": {"cutouts": 4}}}, ["selflabel.augmentation.cutouts is not a setting"]),
         ({"selflabel": {"augmentation": {"kind": "weak"}}}, ['selflabel.augmentation.kind is "weak"', "'strong' are"]),
         ({"backbone": {"name": "resnet18", "width": 32}}, ["backbone.width is 32", "64"]),
@@ -121,15 +121,18 @@ def test_features_after_a_projector_need_a_method_that_trains_one(tmp_path, meth
     assert read_params(path).pretext.method == method
 
 
-@pytest.mark.parametrize("name", ["neighbors", "val_neighbors"])
+@pytest.mark.parametrize("name", ["cluster.neighbors", "cluster.val_neighbors", "neighbors.smoothing"])
 def test_no_more_neighbours_are_used_than_are_mined(tmp_path, name):
     path = tmp_path / "params.yaml"
-    set_params(tmp_path, {"neighbors": {"k": 30}, "cluster": {name: 31}}, ROOT / "params.yaml")
-    wanted = f"{path}: cluster.{name} is 31; neighbors.k is 30, and at most so many can be used"
+    group, key = name.split(".")
+    changes = {"neighbors": {"k": 30}}
+    changes.setdefault(group, {})[key] = 31
+    set_params(tmp_path, changes, ROOT / "params.yaml")
+    wanted = f"{path}: {name} is 31; neighbors.k is 30, and at most so many can be used"
     with pytest.raises(ScanError, match=f"^{re.escape(wanted)}$"):
         read_params(path)
-    set_params(tmp_path, {"cluster": {name: 30}})
-    assert getattr(read_params(path).cluster, name) == 30
+    set_params(tmp_path, {group: {key: 30}})
+    assert getattr(getattr(read_params(path), group), key) == 30
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,50 @@ def test_blocks_of_queries_change_nothing(monkeypatch, exact_rows):
     np.testing.assert_allclose(in_blocks.similarity, whole.similarity, atol=1e-6)
 
 
+# --- Smoothed rows
+
+
+@pytest.mark.parametrize("block", [65_536, 7])
+def test_smoothed_rows_are_means_weighted_by_the_cosine_cubed(monkeypatch, block):
+    monkeypatch.setattr(neighbors, "BLOCK", block)
+    embeddings = random_rows(40, 3)
+    mined = mine_neighbors(embeddings, 15, EXACT, 0.5)
+    assert (mined.similarity < -0.1).any()  # whose weight is none, not less
+    found = neighbors.smooth(embeddings, mined)
+    for row, embedding in enumerate(embeddings.astype(np.float64)):
+        total = embedding.copy()
+        for index, cosine in zip(mined.nearest[row], mined.similarity[row], strict=True):
+            total += max(float(cosine), 0.0) ** 3 * embeddings[index]
+        np.testing.assert_allclose(found[row], total / np.linalg.norm(total), atol=1e-6)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("exact_rows", [EXACT, 100])
+def test_with_smoothing_the_neighbors_are_those_of_smoothed_rows(exact_rows):
+    embeddings = random_rows(300, 8)
+    kept = embeddings.copy()
+    found = mine_neighbors(embeddings, 6, exact_rows, 1.0, smoothing=5)
+    first = mine_neighbors(embeddings, 5, exact_rows, 1.0)
+    wanted = mine_neighbors(neighbors.smooth(embeddings, first), 6, exact_rows, 1.0)
+    assert np.array_equal(found.nearest, wanted.nearest)
+    assert np.array_equal(found.similarity, wanted.similarity)
+    assert not np.array_equal(found.nearest[:, :5], first.nearest)
+    assert np.array_equal(embeddings, kept)
+
+
+def test_smoothing_finds_more_of_a_row_s_own_cluster():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 32))
+    cluster = rng.integers(5, size=500)
+    embeddings = unit(centres[cluster] + 2.0 * rng.normal(size=(500, 32)))
+
+    def own(smoothing):
+        nearest = mine_neighbors(embeddings, 20, EXACT, 0.5, smoothing=smoothing).nearest
+        return float((cluster[nearest] == cluster[:, None]).mean())
+
+    assert own(20) > own(0) + 0.1
+
+
 # --- More rows than are searched exactly
 
 

@@ -448,6 +448,16 @@ def test_the_model_from_before_is_kept_where_clusters_died():
     assert "3 of 4 clusters" in why
 
 
+@pytest.mark.parametrize(("held", "kept"), [(2, "before"), (3, "after")])
+def test_a_cluster_with_less_than_a_tenth_of_what_the_smallest_held_has_died(held, kept):
+    """Before: 970 images in one cluster and 30 in the other; and every pair of neighbours stays together."""
+    before = torch.cat([torch.zeros(970), torch.ones(30)]).long()
+    after = torch.cat([torch.ones(held), torch.zeros(1000 - held)]).long()
+    found, why = choose_model(before, after, torch.arange(1000), True)
+    assert found == kept
+    assert ("1 of 2 clusters" in why) is (kept == "before")
+
+
 def test_the_model_from_before_is_kept_where_neighbors_part():
     kept, why = choose_model(TOGETHER, parted(2), PAIRS, True)
     assert kept == "before"
