@@ -76,8 +76,8 @@ def write(found: dict[str, list[Row]], here: dict[str, str]) -> str:
             made = stored[name]["machine"]
             lines += [
                 "", f"## {title}", "",
-                f"{made['date']}, {made['processor']}, {made['cores']} cores, {made['memory']}; Python "
-                f"{made['python']}, {made['packages']}.", "",
+                f"{made['date']}, commit {made.get('commit', 'not noted')}, {made['processor']}, {made['cores']} "
+                f"cores, {made['memory']}; Python {made['python']}, {made['packages']}.", "",
                 *table([Row(**row) for row in stored[name]["rows"]]),
             ]  # fmt: skip
     text = "\n".join(lines) + "\n"

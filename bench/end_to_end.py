@@ -1,5 +1,6 @@
 """CIFAR-10 from its archive to scores within a time budget, for a machine that has neither DVC nor MLflow."""
 
+import copy
 import io
 import json
 import tarfile
@@ -135,6 +136,7 @@ class Run:
             scan, images, rows["train"], nearest["train"], rows["val"], nearest["val"], params.cluster, fabric
         ), params.cluster.epochs)  # fmt: skip
         clustered = best_model(scan).to(fabric.device)
+        kept_before = copy.deepcopy(clustered)  # self-labelling trains the one that it gets
         before = log_probabilities(clustered, images, rows["val"], fabric)[0].argmax(dim=1).cpu()
         labelled = start_selflabel(params.selflabel, clustered, self.seed, fabric)
         self.train("selflabel", labelled, train_selflabel(
@@ -143,7 +145,10 @@ class Run:
         after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
         learned = has_learned(labelled, len(rows["train"]) // params.selflabel.batch_size)
         kept, why = choose_model(before, after, nearest["val"][:, 0], learned)
-        self.export("selflabel", final_model(labelled))
+        if kept == "before":
+            after = before
+        self.export("selflabel", kept_before if kept == "before" else final_model(labelled))
+        started = time.monotonic()
 
         truth = {split: labels[each.numpy()] for split, each in rows.items()}
         found["purity_20"] = neighbor_purity(truth["train"], mined["train"], 20)
@@ -152,6 +157,7 @@ class Run:
         for name, assigned in (("cluster", before), ("selflabel", after)):
             measured = clustering_metrics(truth["val"], assigned.numpy(), params.cluster.num_clusters)
             found[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
+        self.seconds["evaluate"] = time.monotonic() - started
         return {"seed": self.seed, **found, "kept": kept, "why": why, "seconds": self.seconds}
 
 

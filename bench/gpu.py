@@ -254,14 +254,16 @@ def main() -> None:
         results["loops"] = [vars(row) for row in loops(device)]
         write(chosen.out, results)
     if "cifar10" in parts and chosen.archive:
+        reading = time.monotonic()
         stored, labels, count = read_archive(chosen.archive, chosen.limit)
         images = images_on(device, stored, MEAN, STD)
-        fabric = make_fabric("auto", device.type)
+        fabric, read = make_fabric("auto", device.type), time.monotonic() - reading
         done = {run["seed"]: run for run in results.get("cifar10", [])}
         try:
             for seed in chosen.seeds:
                 if seed not in done:
                     run = Run(params, seed, fabric, chosen.state, chosen.out, started + 60 * chosen.minutes, what)
+                    run.seconds.setdefault("read", read)
                     done[seed] = run.scores(images, labels, count, chosen.resume)
                     results["cifar10"] = list(done.values())
                     write(chosen.out, results)

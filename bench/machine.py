@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import threading
 import time
 from importlib.metadata import version
@@ -10,7 +11,7 @@ import psutil
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, python, versions and today's date: what a figure means nothing without."""
+    """Processor, cores, memory, python, versions, commit and today's date: what a figure means nothing without."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = [line.split(":", 1) for line in file if ":" in line]
@@ -23,12 +24,22 @@ def machine() -> dict[str, str]:
     names = ("torch", "torchvision", "dvc", "mlflow", "scikit-learn")
     return {
         "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
         "processor": processor,
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in names),
     }
+
+
+def _commit() -> str:
+    """The commit that is measured, marked where the working tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 class Memory:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.ledger import write_ledger
-from experiments.runs import Run, results, send
+from experiments.runs import results, send
 from experiments.tables import EXPERIMENTS, Experiment
 from pipeline.progress import clock, say
 from scan_core.errors import ScanError
@@ -32,9 +32,7 @@ def main(
         wanted, seeds = choose(names), tuple(seed or SEEDS)
         started = time.monotonic()
         runs = {
-            name: [
-                [Run(preset or table.preset, seed, row.changes, row.labelled) for seed in seeds] for row in table.rows
-            ]
+            name: [[row.run(preset or table.preset, seed) for seed in seeds] for row in table.rows]
             for name, table in wanted.items()
         }
         found = results((run for rows in runs.values() for row in rows for run in row), jobs, say)

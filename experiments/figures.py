@@ -11,16 +11,17 @@ from experiments.tables import Experiment
 from pipeline.charts import BLUE, ORANGE
 
 
-def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, float]]]) -> Path:
+def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, float]]], preset: str) -> Path:
     """Mean and standard deviation of ACC over seeds for each value on the axis, and the paper's where it gives one."""
     accuracy = np.array([[each["acc"] for each in row] for row in values])  # (values,seeds)
     axis_values = np.array([float(row.label) for row in experiment.rows])
     figure, axis = plt.subplots(figsize=(4.6, 2.8))
     spread = 100 * accuracy.std(axis=1, ddof=1) if accuracy.shape[1] > 1 else None
     axis.errorbar(axis_values, 100 * accuracy.mean(axis=1), spread, fmt="o-", color=BLUE, capsize=3, label="here")
-    known = [(x, float(row.published)) for x, row in zip(axis_values, experiment.rows, strict=True) if row.published]
+    head, published = experiment.published(preset)
+    known = [(x, float(number)) for x, number in zip(axis_values, published, strict=True) if number]
     if known:
-        axis.plot(*zip(*known, strict=True), "s--", color=ORANGE, label=experiment.published)
+        axis.plot(*zip(*known, strict=True), "s--", color=ORANGE, label=head)
         axis.legend()
     axis.set(xlabel=experiment.axis, ylabel=experiment.height)
     return _save(figure, path)

@@ -38,41 +38,50 @@ def write_ledger(
     for name, experiment in experiments.items():
         pairs = zip(experiment.rows, runs[name], strict=True)
         values = [[row.value(found[run]) for run in seeds] for row, seeds in pairs]
-        lines = [f"### {experiment.title}", "", *_table(experiment, values), "", _source(name, runs[name])]
+        lines = [
+            f"### {experiment.title}",
+            "",
+            *_table(experiment, values, runs[name][0][0].preset),
+            "",
+            _source(name, runs[name]),
+        ]
         if experiment.axis and pictures:
             if experiment.rows[0].curve:
                 lines_of = zip(experiment.rows, runs[name], strict=True)
                 curves = [[row.curve(found[run]) for run in seeds] for row, seeds in lines_of if row.curve]
                 picture = draw_lines(pictures / f"{name}.png", experiment, curves)
             else:
-                picture = draw_points(pictures / f"{name}.png", experiment, values)
+                picture = draw_points(pictures / f"{name}.png", experiment, values, runs[name][0][0].preset)
             lines += ["", f"![{experiment.title}](ledger/{picture.name})"]
         if name == "table4":
             lines += ["", *confusion_by_superclass([found[run] for run in runs[name][-1]])]
         blocks[name] = "\n".join(lines)
     if whole:
         preset = next(iter(runs.values()))[0][0].preset
-        # A setting may stand in several tables, spelled otherwise each time: it counts once.
+        # A setting may stand in several tables, spelled otherwise each time: it counts once. Where other neighbours are
+        # mined, how many of them are together is another measure.
+        smoothing = Run(preset, 0).params().neighbors.smoothing
         same = {
             run.params().model_dump_json(): (run, result)
-            for run, result in found.items() if run.preset == preset and not run.labelled
-        }  # fmt: skip
+            for run, result in found.items()
+            if run.preset == preset and not run.labelled and run.params().neighbors.smoothing == smoothing
+        }
         blocks["quality"] = "\n".join(_quality(preset, dict(same.values()), pictures))
     if page:
         _put(page, blocks)
     return "\n\n".join(blocks.values())
 
 
-def _table(experiment: Experiment, values: list[list[dict[str, float]]]) -> Iterator[str]:
+def _table(experiment: Experiment, values: list[list[dict[str, float]]], preset: str) -> Iterator[str]:
     measures = list(dict.fromkeys(name for row in values for each in row for name in each))
-    published = any(row.published for row in experiment.rows)
+    head, published = experiment.published(preset)
     heads = [name.upper() if name in ("acc", "nmi", "ari") else name for name in measures]
     first = "" if experiment.rows[0].curve else experiment.axis
-    yield f"| {' | '.join([first, *heads, *[experiment.published] * published])} |"
-    yield "| --- |" + " --- |" * (len(measures) + published)
-    for row, found in zip(experiment.rows, values, strict=True):
+    yield f"| {' | '.join([first, *heads, *[head] * bool(head)])} |"
+    yield "| --- |" + " --- |" * (len(measures) + bool(head))
+    for row, number, found in zip(experiment.rows, published, values, strict=True):
         cells = [summary([each[name] for each in found if name in each]) for name in measures]
-        yield f"| {' | '.join([row.label, *cells, *[row.published or '–'] * published])} |"
+        yield f"| {' | '.join([row.label, *cells, *[number or '–'] * bool(head)])} |"
 
 
 def summary(values: list[float]) -> str:
@@ -87,8 +96,8 @@ def _source(name: str, runs: list[list[Run]]) -> str:
     here, seeds = machine(), [run.seed for run in runs[0]]
     return (
         f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {', '.join(map(str, seeds))}, each with "
-        f"its own split; validation images, percent, mean ± standard deviation. {here['date']}, {here['processor']}, "
-        f"{here['cores']} cores; {here['packages']}."
+        f"its own split; validation images, percent, mean ± standard deviation. {here['date']}, commit "
+        f"{here['commit']}, {here['processor']}, {here['cores']} cores; {here['packages']}."
     )
 
 

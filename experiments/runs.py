@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from experiments.warm import WarmPython
 from pipeline import artifacts
 from pipeline.fingerprint import run_key
@@ -45,7 +47,10 @@ class Run:
         return hash((self.preset, self.seed, repr(self.changes), self.labelled))  # a change may hold a mapping
 
     def params(self) -> Params:
-        """The validated settings. ``data.split_seed`` is the seed: each seed has its own split."""
+        """The validated settings. ``data.split_seed`` is the seed: each seed has its own split.
+
+        Raises ``ScanError`` where the preset does not allow the changes.
+        """
         values = read_yaml(Path("presets") / f"{self.preset}.yaml")
         for name, value in (("seed", self.seed), ("data.split_seed", self.seed), *self.changes):
             *groups, last = name.split(".")
@@ -56,7 +61,11 @@ class Run:
         for group, key in (("data", "path"), ("backbone", "weights")):
             if values[group][key]:  # a worker's folder is not the project's
                 values[group][key] = str(Path(values[group][key]).expanduser().resolve())
-        return Params.model_validate_json(json.dumps(values))
+        try:
+            return Params.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            said = " ".join(error.errors()[0]["msg"].removeprefix("Value error, ").split())
+            raise ScanError(f"preset {self.preset} does not allow this experiment's settings: {said}") from None
 
 
 @dataclass

@@ -30,7 +30,7 @@ QUALITY = {
     ),
     "neighbor_consistency": (
         "Neighbours together",
-        "How many of each image's nearest images, by the frozen embeddings, are in its cluster. The higher, the "
+        "How many of each image's mined neighbours are in its cluster. The higher, the "
         "better; well below 100 %, clusters cut through what looks alike.",
         True,
     ),

@@ -184,6 +184,25 @@ def test_a_run_that_ran_out_of_time_goes_on_and_ends_with_the_same_scores(monkey
 
 
 @pytest.mark.slow
+def test_where_the_guard_keeps_the_model_from_before_that_is_what_is_scored_and_exported(
+    monkeypatch, archive, tmp_path
+):
+    monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
+    monkeypatch.setattr(end_to_end, "choose_model", lambda *_: ("before", "for the test"))
+    (run,) = call(monkeypatch, archive, tmp_path / "out", "--state", str(tmp_path / "state"))["cifar10"]
+    assert run["kept"] == "before" and run["selflabel"] == run["cluster"]
+    assert set(run["seconds"]) == {"read", "pretext", "embed and neighbors", "cluster", "selflabel", "evaluate"}
+    (state,) = (tmp_path / "state").rglob("cluster.state")
+    best = torch.load(state, weights_only=True)["extra"]["best"]
+    (part,) = (tmp_path / "out").glob("*-selflabel.0")
+    exported = torch.load(part, weights_only=True)
+    for key, value in best["backbone"].items():
+        assert torch.equal(
+            exported[f"backbone.{key}"].float(), value.half().float() if value.is_floating_point() else value.float()
+        )
+
+
+@pytest.mark.slow
 def test_a_trial_on_fewer_images_is_not_gone_on_from(monkeypatch, archive, tmp_path):
     monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
     state = ("--state", str(tmp_path / "state"))

@@ -24,6 +24,7 @@ from tests.closure import OURS
 from tests.project import ROOT, environment, make_dvc_project, run
 
 PAGE = ROOT / "docs" / "ledger.md"
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 TINY_CLASSES = ["n02085620", "n02106662", "n02124075", "n01443537", "n02002724", "n07753592", "n07720875", "n04465501"]
 
 
@@ -35,11 +36,44 @@ def test_every_row_of_an_experiment_is_a_valid_set_of_parameters_of_its_own(name
     experiment = EXPERIMENTS[name]
     seen = set()
     for row in experiment.rows:
-        run = Run(experiment.preset, 3, row.changes, row.labelled)
+        run = row.run(experiment.preset, 3)
         params = run.params()
         assert (params.seed, params.data.split_seed) == (3, 3)
         seen.add((json.dumps(params.model_dump(mode="json")), row.labelled, row.label))
     assert len(seen) == len(experiment.rows)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_experiment_can_be_run_on_every_preset(preset):
+    own = Run(preset, 3).params()
+    assert own.pretext.augmentation.kind == "simclr" and own.selflabel.augmentation.kind == "strong"
+    for experiment in EXPERIMENTS.values():
+        for row in experiment.rows:
+            params = row.run(preset, 3).params()
+            assert params.data == own.data and params.backbone == own.backbone
+            for step in ("cluster", "selflabel"):
+                views = getattr(params, step).augmentation
+                assert views in (getattr(own, step).augmentation, own.pretext.augmentation, own.selflabel.augmentation)
+        head, numbers = experiment.published(preset)
+        assert bool(head) == any(numbers)
+    doubled = EXPERIMENTS["tableS1"].rows[1].run(preset, 3).params()
+    assert doubled.cluster.num_clusters == 2 * own.cluster.num_clusters
+
+
+def test_the_published_numbers_are_those_of_the_preset_s_column():
+    table = EXPERIMENTS["table3"]
+    assert table.published("stl10") == (
+        "STL-10, paper (ACC)",
+        ["", "65.8 (c)", "75.5 ± 2.0 (c)", "76.7 ± 1.9 (c)", "80.6"],
+    )
+    assert table.published("digits") == table.published("cifar10")
+    assert EXPERIMENTS["table4"].published("tiny_imagenet_50")[0] == "ImageNet-50, paper (ACC)"
+    assert EXPERIMENTS["table2"].published("stl10") == ("", [""] * 6)
+
+
+def test_settings_that_a_preset_does_not_allow_are_one_line():
+    with pytest.raises(ScanError, match=r"^preset cifar10 does not allow .*: embed\.features is projector; pretext\.m"):
+        Run("cifar10", 0, (("pretext.method", "rotation"),)).params()
 
 
 def test_a_change_is_what_differs_from_the_preset():
@@ -52,7 +86,7 @@ def test_a_change_is_what_differs_from_the_preset():
 
 @pytest.mark.parametrize("name", ["table1", "tableS1", "augmentation", "threshold", "neighbors", "oracle", "entropy"])
 def test_the_runs_of_a_sweep_share_one_pretext_task_a_seed(name):
-    keys = {_pretext_key(Run("digits_quick", 1, row.changes, row.labelled)) for row in EXPERIMENTS[name].rows}
+    keys = {_pretext_key(row.run("digits_quick", 1)) for row in EXPERIMENTS[name].rows}
     assert keys == {_pretext_key(Run("digits_quick", 1))} != {_pretext_key(Run("digits_quick", 2))}
 
 
@@ -167,7 +201,7 @@ def test_a_block_takes_the_place_of_the_one_before_and_nothing_else(tmp_path):
 def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     experiment = Experiment(
         "A sweep",
-        (Row("1", (("cluster.neighbors", 1),), published="50.0"), Row("2", (("cluster.neighbors", 2),))),
+        (Row("1", (("cluster.neighbors", 1),), published={"cifar10": "50.0"}), Row("2", (("cluster.neighbors", 2),))),
         axis="x",
     )
     runs = {"sweep": [[Run("digits", seed, row.changes) for seed in range(5)] for row in experiment.rows]}
