@@ -188,7 +188,12 @@ def test_where_the_guard_keeps_the_model_from_before_that_is_what_is_scored_and_
     monkeypatch, archive, tmp_path
 ):
     monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
-    monkeypatch.setattr(end_to_end, "choose_model", lambda *_: ("before", "for the test"))
+
+    def keep(before, after, *_):
+        after.copy_(torch.arange(len(after)) % 7)  # whatever came out, it is something else
+        return "before", "for the test"
+
+    monkeypatch.setattr(end_to_end, "choose_model", keep)
     (run,) = call(monkeypatch, archive, tmp_path / "out", "--state", str(tmp_path / "state"))["cifar10"]
     assert run["kept"] == "before" and run["selflabel"] == run["cluster"]
     assert set(run["seconds"]) == {"read", "pretext", "embed and neighbors", "cluster", "selflabel", "evaluate"}
