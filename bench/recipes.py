@@ -1,5 +1,6 @@
 """A pretext step beside the usual recipes: a DataLoader of PIL images in fp32, and lightly's example."""
 
+import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -11,15 +12,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.steps import LONG, constant, driven, setting
-from bench.timing import Row, compared, in_turn
+from bench.timing import Row, Work, compared, in_turn
 from bench.views import Loaded, Photos, pixels
 from pipeline.params import Params
-from scan_core.device import make_fabric, seeded
+from scan_core.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory, make_fabric, seeded
 from scan_core.losses import nt_xent
 from scan_core.networks import build_backbone
 from scan_core.simclr import start_simclr, train_simclr
 
 CORES = os.cpu_count() or 1
+MIB = 2**20
 RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 * 0.557 G multiply-adds
 
 
@@ -34,7 +36,9 @@ def recipes(batch: int, spells: int) -> list[Row]:
         ours, usual = (
             start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric) for _ in range(2)
         )
-        sides[f"ours, {precision}"] = driven(train_simclr(ours, images, rows, settings, fabric))
+        step = driven(train_simclr(ours, images, rows, settings, fabric))
+        sides[f"ours, {precision}"] = allocating(step, keeping=True)
+        sides[f"ours, {precision}, memory given back"] = allocating(step, keeping=False)
         loaded = Loaded(photos, batch, CORES)
 
         def loss(model: nn.Module, loaded: Loaded = loaded) -> tuple[Tensor, int]:
@@ -42,9 +46,10 @@ def recipes(batch: int, spells: int) -> list[Row]:
             projected = model(torch.cat([first, second]))[1].chunk(2)
             return nt_xent(*projected, settings.temperature), 2 * len(first)
 
-        sides[f"PIL in workers, {precision}"] = constant(fabric, usual.module, usual.optimizer, loss)
+        step = constant(fabric, usual.module, usual.optimizer, loss)
+        sides[f"PIL in workers, {precision}"] = allocating(step, keeping=False)
     try:
-        sides["lightly, fp32"] = _lightly(params, batch)
+        sides["lightly, fp32"] = allocating(_lightly(params, batch), keeping=False)
     except ImportError:
         print("lightly is not installed: make bench installs it")
     rates = in_turn(sides, 0.1, spells)  # at least one step each
@@ -52,13 +57,31 @@ def recipes(batch: int, spells: int) -> list[Row]:
     found = [
         compared(f"{what}: ours in bf16", rates, "ours, bf16", "PIL in workers, fp32", bar="≥ 3"),
         compared("  of which bf16", rates, "ours, bf16", "ours, fp32"),
-        compared("  of which the pipeline, in fp32", rates, "ours, fp32", "PIL in workers, fp32"),
-        compared("  of which the pipeline, in bf16", rates, "ours, bf16", "PIL in workers, bf16"),
+        compared("  of which memory that is kept, in bf16", rates, "ours, bf16", "ours, bf16, memory given back"),
+        compared("  of which memory that is kept, in fp32", rates, "ours, fp32", "ours, fp32, memory given back"),
+        compared("  of which the pipeline, in bf16", rates, "ours, bf16, memory given back", "PIL in workers, bf16"),
+        compared("  of which the pipeline, in fp32", rates, "ours, fp32, memory given back", "PIL in workers, fp32"),
     ]
     if "lightly, fp32" in rates:
         found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))
     share = [RESNET18_FLOP * rate / matmul() for rate in rates["ours, bf16"]]
     return [*found, Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45")]
+
+
+def allocating(step: Work, keeping: bool) -> Work:
+    """``step`` with freed memory kept, as our stages have it, or given back to the system as in any other program."""
+
+    def work() -> int:
+        if keeping:
+            keep_freed_memory()
+        else:
+            libc = ctypes.CDLL(None)
+            libc.malloc_trim(0)  # what the sides before have kept
+            libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # where glibc's own adjustment ends
+            libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+        return step()
+
+    return work
 
 
 def matmul(side: int = 4096, repeats: int = 3) -> float:

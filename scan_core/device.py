@@ -1,5 +1,6 @@
 """Device, precision and seeds."""
 
+import ctypes
 import logging
 import os
 from contextlib import AbstractContextManager
@@ -8,11 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:  # seconds to import, and only training needs it
     from lightning_fabric import Fabric
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,34 @@ def has_fast_bf16(device: str) -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+def keep_freed_memory() -> None:
+    """Lets malloc keep what is freed for the next step, in place of giving it back to the system.
+
+    The memory of a step's tensors comes back page by page otherwise, each one zeroed by the kernel, which takes up to
+    half of a step's time; the price is that a process keeps its peak. Nothing is done where libc has no ``mallopt``:
+    it is glibc's.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl and macOS have none; Windows has no such library
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
 def choose_compute(precision: str, device: str) -> Compute:
-    """Resolves ``precision`` (``auto``, ``bf16``, ``fp32``) and ``device`` (``auto``, ``cpu``, ``cuda``)."""
+    """Resolves ``precision`` (``auto``, ``bf16``, ``fp32``) and ``device`` (``auto``, ``cpu``, ``cuda``).
+
+    Sets what the process needs there: on the CPU ``keep_freed_memory``, on a GPU whether fp32 may be rounded.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise ScanError(f"SCAN_DEVICE is {device}; auto, cpu and cuda are allowed")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ScanError("SCAN_DEVICE is cuda, but torch finds no CUDA GPU; set SCAN_DEVICE=cpu or leave it unset")
+    if device == "cpu":
+        keep_freed_memory()
     fast = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     torch.backends.cudnn.allow_tf32 = fast  # by default fp32 convolutions would be rounded to 10 bits
     return Compute(torch.device(device), "bf16" if fast else "fp32")
@@ -69,6 +93,11 @@ def make_fabric(precision: str, device: str) -> "Fabric":
     if number > 1:
         fabric.launch()
     return fabric
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """What lies on the host, on ``device``: to a GPU by way of pinned memory, or the host would wait for the GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def seeded(seed: int) -> torch.Generator:

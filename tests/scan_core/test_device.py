@@ -1,4 +1,8 @@
-"""Which device and precision are chosen, and what a seed seeds."""
+"""Which device and precision are chosen, how memory is kept, and what a seed seeds."""
+
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,3 +106,33 @@ def test_draws_do_not_depend_on_how_many_weights_there_are():
         return torch.rand(3, generator=generator)
 
     assert torch.equal(drawn(2), drawn(20))
+
+
+FAULTS = """
+import resource
+import torch
+from scan_core.device import choose_compute
+
+choose_compute("fp32", "cpu")
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)  # 64 MiB, freed at once
+before = faults()
+torch.ones(2**23)  # the same place would not do: malloc wants a little more, to align it
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_was_freed_is_used_again_without_the_system():
+    """In another process: the first call in this one has its effect for good."""
+    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 1000  # of 8,192 pages
+
+
+@pytest.mark.parametrize("error", [TypeError, OSError, AttributeError])
+def test_a_libc_without_mallopt_is_left_as_it_is(monkeypatch, error):
+    def no_library(name):
+        raise error
+
+    monkeypatch.setattr(device.ctypes, "CDLL", no_library)
+    assert choose_compute("fp32", "cpu").precision == "fp32"
