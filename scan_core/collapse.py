@@ -25,7 +25,7 @@ def embedding_spread(embeddings: Tensor) -> dict[str, float]:
     if not bool(unit.isfinite().all()):
         return {"embedding_variance": float("nan"), "effective_rank": float("nan")}
     centred = unit - unit.mean(dim=0)
-    share = torch.linalg.svdvals(centred)
+    share = torch.linalg.svdvals(centred.cpu())  # many small steps, which a GPU is slower at
     share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
     rank = torch.exp(-torch.xlogy(share, share).sum())
     return {"embedding_variance": float(centred.square().sum(dim=1).mean()), "effective_rank": float(rank)}

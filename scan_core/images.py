@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scan_core.device import sent
 from scan_core.errors import ScanError
 
 DEVICE_SHARE = 0.6  # of the device's free memory that images may take; the rest is the network's
@@ -48,9 +49,8 @@ class Images(ABC):
         """
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(B,channels,height,width) float32 in [0,1] to zero mean and unit deviation by channel."""
-        scale = 1 / self.std
-        return torch.addcmul((-self.mean * scale).view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
+        """(B,channels,height,width) float32 in [0,1] to zero mean and unit deviation by channel, in place."""
+        return images.sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
 
 
 class ArrayImages(Images):
@@ -77,8 +77,8 @@ class ArrayImages(Images):
         pixels = self._gather(rows)  # (B,size,size,channels)
         if self.roomy:
             corner = _corners(torch.full((len(rows), 2), self._size - self.side), place)
-            start = corner[:, :, None] + torch.arange(self.side)  # (B,2,side)
-            row, column = start.to(self.device, non_blocking=True).unbind(dim=1)
+            start = sent(corner, self.device)[:, :, None] + torch.arange(self.side, device=self.device)  # (B,2,side)
+            row, column = start.unbind(dim=1)
             number = torch.arange(len(rows), device=self.device)
             pixels = pixels[number[:, None, None], row[:, :, None], column[:, None, :]]  # (B,side,side,channels)
         return pixels.permute(0, 3, 1, 2)
@@ -87,14 +87,14 @@ class ArrayImages(Images):
         """(B,size,size,channels) on the device, in the order of ``rows``."""
         first = self.shards[0]
         if len(self.shards) == 1 and first.device.type == self.device.type:
-            return first[rows.to(first.device, non_blocking=True)]
+            return first.index_select(0, sent(rows, first.device))
         rows = rows.cpu()
         pixels = _host_batch(self.device, len(rows), first.shape[1], first.shape[3])
         shard = torch.searchsorted(self._ends, rows, right=True)
         for number in torch.unique(shard).tolist():
             chosen = (shard == number).nonzero()[:, 0]
             start = int(self._ends[number]) - len(self.shards[number])
-            pixels[chosen] = self.shards[number][rows[chosen] - start]
+            pixels[chosen] = self.shards[number].index_select(0, rows[chosen] - start)
         return pixels.to(self.device, non_blocking=True)
 
 

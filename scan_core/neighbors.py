@@ -4,8 +4,8 @@ An exact search takes N² products. Beyond ``exact_rows`` an inverted file (IVF,
 rows are sorted into cells by k-means, and a search visits the ``nprobe`` cells nearest to the query. How many that are
 is found by measuring the recall on a sample against the exact neighbours.
 
-Embeddings may be smoothed first, each averaged with its nearest ones: of what is then mined more is of one class where
-features are not the best (docs/ledger.md). The paper does not do so.
+Embeddings may be smoothed first, each averaged with its nearest ones, which the paper does not do; what that changes is
+measured by ``python -m experiments smoothing`` (docs/ledger.md).
 """
 
 from dataclasses import dataclass

@@ -4,10 +4,12 @@ makes one kernel of many operations and the masks.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+
+from scan_core.device import sent
 
 Operation = Callable[[Tensor, Tensor], Tensor]  # (B,channels,height,width) and an argument for each image
 
@@ -32,17 +34,23 @@ def masked(images: Tensor, chosen: Tensor, operation: Operation, argument: Tenso
     return torch.where(chosen.view(-1, 1, 1, 1), operation(images, argument), images)
 
 
+def on_gpu(images: Tensor) -> bool:
+    """Whether functions of ``images`` are compiled."""
+    return images.device.type == "cuda"
+
+
 def for_each_image(function: Callable[..., Tensor], images: Tensor, *drawn: Tensor) -> Tensor:
     """``function(images, *drawn, pick)`` on the images' device: grouped on the CPU, masked and compiled on a GPU.
 
     ``images`` (B,channels,height,width) may be changed in place; ``drawn`` (B,...) lie on the host.
     """
-    if images.device.type != "cuda":
+    if not on_gpu(images):
         return function(images, *drawn, pick=grouped)
-    on_device = (each.to(images.device, non_blocking=True) for each in drawn)
-    return cast(Tensor, _compiled(function)(images, *on_device))
+    on_device = (sent(each, images.device) for each in drawn)
+    return compiled(function)(images, *on_device, pick=masked)
 
 
 @functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Any:
-    return torch.compile(functools.partial(function, pick=masked), fullgraph=True, dynamic=False)
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` for a GPU: one graph without a break, for each shape; made once."""
+    return cast(Callable[..., Tensor], torch.compile(function, fullgraph=True, dynamic=False))

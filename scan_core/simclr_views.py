@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scan_core.per_image import Pick, for_each_image
+from scan_core.device import sent
+from scan_core.per_image import compiled, on_gpu
 from scan_core.settings import SimclrAugmentation
 
 TRIES = 10  # to draw a crop that fits
+HUE = 3  # in the order of factors
+TOWARDS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])  # what factors blend in: luma, mean luma
+# Every order of the four: what comes before the hue, at most three, the hue, what comes after; then grayscale.
+STEPS = ("blend", "blend", "blend", "hue", "blend", "blend", "blend", "gray")
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL and torchvision have it
 
 
@@ -105,54 +110,90 @@ def _crop_sides(
 
 def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
     """(B,channels,height,width) uint8 or float32 in [0,1] to float32 in [0,1], of the same size or ``side`` pixels."""
-    device = images.device
-    images = images.float().div_(255) if images.dtype == torch.uint8 else images
+    device, stored = images.device, images.dtype == torch.uint8
+    # Channels apart: sampling and colours are faster that way, and a stored image has them together.
+    images = images.to(torch.float32, memory_format=torch.contiguous_format)
+    images = images.div_(255) if stored else images
     images = _transform(images, drawn, (images.shape[2], images.shape[3]) if side is None else (side, side))
-    order = torch.where(drawn.jitter[:, None], drawn.order, -1)  # (B,4)
-    images = for_each_image(_colors, images, order, drawn.factors, drawn.grayscale)
+    images = _recolored(images, drawn)
     if drawn.blur is not None:
         chosen = drawn.blur.nonzero()[:, 0]
         if len(chosen):
-            sigma = drawn.blur[chosen].to(device, non_blocking=True)
-            chosen = chosen.to(device, non_blocking=True)
+            sigma, chosen = sent(drawn.blur[chosen], device), sent(chosen, device)
             images[chosen] = _blur(images[chosen], sigma, int((3 * drawn.blur.max()).ceil()))
     return images
 
 
-def _colors(images: Tensor, order: Tensor, factors: Tensor, grayscale: Tensor, pick: Pick) -> Tensor:
-    """Jitter, each image in its own ``order`` (B,4), -1 for none, by its ``factors`` (B,4), and grayscale (B,)."""
+def _recolored(images: Tensor, drawn: SimclrDraw) -> Tensor:
+    """Jitter and grayscale. On the CPU images are sorted, so that those a step changes stand side by side; a GPU is
+    faster in one kernel on all of them.
+    """
+    steps, hue_at = _color_steps(drawn)
+    if on_gpu(images):
+        return compiled(_colors)(images, sent(steps, images.device), [(0, len(images))] * len(STEPS))
+    rank = hue_at.argsort(stable=True)
+    sorted_images = _colors(images.index_select(0, rank), steps[rank], _spans(hue_at))
+    return sorted_images.index_select(0, rank.argsort())
+
+
+def _color_steps(drawn: SimclrDraw) -> tuple[Tensor, Tensor]:
+    """Each image's operations in its own order as amounts for STEPS, (B,8,3) float32, and where its hue comes, (B,).
+
+    Amounts are the weight of what is blended in, and the shares of the image's luma and of the mean luma in that. A
+    step that an image does not have is of weight 0, which changes nothing. The hue comes after 0 to 3 others, at -1
+    where there is no jitter.
+    """
+    batch = len(drawn.jitter)
+    hue_at = (drawn.order == HUE).byte().argmax(dim=1)  # (B,)
+    position = torch.arange(4)
+    after = position + 3 * (position > hue_at[:, None])  # (B,4)
+    step = torch.where(position == hue_at[:, None], 3, after)
+    weight = torch.cat([1 - drawn.factors[:, :HUE], drawn.factors[:, HUE:]], dim=1) * drawn.jitter[:, None]  # (B,4)
+    amounts = torch.cat([weight.gather(1, drawn.order)[:, :, None], TOWARDS[drawn.order]], dim=2)  # (B,4,3)
+    steps = torch.zeros(batch, len(STEPS), 3).scatter_(1, step[:, :, None].expand(-1, -1, 3), amounts)
+    steps[:, -1] = torch.stack([drawn.grayscale.float(), torch.ones(batch), torch.zeros(batch)], dim=1)
+    return steps, torch.where(drawn.jitter, hue_at, -1)
+
+
+def _spans(hue_at: Tensor) -> list[tuple[int, int]]:
+    """First and last + 1 of the images that each of STEPS changes, when they are sorted by ``hue_at`` (B,)."""
+    starts = (hue_at[:, None] < torch.arange(5)).sum(dim=0).tolist()  # of those with jitter, then by number before
+    first, end = starts[0], len(hue_at)
+    before, after = [(starts[number], end) for number in (1, 2, 3)], [(first, starts[number]) for number in (1, 2, 3)]
+    return [*before, (first, end), *after, (0, end)]
+
+
+def _colors(images: Tensor, steps: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+    """STEPS by their amounts (B,8,3), in place, each on the images of its span."""
     colored = images.shape[1] == 3
-    # The last two operations do nothing to a gray image, as in torchvision.
-    operations = [_brightness, _contrast, _saturation, _hue] if colored else [_brightness, _contrast]
-    for position in range(4):
-        for number, operation in enumerate(operations):
-            images = pick(images, order[:, position] == number, operation, factors[:, number])
-    return pick(images, grayscale, _gray, factors[:, 0]) if colored else images
+    for number, (operation, (start, end)) in enumerate(zip(STEPS, spans, strict=True)):
+        # To a gray image hue and grayscale do nothing, as in torchvision; so does saturation, a blend with itself.
+        if start < end and (colored or operation == "blend"):
+            amounts = steps[start:end, number, :, None, None, None].unbind(dim=1)  # three of (B,1,1,1)
+            _hue(images[start:end], amounts[0]) if operation == "hue" else _blend(images[start:end], *amounts)
+    return images
 
 
 def _transform(images: Tensor, drawn: SimclrDraw, size: tuple[int, int]) -> Tensor:
     """(B,channels,height,width) to (B,channels,*size); a crop that shrinks is the mean of several points a pixel."""
     height, width = images.shape[2:]
-    theta = drawn.theta.to(images.device, non_blocking=True)
+    theta = sent(drawn.theta, images.device)
     views = _sample(images, theta, size)
     shrinks = (drawn.crop * torch.tensor([width, height]) > torch.tensor([size[1], size[0]])).any(dim=1)
     chosen = shrinks.nonzero()[:, 0]
     if len(chosen):  # never where images are as large as views
         points = math.ceil(max(height / size[0], width / size[1]))
-        chosen = chosen.to(images.device, non_blocking=True)
+        chosen = sent(chosen, images.device)
         fine = _sample(images[chosen], theta[chosen], (points * size[0], points * size[1]))
         views[chosen] = F.avg_pool2d(fine, points)
     return views
 
 
 def _sample(images: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """What ``F.affine_grid`` and ``F.grid_sample`` make of it; three products for each point are less than its bmm."""
+    """What ``F.affine_grid`` and ``F.grid_sample`` make of it; a point x + iy is one complex sum, not two products."""
     y, x = ((2 * torch.arange(side, device=images.device) + 1) / side - 1 for side in size)
-    planes = [
-        torch.addcmul(torch.addcmul(c, b, y[:, None]), a, x)  # (B,height,width)
-        for a, b, c in (row[:, None, None].unbind(dim=3) for row in theta.unbind(dim=1))  # (B,1,1) each
-    ]
-    grid = torch.stack(planes, dim=3)
+    by_x, by_y, middle = torch.view_as_complex(theta.mT.contiguous())[:, :, None].unbind(dim=1)  # (B,1)
+    grid = torch.view_as_real((by_x * x)[:, None, :] + (by_y * y + middle)[:, :, None])  # (B,height,width,2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -164,21 +205,14 @@ def luma(images: Tensor) -> Tensor:
     return (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+def _blend(images: Tensor, weight: Tensor, of_luma: Tensor, of_mean: Tensor) -> None:
+    """In place: ``weight`` of black, with its shares of the image's luma and the mean luma, all (B,1,1,1).
 
-
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = luma(images.mean(dim=(2, 3), keepdim=True))  # the mean's luma is the mean luma
-    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(luma(images), images, factor.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def _gray(images: Tensor, _: Tensor) -> Tensor:
-    return luma(images).expand_as(images)
+    Brightness, contrast, saturation by a factor f, and grayscale, where f is 0: weight is 1 - f.
+    """
+    gray = luma(images)
+    gray = gray * of_luma + gray.mean(dim=(2, 3), keepdim=True) * of_mean
+    images.lerp_(gray, weight).clamp_(0, 1)
 
 
 def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
@@ -198,21 +232,21 @@ def _blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return planes.view(batch, channels, height, width)
 
 
-def _hue(images: Tensor, factor: Tensor) -> Tensor:
-    """Turns the hue by ``factor`` of a full circle, in HSV; value and saturation stay.
+def _hue(images: Tensor, turn: Tensor) -> None:
+    """In place: turns the hue by ``turn`` (B,1,1,1) of a full circle, in HSV; value and saturation stay.
 
-    Choices are made by weights of 0 and 1: a ``where`` on pixels is a branch that no processor predicts.
+    With channels as shares u of the way from the smallest to the largest, the hue is 1 + u_green + u_blue - u_red
+    sixths of a circle from red, towards green where that is above blue: no case for each of the largest.
     """
     red, green, blue = images.unbind(dim=1)  # (B,height,width)
     value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    least = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - least
     scale = chroma.clamp(min=torch.finfo(chroma.dtype).tiny).reciprocal_()
-    hue = (red - green).mul_(scale).add_(4)  # in sixths of a circle, where blue is the largest
-    hue.lerp_((blue - red).mul_(scale).add_(2), (value - green).eq_(0))  # where green is
-    hue.lerp_((green - blue).mul_(scale), (value - red).eq_(0))
-    hue.add_(6 * factor.view(-1, 1, 1))
+    hue = (green + blue).sub_(red).sub_(least).mul_(scale).add_(1).copysign_(green - blue)
+    hue.add_(6 * turn[:, 0])
     hue.sub_((hue / 6).floor_(), alpha=6)  # remainder(6), in operations that are vectorised
     # How far from pure red, green, blue: a channel is value within 1 of it, value - chroma beyond 2.
-    distances = (hue - 3).abs_().neg_().add_(3), (hue - 2).abs_(), (hue - 4).abs_()
-    channels = [torch.addcmul(value, chroma, far.sub_(1).clamp_(0, 1), value=-1) for far in distances]
-    return torch.stack(channels, dim=1)
+    distances = 3 - (hue - 3).abs_(), (hue - 2).abs_(), (hue - 4).abs_()
+    for channel, far in zip((red, green, blue), distances, strict=True):
+        channel.copy_(torch.addcmul(value, chroma, far.sub_(1).clamp_(0, 1), value=-1))

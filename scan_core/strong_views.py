@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_core.device import sent
 from scan_core.per_image import Operation, Pick, for_each_image
 from scan_core.settings import StrongAugmentation
 from scan_core.simclr_views import luma
@@ -75,11 +76,11 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     The mask is (B,1,height,width) bool; its squares are filled by the caller after normalisation, where the mean is 0.
     """
     device, (height, width) = images.device, images.shape[2:]
-    flip = drawn.flip.to(device, non_blocking=True)
+    flip = sent(drawn.flip, device)
     images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
     theta = _affine_matrices(drawn.operation, drawn.magnitude, height, width)
     images = for_each_image(_rounds, images, drawn.operation, drawn.magnitude, theta)
-    return images / 255, _cutout_mask(drawn, height, width).to(device, non_blocking=True)
+    return images / 255, _cutout_mask(sent(drawn.cutout_centre, device), drawn.cutout, height, width)
 
 
 def _rounds(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
@@ -93,16 +94,15 @@ def _rounds(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor,
     return images
 
 
-def _cutout_mask(drawn: StrongDraw, height: int, width: int) -> Tensor:
-    """(B,1,height,width) bool: a square around each centre, cut at the border."""
+def _cutout_mask(centres: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(B,1,height,width) bool: a square of ``side`` around each of ``centres`` (B,2), cut at the border."""
 
     def inside(centre: Tensor, size: int) -> Tensor:
-        start = centre[:, None] - drawn.cutout // 2
-        position = torch.arange(size)
-        return (position >= start) & (position < start + drawn.cutout)  # (B,size)
+        start = centre[:, None] - side // 2
+        position = torch.arange(size, device=centre.device)
+        return (position >= start) & (position < start + side)  # (B,size)
 
-    rows = inside(drawn.cutout_centre[:, 0], height)
-    columns = inside(drawn.cutout_centre[:, 1], width)
+    rows, columns = inside(centres[:, 0], height), inside(centres[:, 1], width)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
