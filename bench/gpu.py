@@ -97,7 +97,8 @@ class Difference:
 def agreement(device: torch.device) -> list[Difference]:
     """How CPU and device differ in fp32: of the largest value; of strong views, the share of pixels that differ.
 
-    Those are not continuous (posterize, solarize, nearest pixels): rounding moves a few of them by levels.
+    Those are not continuous (posterize, solarize, nearest pixels, whole levels after each operation): rounding, and
+    a compiler's fused and approximate divisions, move some of them by levels.
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -106,7 +107,7 @@ def agreement(device: torch.device) -> list[Difference]:
     one, other = (random_view(images, rows, SIMCLR, seeded(0)).cpu() for images in both)
     found = [Difference("SimCLR views", relative(one, other), 1e-4)]
     one, other = (random_view(images, rows, STRONG, seeded(0)).cpu() for images in both)
-    found.append(Difference("strong views, pixels", float(((one - other).abs() > 1e-3).float().mean()), 0.05))
+    found.append(Difference("strong views, pixels", float(((one - other).abs() > 1e-3).float().mean()), 0.15))
     for name, (head, loss) in _objectives().items():
         torch.manual_seed(0)
         module = Model(build_backbone(preset("cifar10").backbone, 3), head())
@@ -225,7 +226,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--state", type=Path, default=Path("/tmp/scan-gpu"))
     parser.add_argument("--resume", type=Path, help="where exported weights of an earlier call lie")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which no new epoch starts")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which no new epoch starts")
     parser.add_argument("--preset", default="cifar10")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--parts", nargs="+", choices=["agreement", "loops", "cifar10"])
@@ -233,6 +234,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images of each split, to try the script")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
+    # Parts and seeds share the process and compile the same function for many shapes: none may stay eager unseen.
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     parts = chosen.parts or ["agreement", "loops", "cifar10"]
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / "gpu.json"
