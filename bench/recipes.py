@@ -1,6 +1,5 @@
 """A pretext step beside the usual recipes: a DataLoader of PIL images in fp32, and lightly's example."""
 
-import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -12,16 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.steps import LONG, constant, driven, setting
-from bench.timing import Row, Work, compared, in_turn
+from bench.timing import Row, allocating, compared, in_turn
 from bench.views import Loaded, Photos, pixels
 from pipeline.params import Params
-from scan_core.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory, make_fabric, seeded
+from scan_core.device import make_fabric, seeded
 from scan_core.losses import nt_xent
 from scan_core.networks import build_backbone
 from scan_core.simclr import start_simclr, train_simclr
 
 CORES = os.cpu_count() or 1
-MIB = 2**20
 RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 * 0.557 G multiply-adds
 
 
@@ -66,22 +64,6 @@ def recipes(batch: int, spells: int) -> list[Row]:
         found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))
     share = [RESNET18_FLOP * rate / matmul() for rate in rates["ours, bf16"]]
     return [*found, Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45")]
-
-
-def allocating(step: Work, keeping: bool) -> Work:
-    """``step`` with freed memory kept, as our stages have it, or given back to the system as in any other program."""
-
-    def work() -> int:
-        if keeping:
-            keep_freed_memory()
-        else:
-            libc = ctypes.CDLL(None)
-            libc.malloc_trim(0)  # what the sides before have kept
-            libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # where glibc's own adjustment ends
-            libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
-        return step()
-
-    return work
 
 
 def matmul(side: int = 4096, repeats: int = 3) -> float:

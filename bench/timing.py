@@ -1,5 +1,6 @@
 """Ratios that can be trusted on a machine that others use: sides take turns in short spells, and medians count."""
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -10,6 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+from scan_core.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+
+MIB = 2**20
 
 Work = Callable[[], int]  # does a piece of work; how many images (rows, ...) that was
 
@@ -59,6 +64,27 @@ def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, li
         for processes in helpers.values():
             _signal(processes, signal.SIGCONT)
     return rates
+
+
+def allocating(step: Work, keeping: bool) -> Work:
+    """``step`` with freed memory kept, as our stages have it, or given back to the system as in any other program."""
+
+    def work() -> int:
+        if _kept != [keeping]:  # another side's turn before
+            _kept[:] = [keeping]
+            if keeping:
+                keep_freed_memory()
+            else:
+                libc = ctypes.CDLL(None)
+                libc.malloc_trim(0)
+                libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # where glibc's own adjustment ends
+                libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+        return step()
+
+    return work
+
+
+_kept: list[bool] = []  # whether this process keeps freed memory now
 
 
 def _signal(processes: list[int], number: signal.Signals) -> None:

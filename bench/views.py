@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.timing import Row, compared, in_turn
+from bench.timing import Row, allocating, compared, in_turn
 from scan_core.augment import random_view
 from scan_core.images import images_on
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
@@ -100,13 +100,18 @@ def measure(seconds: float, spells: int) -> list[Row]:
         return len(random_view(images, rows, settings, generator))
 
     sides = {
-        "ours": lambda: ours(SIMCLR),
+        "ours": allocating(lambda: ours(SIMCLR), keeping=True),
+        "ours, memory given back": allocating(lambda: ours(SIMCLR), keeping=False),
         "torchvision on PIL in workers": lambda: _counted(pil),
         "torchvision v2 on tensors in workers": lambda: _counted(tensors),
-        "ours, strong": lambda: ours(STRONG),
+        "ours, strong": allocating(lambda: ours(STRONG), keeping=True),
     }
     try:
-        sides["kornia"] = _kornia(stored)
+        kornia = _kornia(stored)
+        sides |= {
+            "kornia": allocating(kornia, keeping=False),
+            "kornia, freed memory kept": allocating(kornia, keeping=True),
+        }
     except ImportError:
         print("kornia is not installed: make bench installs it")
     rates = in_turn(sides, seconds, spells)
@@ -114,7 +119,7 @@ def measure(seconds: float, spells: int) -> list[Row]:
     rows = [
         compared("SimCLR views, 32x32", rates, "ours", peer, bar=bars.get(peer, ""))
         for peer in sides
-        if not peer.startswith("ours")
+        if peer not in ("ours", "ours, strong")
     ]
     return [*rows, Row("strong views, 32x32", sorted(rates["ours, strong"])[spells // 2])]
 
