@@ -25,6 +25,7 @@ METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.parquet")
 REPORT = Path("reports/report.html")
 SAMPLES = Path("reports/clusters.png")
+NEIGHBOR_SAMPLES = Path("reports/neighbors.png")
 
 # What metrics.json reports on, in the order it is read, with its name for people.
 STEPS = {
@@ -39,7 +40,7 @@ KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 MADE_BY = {
     IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
     ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
-    SAMPLES: "evaluate",
+    SAMPLES: "evaluate", NEIGHBOR_SAMPLES: "evaluate",
 }  # fmt: skip
 
 

@@ -66,6 +66,7 @@ def write_report(
     names: dict[int, str],
     plots: dict[str, list[dict[str, Any]]],
     samples: Path,
+    neighbors: Path,
 ) -> None:
     """Fills in report.html.j2."""
     template = jinja2.Template(
@@ -95,10 +96,15 @@ def write_report(
         if "uses_labels" in metrics["val"]
         else [],
         drawn=MAX_CLUSTERS_DRAWN,
-        samples=base64.b64encode(samples.read_bytes()).decode(),
+        samples=_encoded(samples),
+        neighbors=_encoded(neighbors),
         charts=draw_charts(plots, names, params.cluster.num_clusters, params.pretext.method),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _encoded(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()
 
 
 def quality_table(

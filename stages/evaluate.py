@@ -18,7 +18,7 @@ EXAMPLES = 4  # images logged with the model
 def evaluate(stage: Stage) -> None:
     """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
     from pipeline.report import write_report
-    from pipeline.samples import draw_samples
+    from pipeline.samples import draw_neighbors, draw_samples
     from scan_core.device import choose_compute
     from scan_core.evaluation import (
         accuracy_of_surest,
@@ -64,11 +64,11 @@ def evaluate(stage: Stage) -> None:
         for split, scores in kmeans_scores(features["train"], splits, clusters, params.evaluate.kmeans_runs).items():
             metrics[split][name] = scores
     heads = artifacts.load_array(artifacts.ASSIGNMENTS / "heads.npy", "int32", (None, len(rows["val"])))
+    nearest = {split: artifacts.load_neighbors(split, len(rows[split])) for split in SPLITS}
     for split in SPLITS:
-        nearest = artifacts.load_neighbors(split, len(rows[split]))
-        metrics[split]["neighbors"] = purity_scores(split_labels[split], nearest)
+        metrics[split]["neighbors"] = purity_scores(split_labels[split], nearest[split])
         metrics[split]["quality"] = quality_scores(
-            probabilities[split].argmax(axis=1), embeddings[split], nearest[:, : params.cluster.val_neighbors],
+            probabilities[split].argmax(axis=1), embeddings[split], nearest[split][:, : params.cluster.val_neighbors],
             heads if split == "val" else None,
         )  # fmt: skip
     if params.evaluate.probes:
@@ -97,9 +97,10 @@ def evaluate(stage: Stage) -> None:
     plots = write_plots(stage, metrics, reported, split_labels, probabilities, surest, names, classes)
 
     draw_samples(stage.out(artifacts.SAMPLES), pixels_of, probabilities[reported], names)
+    draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, nearest[reported])
     write_report(
         stage.out(artifacts.REPORT), params, stats, metrics, reported, kept, names, plots,
-        stage.staged(artifacts.SAMPLES),
+        stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES),
     )  # fmt: skip
 
     log_files(stage)
@@ -199,7 +200,8 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.nda
 def log_files(stage: Stage) -> None:
     """Completes the run's row in MLflow: report, plots, environment, and which executions made it."""
     tracker = stage.tracker
-    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, artifacts.SAMPLES, artifacts.PLOTS):
+    pictures = (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES)
+    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, *pictures, artifacts.PLOTS):
         tracker.artifact(stage.staged(path), parent=True)
     tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
     stage.log_completion()

@@ -1,4 +1,4 @@
-"""The picture of the clusters: which images, in which order, and how many."""
+"""The pictures of clusters and neighbours: which images, in which order, and how many."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,20 @@ from PIL import Image
 
 from pipeline import samples
 from pipeline.charts import MAX_CLUSTERS_DRAWN
-from pipeline.samples import EACH, PIXELS, draw_samples
+from pipeline.samples import EACH, PIXELS, SHOWN, draw_neighbors, draw_samples
+
+
+def noted_walls(monkeypatch):
+    """The images that will be shown, before matplotlib draws them."""
+    walls = []
+    original = samples._wall
+    monkeypatch.setattr(samples, "_wall", lambda rows: walls.append(original(rows)) or walls[-1])
+    return walls
 
 
 def drawn(monkeypatch, tmp_path, pixels, probabilities, names):
-    """The image that is shown, before matplotlib draws it, and the rows' texts."""
-    walls = []
-    original = samples._wall
-    monkeypatch.setattr(samples, "_wall", lambda rows: walls.append(original(rows)) or walls[0])
+    """The image that is shown, and the rows' texts."""
+    walls = noted_walls(monkeypatch)
     texts = []
     text = samples.plt.Axes.text
 
@@ -54,3 +60,27 @@ def test_no_more_clusters_are_shown_than_are_said(tmp_path):
         draw_samples(picture, lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8), np.eye(clusters), {})
         heights.append(Image.open(picture).height)
     assert heights[0] == heights[1]
+
+
+def test_neighbors_stand_right_of_their_image_the_most_similar_first(monkeypatch, tmp_path):
+    count = 50
+    pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 16, 16, 1))
+    nearest = np.stack([np.random.default_rng(row).permutation(count)[:20] for row in range(count)])
+    walls = noted_walls(monkeypatch)
+    draw_neighbors(tmp_path / "neighbors.png", lambda rows: pixels[rows], nearest)
+    rows = walls[0][8::17, 8::17]
+    assert rows.shape == (SHOWN, EACH)
+    assert rows[0, 0] == 0 and rows[-1, 0] == count - 1
+    assert (np.diff(rows[:, 0].astype(int)) >= 6).all()
+    for row in rows:
+        assert row[1:].tolist() == nearest[row[0], : EACH - 1].tolist()
+
+
+def test_an_image_stands_apart_from_its_neighbors(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(samples.plt.Axes, "imshow", lambda axis, wall, **how: shown.append(wall))
+    draw_neighbors(
+        tmp_path / "neighbors.png", lambda rows: np.zeros((len(rows), 32, 32, 3), np.uint8), np.array([[1], [0]])
+    )
+    white = (shown[0][:32] == 255).all(axis=(0, 2))
+    assert np.flatnonzero(~white).tolist() == [*range(32), *range(51, 83)]  # two pixels of gap, and half a column

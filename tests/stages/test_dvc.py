@@ -54,7 +54,15 @@ def test_the_row_in_mlflow_is_complete(project):
     assert {"pretext.loss", "cluster.best_val_loss", "selflabel.confident"} <= set(parent.data.metrics)
     assert parent.data.tags["scan.dvc_lock_sha256"]
     logged = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {"metrics.json", "report.html", "clusters.png", "plots", "environment.json", "dvc.lock"} <= logged
+    assert {
+        "metrics.json",
+        "report.html",
+        "clusters.png",
+        "neighbors.png",
+        "plots",
+        "environment.json",
+        "dvc.lock",
+    } <= logged
     children = {run.data.tags["scan.stage"]: run for run in rows(project, "stage")}
     assert set(children) == set(STAGES)
     history = client.get_metric_history(children["pretext"].info.run_id, "loss")
