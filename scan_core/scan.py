@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.augment import random_view
-from scan_core.device import seeded
+from scan_core.device import seeded, sent
 from scan_core.errors import ScanError
 from scan_core.images import Images
 from scan_core.inference import forward_all, log_probabilities
@@ -75,8 +75,8 @@ def train_scan(
                 log_p = F.log_softmax(model(views)[1], dim=-1)  # (H,2B / processes,C)
                 anchor_p, partner_p = (gathered(half, dim=1) for half in log_p.chunk(2, dim=1))  # (H,B,C) each
             else:  # Not through Fabric, which would round the features; so little that each process does all of it.
-                pair = torch.cat([anchors, partners]).to(features.device, non_blocking=True)  # (2B,)
-                _, logits = state.module(features[pair], embedded=True)  # (H,2B,C)
+                pair = sent(torch.cat([anchors, partners]), features.device)  # (2B,)
+                _, logits = state.module(features.index_select(0, pair), embedded=True)  # (H,2B,C)
                 anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
             total, consistency, entropy = scan_loss(  # (H,) each
                 anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of

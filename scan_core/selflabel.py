@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.augment import plain_view, random_view
-from scan_core.device import seeded
+from scan_core.device import seeded, sent
 from scan_core.images import Images
 from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import confident_cross_entropy
@@ -83,7 +83,7 @@ def train_selflabel(
                 if features is None:
                     _, weak = model(plain_view(images, batch))  # (1,B / processes,C)
                 else:  # not through Fabric, which would round the features to the backbone's precision
-                    _, weak = state.module(features[part.to(features.device, non_blocking=True)], embedded=True)
+                    _, weak = state.module(features.index_select(0, sent(part, features.device)), embedded=True)
                 weak = gathered(F.log_softmax(weak[0], dim=-1))  # (B,C)
             confident = weak.amax(dim=1).exp() > settings.threshold
             # Drawn while a GPU is still at the weak views.
