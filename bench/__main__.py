@@ -66,10 +66,10 @@ def write(found: dict[str, list[Row]], here: dict[str, str]) -> str:
     path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     lines = [
         "# Benchmarks on the CPU", "",
-        "`make bench`. Sides that are compared take turns, in one process or as whole commands; a ratio is the median "
-        "of the turns' ratios (lowest to highest). Two were too slow to repeat: scikit-learn's neighbours, and exact "
-        "ones of a million. The matrix product is timed after the turns. Memory is the peak of the part's process, or "
-        "of the command.",
+        "`make bench`. Sides that are compared take turns: in one process, each turn in a new one where memory "
+        "matters, or as whole commands; a ratio is the median of the turns' ratios (lowest to highest). Two were too "
+        "slow to repeat: scikit-learn's neighbours, and exact ones of a million. The matrix product is timed after "
+        "the turns. Memory is the peak of the process that is measured, or of the command.",
     ]  # fmt: skip
     for name, (title, _) in PARTS.items():
         if name in stored:

@@ -1,19 +1,19 @@
 """A pretext step beside the usual recipes: a DataLoader of PIL images in fp32, and lightly's example."""
 
+import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.steps import LONG, constant, driven, setting
-from bench.timing import Row, allocating, compared, in_turn
+from bench.steps import LONG, constant, driven, preset, setting
+from bench.timing import Row, Side, Work, apart, compared
 from bench.views import Loaded, Photos, pixels
-from pipeline.params import Params
 from scan_core.device import make_fabric, seeded
 from scan_core.losses import nt_xent
 from scan_core.networks import build_backbone
@@ -25,45 +25,56 @@ RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 
 
 def recipes(batch: int, spells: int) -> list[Row]:
     """A SimCLR step of ResNet-18 at 32x32: ours and the usual recipe, each in both precisions, and lightly's."""
-    params, images, rows = setting("resnet18", make_fabric("fp32", "cpu"))
-    settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
-    sides: dict[str, Any] = {}
-    photos = Photos(pixels(8 * batch), on_tensors=False, views=2)
-    for precision in ("bf16", "fp32"):
-        fabric = make_fabric(precision, "cpu")
-        ours, usual = (
-            start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric) for _ in range(2)
-        )
-        step = driven(train_simclr(ours, images, rows, settings, fabric))
-        sides[f"ours, {precision}"] = allocating(step, keeping=True)
-        sides[f"ours, {precision}, memory given back"] = allocating(step, keeping=False)
-        loaded = Loaded(photos, batch, CORES)
-
-        def loss(model: nn.Module, loaded: Loaded = loaded) -> tuple[Tensor, int]:
-            first, second = loaded()
-            projected = model(torch.cat([first, second]))[1].chunk(2)
-            return nt_xent(*projected, settings.temperature), 2 * len(first)
-
-        step = constant(fabric, usual.module, usual.optimizer, loss)
-        sides[f"PIL in workers, {precision}"] = allocating(step, keeping=False)
-    try:
-        sides["lightly, fp32"] = allocating(_lightly(params, batch), keeping=False)
-    except ImportError:
+    sides = {
+        "ours, bf16": Side(_ours, ("bf16", batch)),
+        "ours, fp32": Side(_ours, ("fp32", batch)),
+        "ours, bf16, memory given back": Side(_ours, ("bf16", batch), ours=False),
+        "PIL in workers, bf16": Side(_usual, ("bf16", batch), ours=False),
+        "PIL in workers, fp32": Side(_usual, ("fp32", batch), ours=False),
+    }
+    if importlib.util.find_spec("lightly"):
+        sides["lightly, fp32"] = Side(_lightly, (batch,), ours=False)
+    else:
         print("lightly is not installed: make bench installs it")
-    rates = in_turn(sides, 0.1, spells)  # at least one step each
+    rates, peaks = apart(sides, 0.1, spells)  # at least one step each
     what = f"pretext step, resnet18, batch {batch}"
     found = [
         compared(f"{what}: ours in bf16", rates, "ours, bf16", "PIL in workers, fp32", bar="≥ 3"),
         compared("  of which bf16", rates, "ours, bf16", "ours, fp32"),
-        compared("  of which memory that is kept, in bf16", rates, "ours, bf16", "ours, bf16, memory given back"),
-        compared("  of which memory that is kept, in fp32", rates, "ours, fp32", "ours, fp32, memory given back"),
-        compared("  of which the pipeline, in bf16", rates, "ours, bf16, memory given back", "PIL in workers, bf16"),
-        compared("  of which the pipeline, in fp32", rates, "ours, fp32, memory given back", "PIL in workers, fp32"),
+        compared("  of which memory that is kept", rates, "ours, bf16", "ours, bf16, memory given back"),
+        compared("  of which the pipeline", rates, "ours, bf16, memory given back", "PIL in workers, bf16"),
     ]
     if "lightly, fp32" in rates:
         found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))
     share = [RESNET18_FLOP * rate / matmul() for rate in rates["ours, bf16"]]
-    return [*found, Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45")]
+    found.append(Row("  share of a 4096² bf16 product's rate", found[0].rate, "the product", share, "≥ 0.45"))
+    for row in found:
+        row.mib = peaks["ours, bf16"]
+    return found
+
+
+def _ours(precision: str, batch: int) -> Work:
+    """The loop of the stage."""
+    fabric = make_fabric(precision, "cpu")
+    params, images, rows = setting("resnet18", fabric)
+    settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
+    state = start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric)
+    return driven(train_simclr(state, images, rows, settings, fabric))
+
+
+def _usual(precision: str, batch: int) -> Work:
+    """The same network, loss and optimiser, fed by a DataLoader of PIL images."""
+    fabric = make_fabric(precision, "cpu")
+    params, _, rows = setting("resnet18", fabric)
+    state = start_simclr(params.pretext, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric)
+    loaded = Loaded(Photos(pixels(8 * batch), on_tensors=False, views=2), batch, CORES)
+
+    def loss(model: nn.Module) -> tuple[Tensor, int]:
+        first, second = loaded()
+        projected = model(torch.cat([first, second]))[1].chunk(2)
+        return nt_xent(*projected, params.pretext.temperature), 2 * len(first)
+
+    return cast(Work, constant(fabric, state.module, state.optimizer, loss))
 
 
 def matmul(side: int = 4096, repeats: int = 3) -> float:
@@ -90,12 +101,13 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return self.transform(Image.fromarray(self.stored[row])), 0
 
 
-def _lightly(params: Params, batch: int) -> Any:
+def _lightly(batch: int) -> Work:
     """lightly's SimCLR: its views, its loader, its head and its loss; our backbone and optimiser."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
+    params = preset("cifar10")
     loaded = Loaded(Pictures(pixels(8 * batch), SimCLRTransform(input_size=32, gaussian_blur=0.0)), batch, CORES)
     backbone = build_backbone(params.backbone, 3)
     model = nn.Sequential(backbone, SimCLRProjectionHead(512, 512, 128)).train()

@@ -1,6 +1,5 @@
 """Ratios that can be trusted on a machine that others use: sides take turns in short spells, and medians count."""
 
-import ctypes
 import multiprocessing
 import os
 import resource
@@ -12,9 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from scan_core.device import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
-
-MIB = 2**20
+from scan_core import device
 
 Work = Callable[[], int]  # does a piece of work; how many images (rows, ...) that was
 
@@ -66,25 +63,38 @@ def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, li
     return rates
 
 
-def allocating(step: Work, keeping: bool) -> Work:
-    """``step`` with freed memory kept, as our stages have it, or given back to the system as in any other program."""
+@dataclass(frozen=True)
+class Side:
+    """What makes a side's work in a process of its own."""
 
-    def work() -> int:
-        if _kept != [keeping]:  # another side's turn before
-            _kept[:] = [keeping]
-            if keeping:
-                keep_freed_memory()
-            else:
-                libc = ctypes.CDLL(None)
-                libc.malloc_trim(0)
-                libc.mallopt(M_MMAP_THRESHOLD, 32 * MIB)  # where glibc's own adjustment ends
-                libc.mallopt(M_TRIM_THRESHOLD, 64 * MIB)
-        return step()
-
-    return work
+    make: Callable[..., Work]
+    args: tuple[Any, ...] = ()
+    ours: bool = True  # freed memory is kept, as in our stages; otherwise malloc is as it is in any program
 
 
-_kept: list[bool] = []  # whether this process keeps freed memory now
+def apart(sides: dict[str, Side], seconds: float, spells: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """As ``in_turn``, each spell in a new process: what a side allocates, and how, is no help to another.
+
+    The second are the sides' peaks of memory, in MiB.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    peaks = dict.fromkeys(sides, 0.0)
+    for _ in range(spells):
+        for name, side in sides.items():
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                rate, mib = pool.submit(_spell, side, seconds).result()
+            rates[name].append(rate)
+            peaks[name] = max(peaks[name], mib)
+    return rates, peaks
+
+
+def _spell(side: Side, seconds: float) -> tuple[float, float]:
+    if side.ours:
+        device.keep_freed_memory()
+    else:
+        device.keep_freed_memory = lambda: None
+    rates = in_turn({"": side.make(*side.args)}, seconds, 1)
+    return rates[""][0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _signal(processes: list[int], number: signal.Signals) -> None:

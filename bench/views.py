@@ -1,5 +1,6 @@
 """SimCLR's views at 32x32: ours beside torchvision on PIL in workers, torchvision v2 on tensors, and kornia."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.timing import Row, allocating, compared, in_turn
+from bench.timing import Row, Side, Work, apart, compared
 from scan_core.augment import random_view
 from scan_core.images import images_on
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
@@ -83,48 +84,47 @@ class Loaded:
             return next(self.batches)
 
 
-def _counted(loaded: Loaded) -> int:
-    return len(loaded()[0])
-
-
 def measure(seconds: float, spells: int) -> list[Row]:
     """Views a second on all cores."""
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    stored = pixels(10_000)
-    images, generator = images_on(torch.device("cpu"), stored, MEAN, STD), torch.Generator().manual_seed(0)
-    pil, tensors = (Loaded(Photos(stored, on_tensors), BATCH, cores) for on_tensors in (False, True))
-
-    def ours(settings: Any) -> int:
-        rows = torch.randint(len(stored), (BATCH,), generator=generator)
-        return len(random_view(images, rows, settings, generator))
-
     sides = {
-        "ours": allocating(lambda: ours(SIMCLR), keeping=True),
-        "ours, memory given back": allocating(lambda: ours(SIMCLR), keeping=False),
-        "torchvision on PIL in workers": lambda: _counted(pil),
-        "torchvision v2 on tensors in workers": lambda: _counted(tensors),
-        "ours, strong": allocating(lambda: ours(STRONG), keeping=True),
+        "ours": Side(_ours, (SIMCLR,)),
+        "ours, memory given back": Side(_ours, (SIMCLR,), ours=False),
+        "torchvision on PIL in workers": Side(_loaded, (False,), ours=False),
+        "torchvision v2 on tensors in workers": Side(_loaded, (True,), ours=False),
+        "ours, strong": Side(_ours, (STRONG,)),
     }
-    try:
-        kornia = _kornia(stored)
-        sides |= {
-            "kornia": allocating(kornia, keeping=False),
-            "kornia, freed memory kept": allocating(kornia, keeping=True),
-        }
-    except ImportError:
+    if importlib.util.find_spec("kornia"):
+        sides |= {"kornia": Side(_kornia, ours=False), "kornia, freed memory kept": Side(_kornia)}
+    else:
         print("kornia is not installed: make bench installs it")
-    rates = in_turn(sides, seconds, spells)
+    rates, peaks = apart(sides, seconds, spells)
     bars = {"torchvision on PIL in workers": "≥ 15", "kornia": "≥ 6"}
     rows = [
-        compared("SimCLR views, 32x32", rates, "ours", peer, bar=bars.get(peer, ""))
+        compared("SimCLR views, 32x32", rates, "ours", peer, bar=bars.get(peer, ""), mib=peaks["ours"])
         for peer in sides
         if peer not in ("ours", "ours, strong")
     ]
-    return [*rows, Row("strong views, 32x32", sorted(rates["ours, strong"])[spells // 2])]
+    strong = sorted(rates["ours, strong"])[spells // 2]
+    return [*rows, Row("strong views, 32x32", strong, mib=peaks["ours, strong"])]
 
 
-def _kornia(stored: np.ndarray) -> Any:
+def _ours(settings: SimclrAugmentation | StrongAugmentation) -> Work:
+    stored = pixels(10_000)
+    images, generator = images_on(torch.device("cpu"), stored, MEAN, STD), torch.Generator().manual_seed(0)
+
+    def work() -> int:
+        rows = torch.randint(len(stored), (BATCH,), generator=generator)
+        return len(random_view(images, rows, settings, generator))
+
+    return work
+
+
+def _loaded(on_tensors: bool) -> Work:
+    loaded = Loaded(Photos(pixels(10_000), on_tensors), BATCH, os.cpu_count() or 1)
+    return lambda: len(loaded()[0])
+
+
+def _kornia() -> Work:
     """The same recipe drawn for each image of a float batch."""
     from kornia import augmentation as kornia
 
@@ -135,7 +135,7 @@ def _kornia(stored: np.ndarray) -> Any:
         kornia.RandomGrayscale(p=0.2),
         kornia.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
     )
-    images = torch.from_numpy(stored).permute(0, 3, 1, 2)
+    images = torch.from_numpy(pixels(10_000)).permute(0, 3, 1, 2)
 
     def work() -> int:
         batch = images[torch.randint(len(images), (BATCH,))].float() / 255

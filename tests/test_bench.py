@@ -3,8 +3,12 @@
 import io
 import json
 import multiprocessing
+import os
+import platform
+import resource
 import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +17,9 @@ from PIL import Image
 
 from bench import __main__ as bench_main
 from bench import end_to_end, gpu, steps
-from bench.timing import Row, compared, in_turn
+from bench.timing import Row, Side, apart, compared, in_turn
 from pipeline.params import read_params
+from scan_core.device import choose_compute
 from tests.project import ROOT
 
 
@@ -66,6 +71,42 @@ def test_what_a_side_s_processes_do_is_done_in_its_own_turn():
         assert counter.value > before  # they can end, too
     finally:
         started[0].kill()
+
+
+def noting(path, name):
+    """Notes where its work is done, and whether memory that was freed is kept there."""
+
+    def work():
+        freed = torch.ones(2**24)
+        del freed
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**23)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        with path.open("a") as file:
+            file.write(f"{name} {os.getpid()} {faults > 4000}\n")
+        time.sleep(0.01)
+        return 1
+
+    choose_compute("fp32", "cpu")  # as any loop of ours
+    return work
+
+
+def test_sides_apart_have_a_new_process_each_turn_and_only_ours_keep_memory(tmp_path):
+    notes = tmp_path / "notes"
+    sides = {"ours": Side(noting, (notes, "ours")), "other": Side(noting, (notes, "other"), ours=False)}
+    rates, peaks = apart(sides, 0.01, 2)
+    assert {name: len(values) for name, values in rates.items()} == {"ours": 2, "other": 2}
+    assert all(0 < value <= 100 for values in rates.values() for value in values)
+    assert min(peaks.values()) > 64
+    lines = [line.split() for line in notes.read_text().splitlines()]
+    turns = list(dict.fromkeys((name, pid) for name, pid, _ in lines))
+    assert [name for name, _ in turns] == ["ours", "other"] * 2
+    assert len({pid for _, pid in turns}) == 4
+    if platform.libc_ver()[0] == "glibc":
+        assert {faulted for name, _, faulted in lines if name == "ours"} == {"False"}
+        huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # with these a fault brings 512 pages
+        if huge.exists() and "[always]" not in huge.read_text():
+            assert {faulted for name, _, faulted in lines if name == "other"} == {"True"}
 
 
 def test_a_part_that_was_not_measured_keeps_what_it_had(monkeypatch, tmp_path):
