@@ -18,6 +18,7 @@ from scan_core.inference import embed, log_probabilities
 from scan_core.metrics import clustering_metrics, neighbor_purity
 from scan_core.neighbors import mine_neighbors
 from scan_core.pretext import start_pretext, train_pretext
+from scan_core.probes import predict_knn
 from scan_core.scan import best_model, start_scan, train_scan
 from scan_core.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
 from scan_core.training import Epoch, Progress, TrainingState
@@ -44,7 +45,7 @@ def read_archive(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray,
                 file = archive.extractfile(member)
                 assert file is not None
                 data = file.read()
-                picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                picture = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
                 stored[parts[-3]].append((data[-64:], parts[-2], picture))
     for split, items in stored.items():
         items.sort(key=lambda item: (item[2].tobytes()[:64], item[0]))  # by content: not by class
@@ -151,12 +152,14 @@ class Run:
         started = time.monotonic()
 
         truth = {split: labels[each.numpy()] for split, each in rows.items()}
-        found["purity_20"] = neighbor_purity(truth["train"], mined["train"], 20)
-        baseline = kmeans_scores(vectors["train"], {"val": (vectors["val"], truth["val"])}, 10, 5)["val"]
-        found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         for name, assigned in (("cluster", before), ("selflabel", after)):
             measured = clustering_metrics(truth["val"], assigned.numpy(), params.cluster.num_clusters)
             found[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
+            print(f"seed {self.seed} {name} {found[name]} {self.seconds}", flush=True)
+        found["purity_20"] = neighbor_purity(truth["train"], mined["train"], 20)
+        found["knn_acc"] = float((predict_knn(vectors["train"], truth["train"], vectors["val"]) == truth["val"]).mean())
+        baseline = kmeans_scores(vectors["train"], {"val": (vectors["val"], truth["val"])}, 10, 5)["val"]
+        found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
         return {"seed": self.seed, **found, "kept": kept, "why": why, "seconds": self.seconds}
 

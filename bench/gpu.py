@@ -2,11 +2,11 @@
 
 Needs torch, torchvision, numpy, scipy, scikit-learn, Pillow, pydantic, lightning-fabric, safetensors, faiss and a YAML
 reader; neither DVC nor MLflow. In this order: the GPU must agree with the CPU in fp32 (views, losses, gradients, eager
-and compiled), or nothing is measured; each training loop beside its ceiling, timed by CUDA events, and the chip's own
-matrix and copy rates; then CIFAR-10 from archive to scores, seed after seed, until ``--minutes`` are over. A later call
-goes on where one stopped: unfinished training lies in ``--state``; finished networks are also in ``--out``, in half
-precision and in parts of at most 15 MiB, and the pretext task's is read from ``--resume``. Results are in
-``--out``/gpu.{md,json}; the table is printed last.
+and compiled), and with itself to the byte, or nothing is measured; each training loop beside its ceiling, timed by CUDA
+events, and the chip's own matrix and copy rates; then CIFAR-10 from archive to scores, seed after seed, until
+``--minutes`` are over. A later call goes on where one stopped: unfinished training lies in ``--state``; finished
+networks are also in ``--out``, in half precision and in parts of at most 15 MiB, and the pretext task's is read from
+``--resume``. Results are in ``--out``/gpu.{md,json}; the table is printed last.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,17 @@ from bench.end_to_end import OutOfTime, Run, read_archive
 from bench.steps import preset
 from bench.timing import Row
 from bench.views import MEAN, SIMCLR, STD, STRONG, pixels
+from scan_core import selflabel as selflabelling
+from scan_core import training
 from scan_core.augment import plain_view, random_view
 from scan_core.device import make_fabric, seeded
 from scan_core.images import images_on
 from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
-from scan_core.networks import ClusterHeads, Model, Projector, build_backbone
+from scan_core.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
+from scan_core.pretext import start_pretext, train_pretext
+from scan_core.scan import start_scan, train_scan
+from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.training import Progress, TrainingState, compiled_model
 
 H200_BF16 = 790e12  # FLOP/s of a bf16 product there; the bar of 80,000 views/s is for it, and scales
 SPELLS, SPELL_STEPS = 5, 20
@@ -114,8 +121,9 @@ def agreement(device: torch.device) -> list[Difference]:
         for kind in ("eager", "compiled"):
             gradients, values = [], []
             for images in both:
+                on_device = kind == "compiled" and images.device.type == "cuda"
                 module = module.to(images.device).train()
-                network = torch.compile(module) if kind == "compiled" and images.device.type == "cuda" else module
+                network = compiled_model(module) if on_device else module
                 module.zero_grad()
                 value = loss(network(plain_view(images, rows))[1])
                 value.backward()
@@ -125,6 +133,58 @@ def agreement(device: torch.device) -> list[Difference]:
             found.append(Difference(f"{name}, gradients, {kind}", relative(*gradients), 1e-2))
     torch.backends.cudnn.allow_tf32 = before
     return found
+
+
+def repeated(device: torch.device) -> list[Difference]:
+    """Some epochs of each training, from one seed: how far apart the weights end, which must be nowhere.
+
+    Twice as it is, and once without recording its steps; compiled, however short.
+    """
+    fabric, params = make_fabric("auto", device.type), preset("cifar10")
+    count = 4 * max(each.batch_size for each in (params.pretext, params.cluster, params.selflabel))
+    images, rows = images_on(device, pixels(count), MEAN, STD), torch.arange(count)
+    neighbors = torch.randint(len(rows), (len(rows), params.cluster.neighbors), generator=torch.Generator())
+    nearest = neighbors[:64, : params.cluster.val_neighbors] % 64
+    pretext, cluster = (each.model_copy(update={"epochs": 3}) for each in (params.pretext, params.cluster))
+    selflabel = params.selflabel.model_copy(update={"epochs": 3, "threshold": 1e-6})
+
+    def model(head: Callable[[int], nn.Module]) -> Model:
+        seeded(0)
+        backbone = build_backbone(params.backbone, images.channels)
+        return Model(backbone, head(feature_size(backbone)))
+
+    def contrasted() -> tuple[TrainingState, Progress]:
+        state = start_pretext(pretext, params.backbone, images.channels, len(rows), 0, fabric)
+        return state, train_pretext(state, images, rows, pretext, fabric)
+
+    def clustered() -> tuple[TrainingState, Progress]:
+        state = start_scan(cluster, model(lambda size: nn.Identity()), 0, fabric)
+        return state, train_scan(state, images, rows, neighbors, rows[:64], nearest, cluster, fabric)
+
+    def labelled() -> tuple[TrainingState, Progress]:
+        heads = model(lambda size: ClusterHeads(size, params.cluster.num_clusters, 1))
+        state = start_selflabel(selflabel, heads, 0, fabric)
+        return state, train_selflabel(state, images, rows, rows[:64], selflabel, fabric)
+
+    def end(start: Callable[[], tuple[TrainingState, Progress]]) -> Tensor:
+        state, loop = start()
+        with mock.patch.object(training, "PAYS", 0):
+            list(loop)
+        return torch.cat([each.detach().flatten().double() for each in state.module.state_dict().values()])
+
+    found = []
+    for name, start in (("pretext", contrasted), ("cluster", clustered), ("selflabel", labelled)):
+        ends = [end(start) for _ in range(2)]
+        found.append(Difference(f"{name}, weights, twice on the device", relative(*ends), 0.0))
+        with mock.patch.object(training, "recorded", as_it_is), mock.patch.object(selflabelling, "recorded", as_it_is):
+            ends[1] = end(start)
+        found.append(Difference(f"{name}, weights, recorded and not", relative(*ends), 0.0))
+    return found
+
+
+def as_it_is(work: Any, _: torch.device) -> Any:
+    """In place of ``graphs.recorded``."""
+    return work
 
 
 def _objectives() -> dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]]:
@@ -192,7 +252,8 @@ def write(out: Path, results: dict[str, Any]) -> str:
         f"device at {here['copy_bytes'] / 1e12:.2f} TB/s, read and written.",
     ]  # fmt: skip
     if found := results.get("agreement"):
-        lines += ["", "In fp32, beside the CPU:", "", "| | difference | allowed |", "| --- | --- | --- |"]
+        lines += ["", "In fp32, beside the CPU, and in the precision of a run, beside itself:", ""]
+        lines += ["| | difference | allowed |", "| --- | --- | --- |"]
         lines += [f"| {each['what']} | {each['measured']:.1e} | {each['allowed']:.0e} |" for each in found]
     if found := results.get("loops"):
         wanted = 80_000 * here["bf16_flops"] / H200_BF16
@@ -204,12 +265,20 @@ def write(out: Path, results: dict[str, Any]) -> str:
     if found := results.get("cifar10"):
         lines += [
             "", f"CIFAR-10 by `{results['preset']}`:", "",
-            "| seed | purity at 20 | k-means | SCAN loss | self-label | kept | minutes |", "| " + "--- | " * 7,
+            "| seed | purity at 20 | kNN, with labels | k-means | SCAN loss | self-label | kept | minutes |",
+            "| " + "--- | " * 8,
         ]  # fmt: skip
         for run in found:
             acc = [f"{100 * run[name]['acc']:.1f}" for name in ("kmeans", "cluster", "selflabel")]
             minutes = f"{sum(run['seconds'].values()) / 60:.1f}"
-            cells = [str(run["seed"]), f"{run['purity_20']:.3f}", *acc, run["kept"], minutes]
+            cells = [
+                str(run["seed"]),
+                f"{run['purity_20']:.3f}",
+                f"{100 * run['knn_acc']:.1f}",
+                *acc,
+                run["kept"],
+                minutes,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     if results.get("unfinished"):
         lines += ["", f"Unfinished: {results['unfinished']}."]
@@ -245,9 +314,11 @@ def main() -> None:
     what = hashlib.sha256(f"{params.model_dump_json()} {chosen.limit} {chosen.device}".encode()).hexdigest()[:8]
     if results.get("what") != what:  # another preset's scores, or a trial's on fewer images
         results.pop("cifar10", None)
-    results |= {"chip": chip(device), "preset": chosen.preset, "what": what, "unfinished": None}
+    if "chip" not in results or set(parts) & {"agreement", "loops"}:
+        results["chip"] = chip(device)
+    results |= {"preset": chosen.preset, "what": what, "unfinished": None}
     if "agreement" in parts:
-        found = agreement(device)
+        found = agreement(device) + repeated(device)
         results["agreement"] = [vars(each) for each in found]
         write(chosen.out, results)
         if wrong := [each for each in found if each.too_large]:

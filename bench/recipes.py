@@ -4,7 +4,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,12 +69,11 @@ def _usual(precision: str, batch: int) -> Work:
     state = start_simclr(params.pretext, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric)
     loaded = Loaded(Photos(pixels(8 * batch), on_tensors=False, views=2), batch, CORES)
 
-    def loss(model: nn.Module) -> tuple[Tensor, int]:
-        first, second = loaded()
-        projected = model(torch.cat([first, second]))[1].chunk(2)
-        return nt_xent(*projected, params.pretext.temperature), 2 * len(first)
+    def loss(model: nn.Module) -> Tensor:
+        projected = model(torch.cat(loaded()))[1].chunk(2)
+        return nt_xent(*projected, params.pretext.temperature)
 
-    return cast(Work, constant(fabric, state.module, state.optimizer, loss))
+    return constant(fabric, state.module, state.optimizer, 2 * batch, loss)
 
 
 def matmul(side: int = 4096, repeats: int = 3) -> float:

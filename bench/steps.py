@@ -20,8 +20,9 @@ from bench.views import MEAN, STD, pixels
 from pipeline.params import Params, read_params
 from scan_core.augment import plain_view, random_view
 from scan_core.device import make_fabric, seeded
+from scan_core.graphs import recorded
 from scan_core.images import Images, images_on
-from scan_core.inference import embed
+from scan_core.inference import batch_of, embed
 from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
 from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.scan import start_scan, train_scan
@@ -64,16 +65,23 @@ def driven(loop: Progress) -> Callable[[], int]:
     return work
 
 
-def constant(fabric: Any, module: nn.Module, optimizer: Any, loss: Callable[[nn.Module], tuple[Tensor, int]]) -> Any:
-    """The ceiling: one step on what never changes."""
-    model, optimizer = fabric.setup(compiled(module, fabric), optimizer)
+def constant(
+    fabric: Any, module: Model, optimizer: Any, images: int, loss: Callable[[nn.Module], Tensor]
+) -> Callable[[], int]:
+    """The ceiling: one step on what never changes, of so many images; recorded on a GPU, as the loops' are."""
+    model, optimizer = fabric.setup(compiled(module, fabric, LONG), optimizer)
     model.train()
 
-    def work() -> int:
-        value, images = loss(model)
-        fabric.backward(value)
+    def step() -> tuple[Tensor, ...]:
+        fabric.backward(loss(model))
         optimizer.step()
         optimizer.zero_grad()
+        return ()
+
+    once = recorded(step, fabric.device)
+
+    def work() -> int:
+        once()
         return images
 
     return work
@@ -104,13 +112,13 @@ def pretext_step(fabric: Any, network: str, batch: int) -> Sides:
     ]
     views = random_view(images, rows[:batch].repeat(2), settings.augmentation, seeded(0))
 
-    def loss(model: nn.Module) -> tuple[Tensor, int]:
+    def loss(model: nn.Module) -> Tensor:
         first, second = model(views)[1].chunk(2)
-        return nt_xent(first, second, settings.temperature), len(views)
+        return nt_xent(first, second, settings.temperature)
 
     return f"pretext step, {network}, batch {batch}", {
         "loop": driven(train_simclr(states[0], images, rows, settings, fabric)),
-        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, len(views), loss),
     }
 
 
@@ -133,16 +141,16 @@ def scan_step(fabric: Any, network: str, batch: int, frozen: bool) -> Sides:
     if frozen:
         views = torch.randn(2 * batch, feature_size(states[0].module.backbone), device=fabric.device)
 
-    def loss(model: nn.Module) -> tuple[Tensor, int]:
+    def loss(model: nn.Module) -> Tensor:
         logits = (states[1].module(views, embedded=True) if frozen else model(views))[1]
         anchors, partners = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
-        return scan_loss(anchors, partners, settings.entropy_weight)[0].sum(), len(views)
+        return scan_loss(anchors, partners, settings.entropy_weight)[0].sum()
 
     loop = train_scan(states[0], images, rows, neighbors, rows[:64], val_neighbors, settings, fabric)
     what = "heads on cached features of" if frozen else "SCAN step,"
     return f"{what} {network}, batch {batch}", {
         "loop": driven(record for record in loop if isinstance(record, Step)),
-        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, len(views), loss),
     }
 
 
@@ -161,31 +169,30 @@ def selflabel_step(fabric: Any, network: str, batch: int) -> Sides:
     plain = plain_view(images, rows[:batch])
     strong = random_view(images, rows[:batch], settings.augmentation, seeded(0))
 
-    def loss(model: nn.Module) -> tuple[Tensor, int]:
+    def loss(model: nn.Module) -> Tensor:
         with torch.no_grad():
             weak = F.log_softmax(model(plain)[1][0], dim=-1)
         logits = model(strong)[1][0]
-        return confident_cross_entropy(logits, weak, settings.threshold, settings.class_weights), 2 * batch
+        return confident_cross_entropy(logits, weak, settings.threshold, settings.class_weights)
 
     return f"self-label step, {network}, batch {batch}", {
         "loop": driven(train_selflabel(states[0], images, rows, rows[:64], settings, fabric)),
-        "ceiling": constant(fabric, states[1].module, states[1].optimizer, loss),
+        "ceiling": constant(fabric, states[1].module, states[1].optimizer, 2 * batch, loss),
     }
 
 
 def embedding(fabric: Any, network: str) -> Sides:
     """The embed stage's loop beside the bare model on one constant batch of its size."""
-    from scan_core.inference import BATCH
-
     params, images, _ = setting(network, fabric)
+    batch = batch_of(images)
     model = Model(build_backbone(params.backbone, images.channels), nn.Identity()).eval().to(fabric.device)
-    views, rows = plain_view(images, torch.arange(BATCH)), torch.arange(2 * BATCH)
+    views, rows = plain_view(images, torch.arange(batch)), torch.arange(2 * batch)
 
     @torch.no_grad()
     def bare() -> int:
         with fabric.autocast():
             model(views)
-        return BATCH
+        return batch
 
     return f"embedding, {network}", {
         "loop": lambda: len(embed(model, images, rows, False, fabric)),

@@ -96,13 +96,18 @@ def _train_supervised(data: _Data, model: Model, rows: Tensor, target: Tensor, g
     settings = data.params.cluster
     steps = check_batch("cluster", settings.batch_size, len(rows))
     network, optimizer = data.fabric.setup(model, build_optimizer(settings.optimizer, model, data.fabric))
-    step = Stepper(data.fabric, optimizer, settings.optimizer, steps, settings.epochs)
+
+    def objective(views: Tensor, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = F.cross_entropy(network(views)[1][0], classes)  # (B,classes)
+        return loss, {"loss": loss}
+
+    step = Stepper(data.fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     network.train()
     for epoch in range(settings.epochs):
         order = rows[torch.randperm(len(rows), generator=generator)]
         for batch in batches(order, settings.batch_size):
-            logits = network(random_view(data.images, batch, settings.augmentation, generator))[1][0]  # (B,classes)
-            step(epoch, F.cross_entropy(logits, target[batch].to(logits.device)), {})
+            views = random_view(data.images, batch, settings.augmentation, generator)
+            step(epoch, views, target[batch].to(views.device))
         step.means(epoch)
 
 

@@ -14,7 +14,10 @@ def plain_view(images: Images, rows: Tensor) -> Tensor:
 
 
 def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:
-    """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised."""
+    """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised.
+
+    ``side`` is that of ``images``, or what SimCLR's views are told to have.
+    """
     if isinstance(settings, NoAugmentation):
         return plain_view(images, rows)
     batch, side = len(rows), images.side
@@ -22,10 +25,11 @@ def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generat
         strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)
         views, cut = strong_views.apply(images.windows(rows, strong.window), strong)
         return images.normalize(views).masked_fill_(cut, 0)
+    side = settings.size or side
     height, width = images.sizes(rows)
     drawn = simclr_views.draw(settings, batch, height, width, generator)
     if isinstance(images, JpegImages):  # the crop comes while decoding, from all of the image
-        pixels, drawn = images.resized_crops(rows, drawn.boxes(height, width)), drawn.cropped()
+        pixels, drawn = images.resized_crops(rows, drawn.boxes(height, width), side), drawn.cropped()
     else:
         assert isinstance(images, ArrayImages)
         pixels = images.whole(rows)

@@ -43,11 +43,20 @@ def start_byol(
 def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs."""
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
     target = state.average
     assert target is not None
-    target_model = compiled(target, fabric)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    target_model = compiled(target, fabric, steps * settings.epochs)
+
+    def objective(
+        first: Tensor, second: Tensor, first_z: Tensor, second_z: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        # View by view, so that BatchNorm's statistics are those of one view, as in the paper.
+        first_q, second_q = (model(view)[1] for view in (first, second))  # (B,projection)
+        loss = byol_loss(first_q, second_z) + byol_loss(second_q, first_z)
+        return loss, {"loss": loss}, first_q.detach()
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     target_model.train()
     for epoch in range(state.epoch, settings.epochs):
@@ -55,17 +64,14 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
         for number, batch in enumerate(batches(order, settings.batch_size)):
             twice = own(batch).repeat(2)
             views = random_view(images, twice, settings.augmentation, own_draws(state.generator)).chunk(2)
-            # View by view, so that BatchNorm's statistics are those of one view, as in the paper.
-            first_q, second_q = (model(view)[1] for view in views)  # (B,projection)
             with torch.no_grad(), fabric.autocast():
                 first_z, second_z = (target_model(view)[1] for view in views)  # (B,projection)
-            loss = byol_loss(first_q, second_z) + byol_loss(second_q, first_z)
-            step(epoch, loss, {"loss": loss})
+            (first_q,) = step(epoch, *views, first_z, second_z)
             decay = target_decay(settings.encoder_momentum, epoch * steps + number, settings.epochs * steps)
             follow(target.backbone, state.module.backbone, decay, buffers=False)
             follow(target.head, online_projector(state.module), decay, buffers=False)
             yield Step(2 * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), gathered(first_q.detach()))
+        yield end_pretext_epoch(state, step.means(epoch), gathered(first_q))
 
 
 def online_projector(module: Model) -> Projector:

@@ -130,19 +130,20 @@ class JpegImages(Images):
         top_left = _corners(self._table[rows.cpu(), 2:] - self.side, place)
         left_top = top_left.flip(1)
         boxes = torch.cat([left_top, left_top + self.side], dim=1)  # (B,4) int64
-        return self._views(rows, boxes, lambda image, box: image.crop(box))
+        return self._views(rows, boxes, self.side, lambda image, box: image.crop(box))
 
-    def resized_crops(self, rows: Tensor, boxes: Tensor) -> Tensor:
+    def resized_crops(self, rows: Tensor, boxes: Tensor, side: int | None = None) -> Tensor:
         """(B,) int64 rows to (B,channels,side,side) uint8 on the device, channels_last: bilinear, antialiased.
 
         ``boxes`` (B,4) are left, top, right and bottom of each crop in pixels, fractions included, on the host.
         """
-        size, bilinear = (self.side, self.side), Image.Resampling.BILINEAR
-        return self._views(rows, boxes, lambda image, box: image.resize(size, bilinear, box=box))
+        side, bilinear = side or self.side, Image.Resampling.BILINEAR
+        size = side, side
+        return self._views(rows, boxes, side, lambda image, box: image.resize(size, bilinear, box=box))
 
-    def _views(self, rows: Tensor, boxes: Tensor, cut: Callable[[Image.Image, Box], Image.Image]) -> Tensor:
+    def _views(self, rows: Tensor, boxes: Tensor, side: int, cut: Callable[[Image.Image, Box], Image.Image]) -> Tensor:
         """What ``cut`` makes of each decoded image and its box; must be ``side`` x ``side`` pixels."""
-        views = _host_batch(self.device, len(rows), self.side, self.channels)
+        views = _host_batch(self.device, len(rows), side, self.channels)
         filled = views.numpy()
         wanted_of: dict[int, list[tuple[int, Box]]] = defaultdict(list)
         for position, (row, box) in enumerate(zip(rows.tolist(), map(tuple, boxes.tolist()), strict=True)):

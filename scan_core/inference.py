@@ -19,7 +19,7 @@ class Autocast(Protocol):
         """The context in which the network runs."""
 
 
-BATCH = 512  # in eval mode no result depends on it
+BATCH, PIXELS = 512, 2**21  # images at a time, on a GPU more where they are small: in eval mode no result depends on it
 SMALL = 16  # pixels a side
 
 
@@ -35,16 +35,21 @@ def forward_all(
     was_training = module.training
     module.eval()
     share_buffers(module)
-    features, outputs = [], []
+    features, outputs, batch = [], [], batch_of(images)
     part = own(torch.cat([rows, rows[-1:].expand(-len(rows) % processes())]))  # the last one again where parts differ
-    for start in range(0, len(part), BATCH):
+    for start in range(0, len(part), batch):
         with compute.autocast():
-            feature, output = module(plain_view(images, part[start : start + BATCH]))
+            feature, output = module(plain_view(images, part[start : start + batch]))
         features.append(feature if keep_features else feature[:0])
         outputs.append(output)
     module.train(was_training)
     all_features, all_outputs = gathered(torch.cat(features)), gathered(torch.cat(outputs, dim=-2), dim=-2)
     return all_features[: len(rows)], all_outputs[..., : len(rows), :]
+
+
+def batch_of(images: Images) -> int:
+    """Images at a time."""
+    return max(BATCH, PIXELS // images.side**2) if images.device.type == "cuda" else BATCH
 
 
 def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, compute: Autocast) -> Tensor:

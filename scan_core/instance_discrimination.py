@@ -37,10 +37,25 @@ def train_instance_discrimination(
     log of the constant Z, estimated once, from the first batch (section 3.2).
     """
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
     state.extra = {name: value.to(fabric.device) for name, value in state.extra.items()}  # a resume reads to the host
     bank, count = state.extra["memory_bank"], len(rows)
+
+    def objective(views: Tensor, stored: Tensor, others: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        embedded = F.normalize(model(views)[1], dim=1)  # (B / processes,projection)
+        positive = (embedded * stored).sum(dim=1) / settings.temperature  # (B,)
+        noise = torch.einsum("bd,bmd->bm", embedded, others) / settings.temperature  # (B,m)
+        if "log_z" not in state.extra:
+            first_noise = gathered(noise.detach())  # (B,m)
+            log_sum = torch.logsumexp(first_noise.flatten(), dim=0)
+            state.extra["log_z"] = log_sum - math.log(first_noise.numel()) + math.log(count)
+        # Eq. 8. Without the second term a network that makes all images alike, as a new one does, is pushed from
+        # one common direction to the next, and the bank after it.
+        moved = (embedded - stored).square().sum(dim=1).mean()
+        loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + settings.proximal * moved
+        return loss, {"loss": loss}, embedded.detach()
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = torch.randperm(count, generator=state.generator)
@@ -48,21 +63,9 @@ def train_instance_discrimination(
             drawn = torch.randint(count, (len(batch), settings.negatives), generator=state.generator)
             batch_there, drawn = (index.to(fabric.device, non_blocking=True) for index in (batch, own(drawn)))
             views = random_view(images, rows[own(batch)], settings.augmentation, own_draws(state.generator))
-            embedded = F.normalize(model(views)[1], dim=1)  # (B / processes,projection)
             stored = bank[own(batch_there)]
-            positive = (embedded * stored).sum(dim=1) / settings.temperature  # (B,)
-            noise = torch.einsum("bd,bmd->bm", embedded, bank[drawn]) / settings.temperature  # (B,m)
-            if "log_z" not in state.extra:
-                first_noise = gathered(noise.detach())  # (B,m)
-                log_sum = torch.logsumexp(first_noise.flatten(), dim=0)
-                state.extra["log_z"] = log_sum - math.log(first_noise.numel()) + math.log(count)
-            # Eq. 8. Without the second term a network that makes all images alike, as a new one does, is pushed from
-            # one common direction to the next, and the bank after it.
-            moved = (embedded - stored).square().sum(dim=1).mean()
-            loss = memory_bank_nce(positive, noise, state.extra["log_z"], count) + settings.proximal * moved
-            step(epoch, loss, {"loss": loss})
-            with torch.no_grad():
-                newest = F.normalize(torch.lerp(embedded, stored, settings.memory_momentum), dim=1)
-                bank[batch_there] = gathered(newest)
+            (embedded,) = step(epoch, views, stored, bank[drawn])
+            newest = F.normalize(torch.lerp(embedded, stored, settings.memory_momentum), dim=1)
+            bank[batch_there] = gathered(newest)
             yield Step(len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), gathered(embedded.detach()))
+        yield end_pretext_epoch(state, step.means(epoch), gathered(embedded))

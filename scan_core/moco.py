@@ -45,10 +45,16 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
     """
     state.extra["queue"] = state.extra["queue"].to(fabric.device)  # a resume reads it to the host
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
     assert state.average is not None
-    key_model = compiled(state.average, fabric)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    key_model = compiled(state.average, fabric, steps * settings.epochs)
+
+    def objective(views: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        queries = F.normalize(model(views)[1], dim=1)  # (B / processes,projection)
+        loss = info_nce(queries, keys, state.extra["queue"], settings.temperature)
+        return loss, {"loss": loss}, queries.detach()
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     key_model.train()
     for epoch in range(state.epoch, settings.epochs):
@@ -60,12 +66,10 @@ def train_moco(state: TrainingState, images: Images, rows: Tensor, settings: Pre
             follow(state.average, state.module, settings.encoder_momentum, buffers=False)
             with torch.no_grad(), fabric.autocast():
                 keys = encode_keys(key_model, second, settings.key_groups, state.generator)  # (B,projection)
-            queries = F.normalize(model(first)[1], dim=1)  # (B / processes,projection)
-            loss = info_nce(queries, own(keys), state.extra["queue"], settings.temperature)
-            step(epoch, loss, {"loss": loss})
+            (queries,) = step(epoch, first, own(keys))
             _enqueue(state, keys)
             yield Step(2 * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), gathered(queries.detach()))
+        yield end_pretext_epoch(state, step.means(epoch), gathered(queries))
 
 
 def encode_keys(model: nn.Module, images: Tensor, groups: int, generator: torch.Generator) -> Tensor:

@@ -30,19 +30,24 @@ def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings:
     Every image of a batch is seen in all four turns of one augmented view.
     """
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
+
+    def objective(views: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        turned, turn = rotations(views)
+        features, logits = model(turned)  # (4B,D), (4B,4)
+        loss = F.cross_entropy(logits, turn)
+        accuracy = (logits.argmax(dim=1) == turn).float().mean()
+        return loss, {"loss": loss, "accuracy": accuracy}, features.detach()
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
             views = random_view(images, own(batch), settings.augmentation, own_draws(state.generator))
-            turned, turn = rotations(views)
-            features, logits = model(turned)  # (4B,D), (4B,4)
-            loss = F.cross_entropy(logits, turn)
-            step(epoch, loss, {"loss": loss, "accuracy": (logits.argmax(dim=1) == turn).float().mean()})
+            (features,) = step(epoch, views)
             yield Step(TURNS * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), gathered(features.detach()))
+        yield end_pretext_epoch(state, step.means(epoch), gathered(features))
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,13 +54,26 @@ def train_scan(
                 f"cluster.{name} is {wanted}, but {mined.shape[1]} neighbours were mined; lower it or raise neighbors.k"
             )
     steps = check_batch("cluster", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
     prior = None if settings.prior is None else torch.tensor(settings.prior, device=fabric.device)  # (C,)
     # A frozen backbone makes the same features of plain images in every epoch: (N,D) and (N_val,D), computed once.
     features = val_features = None
     if settings.train == "head" and settings.augmentation.kind == "none":
         features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
+
+    def objective(seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if features is None:
+            log_p = F.log_softmax(model(seen)[1], dim=-1)  # (H,2B / processes,C)
+            anchor_p, partner_p = (gathered(half, dim=1) for half in log_p.chunk(2, dim=1))  # (H,B,C) each
+        else:  # Not through Fabric, which would round the features; so little that each process does all of it.
+            _, logits = state.module(seen, embedded=True)  # (H,2B,C)
+            anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
+        total, consistency, entropy = scan_loss(  # (H,) each
+            anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
+        )
+        return total.sum(), {"loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean()}
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = torch.randperm(len(rows), generator=state.generator)
@@ -71,19 +84,10 @@ def train_scan(
                 partners = neighbors[anchors, column]
             if features is None:
                 pair = torch.cat([own(anchors), own(partners)])
-                views = random_view(images, rows[pair], settings.augmentation, own_draws(state.generator))
-                log_p = F.log_softmax(model(views)[1], dim=-1)  # (H,2B / processes,C)
-                anchor_p, partner_p = (gathered(half, dim=1) for half in log_p.chunk(2, dim=1))  # (H,B,C) each
-            else:  # Not through Fabric, which would round the features; so little that each process does all of it.
-                pair = sent(torch.cat([anchors, partners]), features.device)  # (2B,)
-                _, logits = state.module(features.index_select(0, pair), embedded=True)  # (H,2B,C)
-                anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
-            total, consistency, entropy = scan_loss(  # (H,) each
-                anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
-            )
-            step(epoch, total.sum(), {
-                "loss": total.mean(), "consistency": consistency.mean(), "entropy": entropy.mean(),
-            })  # fmt: skip
+                seen = random_view(images, rows[pair], settings.augmentation, own_draws(state.generator))
+            else:
+                seen = features.index_select(0, sent(torch.cat([anchors, partners]), features.device))  # (2B,D)
+            step(epoch, seen)
             yield Step(2 * len(anchors))
         log_p = log_probabilities(state.module, images, val_rows, fabric, val_features)  # (H,N_val,C)
         losses = validation_loss(log_p, val_neighbors[:, : settings.val_neighbors], settings.entropy_weight, prior)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from scan_core.augment import plain_view, random_view
 from scan_core.device import seeded, sent
+from scan_core.graphs import recorded
 from scan_core.images import Images
 from scan_core.inference import forward_all, log_probabilities
 from scan_core.losses import confident_cross_entropy
@@ -60,13 +61,27 @@ def train_selflabel(
     ``state.extra["assignments"]``, those before the first epoch ahead of them.
     """
     steps = check_batch("selflabel", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
     judged = final_model(state)
     # A frozen backbone makes the same features of plain images in every epoch: (N,D) and (N_val,D), computed once.
     features = val_features = None
     if settings.train == "head":
         features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
+
+    def label(seen: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            # Features go not through Fabric, which would round them to the backbone's precision.
+            _, weak = model(seen) if features is None else state.module(seen, embedded=True)  # (1,B / processes,C)
+            weak = gathered(F.log_softmax(weak[0], dim=-1))  # (B,C)
+            return weak, (weak.amax(dim=1).exp() > settings.threshold).any()
+
+    def objective(views: Tensor, weak: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        strong = gathered(model(views)[1][0])  # (B,C)
+        loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
+        return loss, {"loss": loss}
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
+    labels = recorded(label, fabric.device)
     if not state.extra:
         before = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
         share = confident_share(judged, images, rows, settings.threshold, fabric, features)
@@ -79,22 +94,17 @@ def train_selflabel(
             batch = rows[part]
             # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
             model.train()
-            with torch.no_grad():
-                if features is None:
-                    _, weak = model(plain_view(images, batch))  # (1,B / processes,C)
-                else:  # not through Fabric, which would round the features to the backbone's precision
-                    _, weak = state.module(features.index_select(0, sent(part, features.device)), embedded=True)
-                weak = gathered(F.log_softmax(weak[0], dim=-1))  # (B,C)
-            confident = weak.amax(dim=1).exp() > settings.threshold
+            if features is None:
+                weak, any_confident = labels(plain_view(images, batch))
+            else:
+                weak, any_confident = labels(features.index_select(0, sent(part, features.device)))
             # Drawn while a GPU is still at the weak views.
             views = random_view(images, batch, settings.augmentation, own_draws(state.generator))
-            if not confident.any():  # the one synchronisation: a step without a gradient would still decay the weights
+            if not any_confident:  # the one synchronisation: a step without a gradient would still decay the weights
                 skipped += 1
                 yield Step(len(positions))
                 continue
-            strong = gathered(model(views)[1][0])  # (B,C)
-            loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
-            step(epoch, loss, {"loss": loss})
+            step(epoch, views, weak)
             if state.average:
                 follow(state.average, state.module, settings.ema, buffers=True)
             yield Step(2 * len(positions))

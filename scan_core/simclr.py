@@ -26,16 +26,20 @@ def start_simclr(
 def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs."""
     steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric), state.optimizer)
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs)
+    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
+
+    def objective(views: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        first_z, second_z = (gathered(z) for z in model(views)[1].chunk(2))  # (B,projection)
+        loss = nt_xent(first_z, second_z, settings.temperature)
+        return loss, {"loss": loss}, first_z.detach()
+
+    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
     model.train()
     for epoch in range(state.epoch, settings.epochs):
         order = rows[torch.randperm(len(rows), generator=state.generator)]
         for batch in batches(order, settings.batch_size):
             twice = own(batch).repeat(2)  # both views at once
             views = random_view(images, twice, settings.augmentation, own_draws(state.generator))
-            first_z, second_z = (gathered(z) for z in model(views)[1].chunk(2))  # (B,projection)
-            loss = nt_xent(first_z, second_z, settings.temperature)
-            step(epoch, loss, {"loss": loss})
+            (first_z,) = step(epoch, views)
             yield Step(2 * len(batch))
         yield end_pretext_epoch(state, step.means(epoch), first_z)

@@ -79,19 +79,18 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     flip = sent(drawn.flip, device)
     images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
     theta = _affine_matrices(drawn.operation, drawn.magnitude, height, width)
-    images = for_each_image(_rounds, images, drawn.operation, drawn.magnitude, theta)
+    for position in range(drawn.operation.shape[1]):
+        here = (each[:, position].contiguous() for each in (drawn.operation, drawn.magnitude, theta))
+        images = for_each_image(_round, images, *here)
     return images / 255, _cutout_mask(sent(drawn.cutout_centre, device), drawn.cutout, height, width)
 
 
-def _rounds(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
-    """The operations (B,rounds) of each image one after the other, by ``magnitude`` (B,rounds) or ``theta``."""
-    for position in range(operation.shape[1]):
-        here = operation[:, position]
-        for name, function in _OPERATIONS.items():
-            images = pick(images, here == NAMES.index(name), function, magnitude[:, position])
-        affine = functools.reduce(torch.logical_or, [here == index for index in _AFFINE])
-        images = pick(images, affine, _affine, theta[:, position])
-    return images
+def _round(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
+    """One operation (B,) of each image, by its ``magnitude`` (B,) or its matrix ``theta`` (B,2,3)."""
+    for name, function in _OPERATIONS.items():
+        images = pick(images, operation == NAMES.index(name), function, magnitude)
+    affine = functools.reduce(torch.logical_or, [operation == index for index in _AFFINE])
+    return pick(images, affine, _affine, theta)
 
 
 def _cutout_mask(centres: Tensor, side: int, height: int, width: int) -> Tensor:

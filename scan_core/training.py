@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scan_core.errors import ScanError
+from scan_core.graphs import Recorded, recorded
 from scan_core.lars import Lars
 from scan_core.muon import Muon
 from scan_core.networks import Model
@@ -35,6 +37,8 @@ class Epoch:
 
 
 Progress = Iterator[Step | Epoch]
+
+PAYS = 5_000  # steps: a network is compiled for half a minute or more, and a step then takes some milliseconds less
 
 
 def batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -106,7 +110,9 @@ def build_optimizer(settings: Optimizer, module: nn.Module, fabric: Fabric) -> t
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adam":
-        return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), fused=True, **common)
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")  # at first
+        betas, recordable = (settings.momentum, 0.999), on_gpu(fabric)
+        return torch.optim.Adam(parameters, betas=betas, fused=True, capturable=recordable, **common)
     if settings.name == "lars":
         return Lars(parameters, momentum=settings.momentum, **common)
     if settings.name == "muon":
@@ -115,9 +121,25 @@ def build_optimizer(settings: Optimizer, module: nn.Module, fabric: Fabric) -> t
     return torch.optim.SGD(parameters, momentum=settings.momentum, fused=True, **common)
 
 
-def compiled(module: Model, fabric: Fabric) -> nn.Module:
-    """``module``, compiled where that pays, on a GPU; for each shape, of which a loop has one or two."""
-    return cast(nn.Module, torch.compile(module, dynamic=False)) if fabric.device.type == "cuda" else module
+def compiled(module: Model, fabric: Fabric, steps: int) -> Model:
+    """``module``, compiled where that pays: on a GPU, for ``steps`` steps or more."""
+    return compiled_model(module) if on_gpu(fabric) and steps >= PAYS else module
+
+
+def on_gpu(fabric: Fabric) -> bool:
+    """Whether networks are compiled."""
+    return bool(fabric.device.type == "cuda")
+
+
+def compiled_model(module: Model) -> Model:
+    """Another ``Model`` of the same weights, its backbone compiled; for each shape, of which a loop has one or two.
+
+    The head, two small products, is not: so what the compiler makes of a backbone, and keeps on disk, serves each
+    stage that shows it a batch of the same shape.
+    """
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, "backbone": cast(nn.Module, torch.compile(module.backbone, dynamic=False))}
+    return twin
 
 
 def slow_copy(model: Model) -> Model:
@@ -134,45 +156,70 @@ def follow(average: nn.Module, module: nn.Module, decay: float, buffers: bool) -
     pairs: list[tuple[Tensor, Tensor]] = list(zip(average.parameters(), module.parameters(), strict=True))
     if buffers:
         pairs += zip(average.buffers(), module.buffers(), strict=True)
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([slow for slow, _ in floats], [fast for _, fast in floats], 1 - decay)
     for slow, fast in pairs:
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - decay)
-        else:
+        if not slow.is_floating_point():
             slow.copy_(fast)
 
 
-class Stepper:
-    """Backward, optimiser step and learning rate of one step, and the epoch's mean of what is measured.
+Objective = Callable[..., tuple[Any, ...]]
 
-    Sums stay on the device until the epoch ends: no synchronisation inside it.
+
+class Stepper:
+    """Loss, backward, optimiser step and learning rate of one step, and the epoch's mean of what is measured.
+
+    ``objective`` gives, for the inputs of a step, the loss, a dict of scalars to be averaged, and maybe more tensors,
+    without a gradient. Sums stay on the device until the epoch ends: no synchronisation inside it. On a GPU the step is
+    ``recorded``, and what holds for that holds for ``objective``.
     """
 
-    def __init__(self, fabric: Fabric, optimizer: Any, settings: Optimizer, steps_per_epoch: int, epochs: int) -> None:
-        self.fabric, self.optimizer, self.settings = fabric, optimizer, settings
+    def __init__(
+        self,
+        fabric: Fabric,
+        optimizer: Any,
+        settings: Optimizer,
+        steps_per_epoch: int,
+        epochs: int,
+        objective: Objective,
+    ) -> None:
+        self.fabric, self.optimizer, self.settings, self.objective = fabric, optimizer, settings, objective
         self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
-        self.sums: dict[str, Tensor] = {}
+        self.names: list[str] = []
+        self.sums: Tensor | float = 0.0  # (names,)
         self.steps = 0
+        self.run = recorded(self._once, fabric.device)
+        # A number would be recorded as it was.
+        self.rate = torch.zeros((), device=fabric.device) if isinstance(self.run, Recorded) else None
 
-    def __call__(self, epoch: int, loss: Tensor, measured: dict[str, Tensor]) -> None:
-        """One step of epoch ``epoch`` (from 0) down ``loss``; ``measured`` are scalars to be averaged."""
+    def __call__(self, epoch: int, *inputs: Tensor) -> Sequence[Tensor]:
+        """One step of epoch ``epoch`` (from 0) down the loss of ``inputs``; what else the objective gives."""
         step = epoch * self.steps_per_epoch + self.steps
         lr = learning_rate(self.settings, step, self.steps_per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if self.rate is None else self.rate.fill_(lr)
+        measured, *others = self.run(*inputs)
+        self.sums = measured + self.sums
+        self.steps += 1
+        return others
+
+    def _once(self, *inputs: Tensor) -> Sequence[Tensor]:
+        loss, measured, *others = self.objective(*inputs)
         self.fabric.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.steps += 1
-        for name, value in measured.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.names = list(measured)
+        return torch.stack([value.detach() for value in measured.values()]), *others
 
     def means(self, epoch: int) -> dict[str, float]:
         """Means since the last call, over all processes, and the rate at the end of epoch ``epoch`` (from 0)."""
-        values = {name: float(mean_of_all(total)) / max(self.steps, 1) for name, total in self.sums.items()}
-        self.sums, self.steps = {}, 0
+        means: list[float] = []
+        if isinstance(self.sums, Tensor):
+            means = (mean_of_all(self.sums).double() / self.steps).tolist()
+        self.sums, self.steps = 0.0, 0
         last = (epoch + 1) * self.steps_per_epoch - 1
-        return {**values, "lr": learning_rate(self.settings, last, self.steps_per_epoch, self.epochs)}
+        rate = learning_rate(self.settings, last, self.steps_per_epoch, self.epochs)
+        return {**dict(zip(self.names, means, strict=False)), "lr": rate}
 
 
 def check_batch(stage: str, batch_size: int, count: int) -> int:

@@ -12,6 +12,7 @@ from tests.scan_core.tiny import (
     CPU,
     NO_AUGMENTATION,
     PLAIN,
+    change,
     images,
     jpeg_store,
     pixels,
@@ -176,6 +177,17 @@ def test_simclr_crops_arrays_from_the_whole_image():
     assert float((view - data.normalize(wanted)).abs().mean()) < 0.05  # bilinear points, not the pixels themselves
     with pytest.raises(AssertionError):
         torch.testing.assert_close(view, plain_view(data, rows), rtol=0, atol=0.3)
+
+
+@pytest.mark.parametrize("size", [8, 11, 20])
+@pytest.mark.parametrize("store", ["array", "jpeg"])
+def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same(store, size, tmp_path):
+    data, rows = larger() if store == "array" else jpegs(tmp_path), torch.arange(12)
+    usual = random_view(data, rows, NO_AUGMENTATION, generator())
+    view = random_view(data, rows, change(NO_AUGMENTATION, size=size), generator())
+    assert view.shape == (12, 3, size, size) and usual.shape == plain_view(data, rows).shape
+    means = (F.adaptive_avg_pool2d(each, 2) for each in (view, usual))
+    assert float(torch.sub(*means).abs().mean()) < 0.1
 
 
 def test_simclr_crops_jpegs_from_the_whole_image_and_then_does_the_rest(tmp_path):

@@ -23,7 +23,7 @@ def muon(*weights, momentum=0.9, decay=0.0):
 def test_singular_vectors_stay_and_singular_values_become_about_1(shape, size, bf16):
     u, _, v = torch.linalg.svd(gradients(*shape, steps=1)[0], full_matrices=False)
     values = torch.linspace(0.1, 1, min(shape))
-    found = orthogonal(size * (u * values) @ v, bf16)
+    (found,) = orthogonal((size * (u * values) @ v)[None], bf16)
     assert found.dtype == torch.float32
     slack = 0.03 if bf16 else 1e-3  # bfloat16 has three digits
     turned = u.T @ found @ v.T
@@ -34,7 +34,7 @@ def test_singular_vectors_stay_and_singular_values_become_about_1(shape, size, b
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_matrix_of_zeros_has_no_direction(bf16):
-    assert torch.equal(orthogonal(torch.zeros(3, 4), bf16), torch.zeros(3, 4))
+    assert torch.equal(orthogonal(torch.zeros(1, 3, 4), bf16), torch.zeros(1, 3, 4))
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (4, 3, 2, 2)])
@@ -44,7 +44,7 @@ def test_steps_on_matrices_are_those_of_the_equations(shape, momentum, decay):
     wanted, average = weight.detach().flatten(1), torch.zeros(shape).flatten(1)
     for rate, gradient in zip(rates, each.flatten(2), strict=True):
         average = momentum * average + (1 - momentum) * gradient
-        direction = orthogonal(momentum * average + (1 - momentum) * gradient, False)
+        (direction,) = orthogonal((momentum * average + (1 - momentum) * gradient)[None], False)
         wanted = wanted - rate * (0.2 * max(wanted.shape) ** 0.5 * direction + decay * wanted)
     run(muon(weight, momentum=momentum, decay=decay), weight, each, rates)
     torch.testing.assert_close(weight.detach().flatten(1), wanted, rtol=1e-5, atol=1e-6)
@@ -66,6 +66,24 @@ def test_what_is_no_matrix_takes_adam_without_decay(shape):
     run(muon(mine, momentum=0.8, decay=0.7), mine, each, rates)
     run(torch.optim.Adam([adams], betas=(0.8, 0.999)), adams, each, rates)
     torch.testing.assert_close(mine, adams)
+
+
+def test_weights_together_take_the_steps_that_each_takes_alone():
+    """Some of one shape, some of others, of several kinds, each with gradients of its own."""
+    shapes = [(4, 6), (4, 3, 2, 1), (6, 4), (4,), (4, 6), (7,)]
+    each = [gradients(*shape, steps=3) * (number + 1) for number, shape in enumerate(shapes)]
+    alone = [parameter(*shape) for shape in shapes]
+    for weight, own in zip(alone, each, strict=True):
+        run(muon(weight, decay=0.1), weight, own, [0.3, 0.2, 0.1])
+    together = [parameter(*shape) for shape in shapes]
+    optimizer = muon(*together, decay=0.1)
+    for step, rate in enumerate([0.3, 0.2, 0.1]):
+        optimizer.param_groups[0]["lr"] = rate
+        for weight, own in zip(together, each, strict=True):
+            weight.grad = own[step].clone()
+        optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_filters_in_either_memory_format_take_the_same_step():

@@ -8,8 +8,8 @@ from scan_core.per_image import for_each_image, grouped, masked
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
 
 SIMCLR = SimclrAugmentation(
-    kind="simclr", crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=10, shear=10, flip=0.5, jitter=0.8,
-    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
+    kind="simclr", size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=10, shear=10, flip=0.5,
+    jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
 )  # fmt: skip
 STRONG = StrongAugmentation(kind="strong", flip=0.5, operations=4, cutout=4)
 
@@ -60,7 +60,7 @@ def test_masked_and_compiled_views_equal_the_grouped_ones(monkeypatch, kind, cha
         monkeypatch.setattr(module, "compiled", as_on_a_gpu)
         monkeypatch.setattr(module, "on_gpu", lambda images: True)
     torch.testing.assert_close(views(images.clone(), kind), wanted, rtol=0, atol=1e-6)
-    assert len(seen) == 1
+    assert len(set(seen)) == 1
 
 
 def test_a_gpu_gets_the_compiled_function_once(monkeypatch):

@@ -17,6 +17,7 @@ from tests.scan_core.tiny import (
     BACKBONE,
     TRAIN,
     Reads,
+    as_on_a_gpu,
     assert_same_state,
     backbone_settings,
     epochs_of,
@@ -213,23 +214,17 @@ def test_a_finished_run_does_nothing_more(fp32, method):
 @each_method
 def test_a_training_compiles_whole_and_computes_the_same(monkeypatch, fp32, method):
     """Two epochs: also after the slow copy's weights have been moved under the compiled code."""
-
-    def compile_whole(module, fabric):
-        assert fabric is fp32
-        compiled.append(module)
-        return torch.compile(module, backend="aot_eager", fullgraph=True)
-
-    settings, compiled = pretext_settings(method=method, batch_size=16, optimizer=optimizer(lr=1e-3)), []
+    settings = pretext_settings(method=method, batch_size=16, optimizer=optimizer(lr=1e-3))
     eager = start(settings, fp32)
     wanted = epochs_of(train(eager, settings, fp32))
-    torch.compiler.reset()
-    monkeypatch.setattr(MODULES[method], "compiled", compile_whole)
+    compiled = as_on_a_gpu(monkeypatch)
     state = start(settings, fp32)
     found = epochs_of(train(state, settings, fp32))
     for one, other in zip(found, wanted, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
-    assert compiled == ([state.module] if state.average is None else [state.module, state.average])
-    for model, twin in zip(compiled, [eager.module, eager.average], strict=False):
+    pairs = [(each, other) for each, other in ((state.module, eager.module), (state.average, eager.average)) if each]
+    assert compiled == [model.backbone for model, _ in pairs]
+    for model, twin in pairs:
         for (name, value), other in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
             torch.testing.assert_close(value, other, rtol=1e-2, atol=1e-3, msg=name)
 

@@ -82,6 +82,7 @@ WRONG = {
     },
     SimclrAugmentation: {
         "kind": ["strong"],
+        "size": [7, 1025, 24.0, "24"],
         "crop_scale": [[0, 1], [0.5, 0.4], [0.5, 1.1], [0.5], [0.2, 0.5, 1.0], 0.5, [NAN, 1]],
         "crop_ratio": [[2, 1], [0, 1], [-1, 1], [1, INF]],
         "rotate": [-1, INF, "15"],
@@ -331,6 +332,8 @@ def test_a_prior_may_be_rounded():
         (Data, "mean", [0, 0.5, 1]),
         (Data, "std", [0.001, 1, 0.5]),
         (SimclrAugmentation, "blur", 1),
+        (SimclrAugmentation, "size", 8),
+        (SimclrAugmentation, "size", None),
         (SimclrAugmentation, "blur_sigma", [0.5, 0.5]),
         (Backbone, "weights", "models/moco.safetensors"),
     ],

@@ -139,14 +139,20 @@ def test_a_step_is_plain_gradient_descent_at_the_rate_of_the_schedule(fp32):
     settings = optimizer(name="sgd", lr=0.5, weight_decay=0.0, momentum=0.0, schedule="cosine", warmup_epochs=1)
     linear = nn.Linear(3, 1, bias=False)
     model, sgd = fp32.setup(linear, build_optimizer(settings, linear, fp32))
-    step, inputs = Stepper(fp32, sgd, settings, steps_per_epoch=2, epochs=4), torch.tensor([[1.0, 2.0, 3.0]])
+    inputs = torch.tensor([[1.0, 2.0, 3.0]])
+
+    def objective(seen):
+        loss = model(seen).sum()
+        return loss, {"loss": loss}, 2 * seen
+
+    step = Stepper(fp32, sgd, settings, 2, 4, objective)
     wanted, rates = linear.weight.detach().clone(), []
     for epoch in range(4):
         for number in range(2):
             rate = learning_rate(settings, 2 * epoch + number, 2, 4)
             wanted = wanted - rate * inputs
-            loss = model(inputs).sum()
-            step(epoch, loss, {"loss": loss})
+            (doubled,) = step(epoch, inputs)
+            assert torch.equal(doubled, 2 * inputs)
             rates.append(rate)
             torch.testing.assert_close(linear.weight.detach(), wanted)
         assert step.means(epoch)["lr"] == pytest.approx(rates[-1])
@@ -156,10 +162,14 @@ def test_a_step_is_plain_gradient_descent_at_the_rate_of_the_schedule(fp32):
 def test_means_are_those_of_the_epoch_and_start_anew(fp32):
     linear = nn.Linear(1, 1)
     model, sgd = fp32.setup(linear, build_optimizer(optimizer(lr=1e-3), linear, fp32))
-    step = Stepper(fp32, sgd, optimizer(lr=1e-3), 3, 2)
+
+    def objective(value):
+        return model(torch.ones(1, 1)).sum(), {"loss": value, "other": -value}
+
+    step = Stepper(fp32, sgd, optimizer(lr=1e-3), 3, 2, objective)
     for values in ([1.0, 2.0, 6.0], [5.0]):
         for value in values:
-            step(0, model(torch.ones(1, 1)).sum(), {"loss": torch.tensor(value), "other": torch.tensor(-value)})
+            assert step(0, torch.tensor(value)) == []
         mean = sum(values) / len(values)
         assert step.means(0) == pytest.approx({"loss": mean, "other": -mean, "lr": 1e-3})
 

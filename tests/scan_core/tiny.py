@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scan_core import training
 from scan_core.errors import ScanError
 from scan_core.images import images_on, jpeg_images
 from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
@@ -56,7 +57,14 @@ def optimizer(**values):
 
 
 def simclr_augmentation(**values):
-    base = {"crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 1.333), "rotate": 15.0, "shear": 10.0, "flip": 0.5}
+    base = {
+        "size": None,
+        "crop_scale": (0.5, 1.0),
+        "crop_ratio": (0.75, 1.333),
+        "rotate": 15.0,
+        "shear": 10.0,
+        "flip": 0.5,
+    }
     colours = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
     colours |= {"blur": 0.0, "blur_sigma": (0.1, 2.0)}
     return SimclrAugmentation(kind="simclr", **{**base, **colours, **values})
@@ -199,3 +207,18 @@ class Reads(TorchDispatchMode):
         if waits or mask:
             self.seen.append(func.name())
         return func(*args, **(kwargs or {}))
+
+
+def as_on_a_gpu(monkeypatch):
+    """Networks are compiled as on a GPU, whole and with its kernels left out; the list of what has been."""
+    made, compiler = [], torch.compile
+    torch.compiler.reset()
+
+    def compile_whole(module, dynamic):
+        made.append(module)
+        return compiler(module, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+
+    monkeypatch.setattr(training, "on_gpu", lambda fabric: True)
+    monkeypatch.setattr(training, "PAYS", 0)
+    monkeypatch.setattr(torch, "compile", compile_whole)
+    return made

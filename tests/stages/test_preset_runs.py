@@ -22,8 +22,8 @@ REDUCED = {
     "evaluate": {"kmeans_runs": 2},
 }
 SIZES = {  # of images; of the rest 300x260
-    "cifar10": (32, 32), "cifar10_cpu": (32, 32), "cifar100_20": (32, 32), "stl10": (96, 96),
-    "tiny_imagenet_50": (64, 64),
+    "cifar10": (32, 32), "cifar10_cpu": (32, 32), "cifar10_fast": (32, 32), "cifar100_20": (32, 32),
+    "stl10": (96, 96), "tiny_imagenet_50": (64, 64),
 }  # fmt: skip
 DIGITS = ("digits", "digits_quick")
 # The digits are at hand: all 1,797 of them, in batches of the preset's size.

@@ -1,0 +1,207 @@
+"""What a GPU is to do is recorded once and replayed: with a stand-in for CUDA, whose graphs run their work again."""
+
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+import torch
+
+from scan_core import graphs
+from scan_core.graphs import WARM, Recorded, recorded
+from scan_core.scan import start_scan, train_scan
+from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.training import PAYS, Stepper, build_optimizer, compiled
+from tests.scan_core.tiny import (
+    TRAIN,
+    VAL,
+    as_on_a_gpu,
+    cluster_model,
+    cluster_settings,
+    epochs_of,
+    images,
+    neighbors,
+    optimizer,
+    selflabel_settings,
+)
+
+
+class Stream:
+    """Notes for whom it waits."""
+
+    waits: ClassVar = []
+
+    def wait_stream(self, other):
+        self.waits.append((self, other))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Streams and graphs as ``Recorded`` uses them. What is recorded is undone, as a GPU would not have done it."""
+    usual, log = Stream(), []
+    Stream.waits.clear()
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+            for kept, new in zip(self.recorder.outputs, self.recorder.work(*self.recorder.inputs), strict=True):
+                kept.copy_(new)
+
+    @contextmanager
+    def graph(made, stream):
+        """Keeps what the work has changed: the first replay does it anew, so it must start from before."""
+        log.append("record")
+        (made.recorder,) = (each for each in recorders if each.stream is stream)
+        before = [(each, each.clone()) for each in made.recorder.held()]
+        yield
+        for each, value in before:
+            each.data.copy_(value)
+
+    @contextmanager
+    def on(stream):
+        log.append(stream)
+        yield
+
+    recorders = []
+
+    class Watched(Recorded):
+        def __init__(self, work, held=list):
+            recorders.append(self)
+            self.held = held
+            super().__init__(work)
+
+    for name, value in {
+        "Stream": Stream, "current_stream": lambda: usual, "stream": on, "CUDAGraph": Graph, "graph": graph,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    return Watched, log, usual
+
+
+def test_elsewhere_nothing_is_recorded():
+    def work():
+        return ()
+
+    assert recorded(work, torch.device("cpu")) is work
+
+
+def test_several_processes_record_nothing(monkeypatch, cuda):
+    def work():
+        return ()
+
+    assert isinstance(recorded(work, torch.device("cuda")), Recorded)
+    monkeypatch.setattr(graphs, "processes", lambda: 2)
+    assert recorded(work, torch.device("cuda")) is work
+
+
+def test_work_is_recorded_after_some_calls_and_then_replayed_on_what_it_is_given(cuda):
+    watched, log, usual = cuda
+    total, calls = torch.zeros(3), []
+
+    def work(one, other):
+        calls.append(None)
+        total.add_(one)
+        return (one + other, total.clone())
+
+    run, wanted = watched(work, lambda: [total]), torch.zeros(3)
+    for number in range(WARM + 3):
+        one, other = torch.full((3,), float(number)), torch.rand(3)
+        found, summed = run(one, other)
+        wanted += one
+        torch.testing.assert_close(found, one + other)
+        torch.testing.assert_close(summed, wanted)
+    assert torch.equal(total, wanted)  # the recording itself has computed nothing
+    assert log == [run.stream] * WARM + ["record"] + ["replay"] * 3
+    assert Stream.waits == [(run.stream, usual), (usual, run.stream)] * WARM
+
+
+def test_what_it_gives_is_overwritten_by_the_next_call_and_what_it_was_given_is_not(cuda):
+    run = cuda[0](lambda value: (2 * value,))
+    for _ in range(WARM):
+        run(torch.zeros(2))
+    given = torch.ones(2)
+    (first,) = run(given)
+    (second,) = run(torch.full((2,), 5.0))
+    assert first is second and second.tolist() == [10, 10] and given.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "muon"])
+def test_a_recorded_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp32, cuda, name):
+    """The rate is the step's, not the recording's; means are the epoch's, not those of one tensor, overwritten."""
+    settings = optimizer(name=name, lr=0.1, schedule="cosine", warmup_epochs=1)
+    inputs = [torch.randn(4, 6, generator=torch.Generator().manual_seed(number)) for number in range(12)]
+
+    def train(record):
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(6, 5)
+        model, own = fp32.setup(linear, build_optimizer(settings, linear, fp32))
+
+        def objective(seen):
+            loss = model(seen).square().mean()
+            return loss, {"loss": loss, "largest": seen.max()}
+
+        def watch(work, device):
+            def held():
+                state = [each for values in own.optimizer.state.values() for each in values.values()]
+                return [*linear.parameters(), *[each for each in state if isinstance(each, torch.Tensor)]]
+
+            return cuda[0](work, held) if record else work
+
+        monkeypatch.setattr("scan_core.training.recorded", watch)
+        step, means = Stepper(fp32, own, settings, 4, 3, objective), []
+        for epoch in range(3):
+            for number in range(4):
+                step(epoch, inputs[4 * epoch + number])
+                # A number in its place would stay as it was recorded: this stand-in would read it anew.
+                assert not record or own.param_groups[0]["lr"] is step.rate
+            means.append(step.means(epoch))
+        return linear, means
+
+    (plain, wanted), (replayed, found) = train(False), train(True)
+    assert "replay" in cuda[1]
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    for one, other in zip(replayed.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("way", ["scan", "head", "selflabel"])
+def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cuda, way):
+    """Sixteen steps; SGD, so that all that a recording would change is weights, momentum and BatchNorm's statistics."""
+    sgd = optimizer(name="sgd", lr=1e-3)
+
+    def train(record):
+        if way == "selflabel":
+            settings = selflabel_settings(optimizer=sgd, epochs=4)
+            state = start_selflabel(settings, cluster_model(), 0, fp32)
+            loop = train_selflabel(state, images(), TRAIN, VAL, settings, fp32)
+        else:
+            settings = cluster_settings(optimizer=sgd, epochs=4, train="head" if way == "head" else "all")
+            state = start_scan(settings, cluster_model(), 0, fp32)
+            loop = train_scan(state, images(), TRAIN, neighbors(32, 5), VAL, neighbors(16, 4), settings, fp32)
+
+        def held():
+            momentum = [value["momentum_buffer"] for value in state.optimizer.state.values()]
+            return [*state.module.parameters(), *state.module.buffers(), *momentum]
+
+        def watch(work, device):
+            return cuda[0](work, held) if record else work
+
+        for module in ("training", "selflabel"):
+            monkeypatch.setattr(f"scan_core.{module}.recorded", watch)
+        return state.module, epochs_of(loop)
+
+    (plain, wanted), (replayed, found) = train(False), train(True)
+    assert cuda[1].count("replay") > 8
+    assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
+    for one, other in zip(replayed.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
+    model = cluster_model()
+    assert compiled(model, fp32, PAYS) is model  # on a CPU
+    made = as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr("scan_core.training.PAYS", PAYS)
+    assert compiled(model, fp32, PAYS - 1) is model and made == []
+    twin = compiled(model, fp32, PAYS)
+    assert made == [model.backbone] and twin.head is model.head and model.backbone is made[0]
+    assert [id(each) for each in twin.parameters()] == [id(each) for each in model.parameters()]
