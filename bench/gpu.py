@@ -10,6 +10,7 @@ networks are also in ``--out``, in half precision and in parts of at most 15 MiB
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import platform
@@ -233,6 +234,8 @@ def loops(device: torch.device) -> list[Row]:
         rows.append(steps.ceiling_row(what, rates))
         if device.type == "cuda":
             rows[-1].mib = torch.cuda.max_memory_allocated(device) / 2**20
+            del works, work
+            gc.collect()  # what this row held is no part of the next one's peak
             torch.cuda.reset_peak_memory_stats(device)
         print(f"{what}: {rows[-1].rate:,.0f} images/s, {rows[-1].ratio:.2f} of the ceiling", flush=True)
     return rows
@@ -314,7 +317,8 @@ def main() -> None:
     what = hashlib.sha256(f"{params.model_dump_json()} {chosen.limit} {chosen.device}".encode()).hexdigest()[:8]
     if results.get("what") != what:  # another preset's scores, or a trial's on fewer images
         results.pop("cifar10", None)
-    if "chip" not in results or set(parts) & {"agreement", "loops"}:
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    if set(parts) & {"agreement", "loops"} or results.get("chip", {}).get("device") != here:
         results["chip"] = chip(device)
     results |= {"preset": chosen.preset, "what": what, "unfinished": None}
     if "agreement" in parts:

@@ -20,7 +20,7 @@ from bench.views import MEAN, STD, pixels
 from pipeline.params import Params, read_params
 from scan_core.augment import plain_view, random_view
 from scan_core.device import make_fabric, seeded
-from scan_core.graphs import recorded
+from scan_core.graphs import Recorded, recordable, recorded
 from scan_core.images import Images, images_on
 from scan_core.inference import batch_of, embed
 from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
@@ -79,6 +79,8 @@ def constant(
         return ()
 
     once = recorded(step, fabric.device)
+    if isinstance(once, Recorded):
+        recordable(optimizer, fabric.device)
 
     def work() -> int:
         once()

@@ -73,7 +73,8 @@ class Side:
 
 
 def apart(sides: dict[str, Side], seconds: float, spells: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """As ``in_turn``, each spell in a new process: what a side allocates, and how, is no help to another.
+    """As ``in_turn``, each spell in a new process, after one of the same length that does not count: what a side
+    allocates, and how, is no help to another.
 
     The second are the sides' peaks of memory, in MiB.
     """
@@ -93,8 +94,9 @@ def _spell(side: Side, seconds: float) -> tuple[float, float]:
         device.keep_freed_memory()
     else:
         device.keep_freed_memory = lambda: None
-    rates = in_turn({"": side.make(*side.args)}, seconds, 1)
-    return rates[""][0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Only the second counts: in the first, workers that were just started get memory of their own, page by page.
+    rates = in_turn({"": side.make(*side.args)}, seconds, 2)
+    return rates[""][1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _signal(processes: list[int], number: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 A step of ResNet-18 starts some four hundred kernels, which can take the host longer than the GPU needs to run them.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +22,19 @@ def recorded(work: Work, device: torch.device) -> Work:
 
     It takes tensors on ``device``, of the same shapes each time, and gives back tensors that its next call overwrites.
     Whatever else it reads or changes there, weights or sums, must stay where it is; what is no tensor is as it was
-    when recorded. It may not wait for the device.
+    when recorded. It may neither wait for the device nor bring anything from the host.
     """
     return Recorded(work) if device.type == "cuda" and processes() == 1 else work
+
+
+def recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """Makes ``optimizer`` one whose steps can be recorded, and gives its rate: a number would stay as it was then."""
+    rate = torch.zeros((), device=device)
+    for group in optimizer.param_groups:
+        group["lr"] = rate.fill_(group["lr"])
+        if "capturable" in group:  # Adam's word for it, and in a state that was saved on a CPU it is not
+            group["capturable"] = True
+    return rate
 
 
 class Recorded:
@@ -54,7 +65,9 @@ class Recorded:
         """On the stream of the recording, after what has been started on the usual one, and before what will be."""
         usual = torch.cuda.current_stream()
         self.stream.wait_stream(usual)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            # An optimiser that can be recorded warns where it is not.
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
             outputs = self.work(*inputs)
         usual.wait_stream(self.stream)
         return outputs

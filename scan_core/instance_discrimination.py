@@ -41,10 +41,10 @@ def train_instance_discrimination(
     state.extra = {name: value.to(fabric.device) for name, value in state.extra.items()}  # a resume reads to the host
     bank, count = state.extra["memory_bank"], len(rows)
 
-    def objective(views: Tensor, stored: Tensor, others: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def objective(views: Tensor, stored: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         embedded = F.normalize(model(views)[1], dim=1)  # (B / processes,projection)
         positive = (embedded * stored).sum(dim=1) / settings.temperature  # (B,)
-        noise = torch.einsum("bd,bmd->bm", embedded, others) / settings.temperature  # (B,m)
+        noise = torch.einsum("bd,bmd->bm", embedded, bank[drawn]) / settings.temperature  # (B,m)
         if "log_z" not in state.extra:
             first_noise = gathered(noise.detach())  # (B,m)
             log_sum = torch.logsumexp(first_noise.flatten(), dim=0)
@@ -64,7 +64,7 @@ def train_instance_discrimination(
             batch_there, drawn = (index.to(fabric.device, non_blocking=True) for index in (batch, own(drawn)))
             views = random_view(images, rows[own(batch)], settings.augmentation, own_draws(state.generator))
             stored = bank[own(batch_there)]
-            (embedded,) = step(epoch, views, stored, bank[drawn])
+            (embedded,) = step(epoch, views, stored, drawn)
             newest = F.normalize(torch.lerp(embedded, stored, settings.memory_momentum), dim=1)
             bank[batch_there] = gathered(newest)
             yield Step(len(batch))

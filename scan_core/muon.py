@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         """The step of matrices."""
         alike, momentum = defaultdict(list), group["momentum"]
         for weight in weights:
-            alike[weight.flatten(1).shape].append(weight)
+            alike[len(weight), weight.numel() // len(weight)].append(weight)
         for shape, same in alike.items():
             gradients, momenta = (
                 [cast(Tensor, each.grad) for each in same],
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
             )
             torch._foreach_lerp_(momenta, gradients, 1 - momentum)
             ahead = [each.flatten(1) for each in torch._foreach_lerp(gradients, momenta, momentum)]
-            rate = torch.as_tensor(group["lr"], dtype=ahead[0].dtype, device=ahead[0].device)
+            rate = group["lr"] if isinstance(group["lr"], Tensor) else torch.full((), group["lr"], device=ahead[0].device)
             for weight, turned in zip(same, orthogonal(torch.stack(ahead), self.bf16), strict=True):
                 if group["weight_decay"]:
                     weight.mul_(1 - group["lr"] * group["weight_decay"])

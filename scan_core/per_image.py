@@ -9,8 +9,6 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from scan_core.device import sent
-
 Operation = Callable[[Tensor, Tensor], Tensor]  # (B,channels,height,width) and an argument for each image
 
 
@@ -40,14 +38,11 @@ def on_gpu(images: Tensor) -> bool:
 
 
 def for_each_image(function: Callable[..., Tensor], images: Tensor, *drawn: Tensor) -> Tensor:
-    """``function(images, *drawn, pick)`` on the images' device: grouped on the CPU, masked and compiled on a GPU.
+    """``function(images, *drawn, pick)``: grouped on the CPU, masked and compiled on a GPU.
 
-    ``images`` (B,channels,height,width) may be changed in place; ``drawn`` (B,...) lie on the host.
+    ``images`` (B,channels,height,width) may be changed in place; ``drawn`` (B,...) lie where they do.
     """
-    if not on_gpu(images):
-        return function(images, *drawn, pick=grouped)
-    on_device = (sent(each, images.device) for each in drawn)
-    return compiled(function)(images, *on_device, pick=masked)
+    return compiled(function)(images, *drawn, pick=masked) if on_gpu(images) else function(images, *drawn, pick=grouped)
 
 
 @functools.cache

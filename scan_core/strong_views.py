@@ -79,8 +79,8 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     flip = sent(drawn.flip, device)
     images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
     theta = _affine_matrices(drawn.operation, drawn.magnitude, height, width)
-    for position in range(drawn.operation.shape[1]):
-        here = (each[:, position].contiguous() for each in (drawn.operation, drawn.magnitude, theta))
+    by_round = (sent(each.transpose(0, 1).contiguous(), device) for each in (drawn.operation, drawn.magnitude, theta))
+    for here in zip(*by_round, strict=True):
         images = for_each_image(_round, images, *here)
     return images / 255, _cutout_mask(sent(drawn.cutout_centre, device), drawn.cutout, height, width)
 

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scan_core.errors import ScanError
-from scan_core.graphs import Recorded, recorded
+from scan_core.graphs import Recorded, recordable, recorded
 from scan_core.lars import Lars
 from scan_core.muon import Muon
 from scan_core.networks import Model
@@ -110,9 +109,7 @@ def build_optimizer(settings: Optimizer, module: nn.Module, fabric: Fabric) -> t
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adam":
-        warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")  # at first
-        betas, recordable = (settings.momentum, 0.999), on_gpu(fabric)
-        return torch.optim.Adam(parameters, betas=betas, fused=True, capturable=recordable, **common)
+        return torch.optim.Adam(parameters, betas=(settings.momentum, 0.999), fused=True, **common)
     if settings.name == "lars":
         return Lars(parameters, momentum=settings.momentum, **common)
     if settings.name == "muon":
@@ -127,7 +124,7 @@ def compiled(module: Model, fabric: Fabric, steps: int) -> Model:
 
 
 def on_gpu(fabric: Fabric) -> bool:
-    """Whether networks are compiled."""
+    """Whether networks may be compiled."""
     return bool(fabric.device.type == "cuda")
 
 
@@ -183,17 +180,28 @@ class Stepper:
         epochs: int,
         objective: Objective,
     ) -> None:
-        self.fabric, self.optimizer, self.settings, self.objective = fabric, optimizer, settings, objective
+        self.optimizer, self.settings = optimizer, settings
         self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
-        self.names: list[str] = []
+        names: list[str] = []  # of what is measured
+
+        def once(*inputs: Tensor) -> Sequence[Tensor]:
+            loss, measured, *others = objective(*inputs)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            names[:] = measured
+            return torch.stack([value.detach() for value in measured.values()]), *others
+
+        self.names, self.run = names, recorded(once, fabric.device)
         self.sums: Tensor | float = 0.0  # (names,)
         self.steps = 0
-        self.run = recorded(self._once, fabric.device)
-        # A number would be recorded as it was.
-        self.rate = torch.zeros((), device=fabric.device) if isinstance(self.run, Recorded) else None
+        self.rate = recordable(optimizer, fabric.device) if isinstance(self.run, Recorded) else None
 
     def __call__(self, epoch: int, *inputs: Tensor) -> Sequence[Tensor]:
-        """One step of epoch ``epoch`` (from 0) down the loss of ``inputs``; what else the objective gives."""
+        """One step of epoch ``epoch`` (from 0) down the loss of ``inputs``; what else the objective gives.
+
+        That may be overwritten by the next step.
+        """
         step = epoch * self.steps_per_epoch + self.steps
         lr = learning_rate(self.settings, step, self.steps_per_epoch, self.epochs)
         for group in self.optimizer.param_groups:
@@ -202,14 +210,6 @@ class Stepper:
         self.sums = measured + self.sums
         self.steps += 1
         return others
-
-    def _once(self, *inputs: Tensor) -> Sequence[Tensor]:
-        loss, measured, *others = self.objective(*inputs)
-        self.fabric.backward(loss)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.names = list(measured)
-        return torch.stack([value.detach() for value in measured.values()]), *others
 
     def means(self, epoch: int) -> dict[str, float]:
         """Means since the last call, over all processes, and the rate at the end of epoch ``epoch`` (from 0)."""

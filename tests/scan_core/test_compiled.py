@@ -80,7 +80,7 @@ def test_a_loop_compiles_whole_and_computes_the_same(monkeypatch, request, preci
     within = {"fp32": (1e-3, 1e-2, 1e-3), "bf16": (3e-2, 5e-2, 1e-2)}[precision]
 
     eager, wanted = train(fabric, **changes)
-    made = as_on_a_gpu(monkeypatch)
+    made = as_on_a_gpu(monkeypatch, pays=8)  # two epochs of four steps
     state, found = train(fabric, **changes)
     assert made == [state.module.backbone]
     compared = [name for name in wanted[0] if precision == "fp32" or "loss" in name]  # rounding moves counts

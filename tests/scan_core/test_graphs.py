@@ -5,13 +5,18 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from scan_core import graphs
-from scan_core.graphs import WARM, Recorded, recorded
+from scan_core.graphs import WARM, Recorded, recordable, recorded
+from scan_core.pretext import METHODS, start_pretext, train_pretext
 from scan_core.scan import start_scan, train_scan
 from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.settings import NoAugmentation
 from scan_core.training import PAYS, Stepper, build_optimizer, compiled
 from tests.scan_core.tiny import (
+    BACKBONE,
     TRAIN,
     VAL,
     as_on_a_gpu,
@@ -21,7 +26,9 @@ from tests.scan_core.tiny import (
     images,
     neighbors,
     optimizer,
+    pretext_settings,
     selflabel_settings,
+    through_a_file,
 )
 
 
@@ -34,25 +41,53 @@ class Stream:
         self.waits.append((self, other))
 
 
+class Seen(TorchDispatchMode):
+    """What a graph would keep: each operation, its numbers, and where the tensors lie that are not made inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.operations, self.alive = set(), [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, values = func.overloadpacket.__name__, tree_flatten((args, kwargs))[0]
+        assert name not in ("lift_fresh", "_local_scalar_dense", "nonzero"), f"{name}: from or to the host"
+        given = {each.untyped_storage().data_ptr() for each in values if isinstance(each, torch.Tensor)}
+        numbers = [each for each in values if isinstance(each, (bool, int, float))]
+        self.operations.append((name, numbers, sorted(given - self.made)))
+        found = func(*args, **(kwargs or {}))
+        made = [each for each in tree_flatten(found)[0] if isinstance(each, torch.Tensor)]
+        self.alive += made  # no other takes its place
+        self.made |= {each.untyped_storage().data_ptr() for each in made} - given
+        return found
+
+
 @pytest.fixture
 def cuda(monkeypatch):
-    """Streams and graphs as ``Recorded`` uses them. What is recorded is undone, as a GPU would not have done it."""
-    usual, log = Stream(), []
+    """Streams and graphs as ``Recorded`` uses them: a ``Recorded`` to be used for it, what was done, the usual stream.
+
+    A replay does the work again and must find every number and place as they were. What is recorded is undone, as a
+    GPU would not have done it.
+    """
+    usual, log, recorders = Stream(), [], []
     Stream.waits.clear()
 
     class Graph:
         def replay(self):
             log.append("replay")
-            for kept, new in zip(self.recorder.outputs, self.recorder.work(*self.recorder.inputs), strict=True):
+            with Seen() as seen:
+                outputs = self.recorder.work(*self.recorder.inputs)
+            assert seen.operations == self.operations
+            for kept, new in zip(self.recorder.outputs, outputs, strict=True):
                 kept.copy_(new)
 
     @contextmanager
     def graph(made, stream):
-        """Keeps what the work has changed: the first replay does it anew, so it must start from before."""
         log.append("record")
         (made.recorder,) = (each for each in recorders if each.stream is stream)
         before = [(each, each.clone()) for each in made.recorder.held()]
-        yield
+        with Seen() as seen:
+            yield
+        made.operations = seen.operations
         for each, value in before:
             each.data.copy_(value)
 
@@ -60,8 +95,6 @@ def cuda(monkeypatch):
     def on(stream):
         log.append(stream)
         yield
-
-    recorders = []
 
     class Watched(Recorded):
         def __init__(self, work, held=list):
@@ -150,8 +183,6 @@ def test_a_recorded_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp
         for epoch in range(3):
             for number in range(4):
                 step(epoch, inputs[4 * epoch + number])
-                # A number in its place would stay as it was recorded: this stand-in would read it anew.
-                assert not record or own.param_groups[0]["lr"] is step.rate
             means.append(step.means(epoch))
         return linear, means
 
@@ -163,18 +194,37 @@ def test_a_recorded_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("way", ["scan", "head", "selflabel"])
+def test_an_optimiser_can_be_recorded_also_where_its_state_is_of_one_that_could_not():
+    own = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.25, fused=True)
+    rate = recordable(own, torch.device("cpu"))
+    assert own.param_groups[0]["lr"] is rate and float(rate) == 0.25 and own.param_groups[0]["capturable"]
+    own.load_state_dict(through_a_file(own))
+    again = recordable(own, torch.device("cpu"))
+    assert own.param_groups[0]["lr"] is again and again is not rate and float(again) == 0.25
+    recordable(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.25), torch.device("cpu"))
+
+
+WAYS = (*METHODS, "scan", "head", "cached", "selflabel", "selflabel head")
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cuda, way):
     """Sixteen steps; SGD, so that all that a recording would change is weights, momentum and BatchNorm's statistics."""
-    sgd = optimizer(name="sgd", lr=1e-3)
+    common = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine"), "epochs": 4}
 
     def train(record):
-        if way == "selflabel":
-            settings = selflabel_settings(optimizer=sgd, epochs=4)
+        head = {"train": "head"} if way in ("head", "cached", "selflabel head") else {}
+        if way in METHODS:
+            settings = pretext_settings(method=way, **common)
+            state = start_pretext(settings, BACKBONE, 3, len(TRAIN), 0, fp32)
+            loop = train_pretext(state, images(), TRAIN, settings, fp32)
+        elif way.startswith("selflabel"):
+            settings = selflabel_settings(**common, **head)
             state = start_selflabel(settings, cluster_model(), 0, fp32)
             loop = train_selflabel(state, images(), TRAIN, VAL, settings, fp32)
         else:
-            settings = cluster_settings(optimizer=sgd, epochs=4, train="head" if way == "head" else "all")
+            plain = {"augmentation": NoAugmentation(kind="none")} if way == "cached" else {}
+            settings = cluster_settings(**common, **head, **plain)
             state = start_scan(settings, cluster_model(), 0, fp32)
             loop = train_scan(state, images(), TRAIN, neighbors(32, 5), VAL, neighbors(16, 4), settings, fp32)
 
@@ -187,6 +237,7 @@ def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cu
 
         for module in ("training", "selflabel"):
             monkeypatch.setattr(f"scan_core.{module}.recorded", watch)
+        monkeypatch.setattr("scan_core.training.Recorded", Recorded if record else type(None))
         return state.module, epochs_of(loop)
 
     (plain, wanted), (replayed, found) = train(False), train(True)
@@ -199,8 +250,7 @@ def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cu
 def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
     model = cluster_model()
     assert compiled(model, fp32, PAYS) is model  # on a CPU
-    made = as_on_a_gpu(monkeypatch)
-    monkeypatch.setattr("scan_core.training.PAYS", PAYS)
+    made = as_on_a_gpu(monkeypatch, PAYS)
     assert compiled(model, fp32, PAYS - 1) is model and made == []
     twin = compiled(model, fp32, PAYS)
     assert made == [model.backbone] and twin.head is model.head and model.backbone is made[0]

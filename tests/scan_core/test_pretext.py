@@ -217,7 +217,7 @@ def test_a_training_compiles_whole_and_computes_the_same(monkeypatch, fp32, meth
     settings = pretext_settings(method=method, batch_size=16, optimizer=optimizer(lr=1e-3))
     eager = start(settings, fp32)
     wanted = epochs_of(train(eager, settings, fp32))
-    compiled = as_on_a_gpu(monkeypatch)
+    compiled = as_on_a_gpu(monkeypatch, pays=4)  # two epochs of two steps
     state = start(settings, fp32)
     found = epochs_of(train(state, settings, fp32))
     for one, other in zip(found, wanted, strict=True):

@@ -209,8 +209,8 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def as_on_a_gpu(monkeypatch):
-    """Networks are compiled as on a GPU, whole and with its kernels left out; the list of what has been."""
+def as_on_a_gpu(monkeypatch, pays):
+    """Networks are compiled as on a GPU, whole and with its kernels left out, for ``pays`` steps; what has been."""
     made, compiler = [], torch.compile
     torch.compiler.reset()
 
@@ -219,6 +219,6 @@ def as_on_a_gpu(monkeypatch):
         return compiler(module, backend="aot_eager", fullgraph=True, dynamic=dynamic)
 
     monkeypatch.setattr(training, "on_gpu", lambda fabric: True)
-    monkeypatch.setattr(training, "PAYS", 0)
+    monkeypatch.setattr(training, "PAYS", pays)
     monkeypatch.setattr(torch, "compile", compile_whole)
     return made
