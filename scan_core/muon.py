@@ -77,7 +77,9 @@ class Muon(torch.optim.Optimizer):
             )
             torch._foreach_lerp_(momenta, gradients, 1 - momentum)
             ahead = [each.flatten(1) for each in torch._foreach_lerp(gradients, momenta, momentum)]
-            rate = group["lr"] if isinstance(group["lr"], Tensor) else torch.full((), group["lr"], device=ahead[0].device)
+            rate = group["lr"]
+            if not isinstance(rate, Tensor):  # made there: a copy from the host would wait
+                rate = torch.full((), rate, dtype=ahead[0].dtype, device=ahead[0].device)
             for weight, turned in zip(same, orthogonal(torch.stack(ahead), self.bf16), strict=True):
                 if group["weight_decay"]:
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
