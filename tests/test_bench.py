@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from bench import __main__ as bench_main
-from bench import end_to_end, gpu, steps
+from bench import agreement, end_to_end, gpu, steps
 from bench.timing import Row, Side, apart, compared, in_turn
 from pipeline.params import read_params
 from scan_core.device import choose_compute
@@ -279,32 +279,48 @@ def test_exported_weights_are_halves_in_parts(tmp_path, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """``agreement`` on a network that is quick here."""
-    monkeypatch.setattr(gpu, "preset", lambda name: tiny())
-    monkeypatch.setattr(gpu, "Projector", lambda features, size: torch.nn.Linear(16, size))
-    monkeypatch.setattr(gpu, "ClusterHeads", lambda features, *sizes: steps.ClusterHeads(16, *sizes))
+    for module in (agreement, gpu):
+        monkeypatch.setattr(module, "preset", lambda name: tiny())
+    monkeypatch.setattr(agreement, "Projector", lambda features, size: torch.nn.Linear(16, size))
+    monkeypatch.setattr(agreement, "ClusterHeads", lambda features, *sizes: steps.ClusterHeads(16, *sizes))
 
 
 def test_a_device_that_computes_the_same_agrees(small):
     before = torch.backends.cudnn.allow_tf32
-    found = gpu.agreement(torch.device("cpu"))
+    found = agreement.agreement(torch.device("cpu"))
     assert len(found) == 14 and not any(each.too_large for each in found)
     assert max(each.measured for each in found) == 0 and torch.backends.cudnn.allow_tf32 == before
-    assert gpu.relative(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])) == 0.25
-    assert gpu.Difference("x", float("nan"), 1.0).too_large
+    assert agreement.relative(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])) == 0.25
+    assert agreement.Difference("x", float("nan"), 1.0).too_large
+
+
+def test_a_training_that_ends_elsewhere_is_told(small, monkeypatch):
+    """Repeated it ends where it did; where recording changes it, it does not."""
+    assert [each.measured for each in agreement.repeated(torch.device("cpu"))] == [0.0] * 6
+
+    def otherwise(work, device):
+        def changed(*inputs):
+            return work(*(0.5 * each if each.dim() == 4 else each for each in inputs))
+
+        return changed
+
+    monkeypatch.setattr(agreement, "as_it_is", otherwise)
+    found = agreement.repeated(torch.device("cpu"))
+    assert [each.too_large for each in found] == [False, True] * 3
 
 
 @pytest.mark.parametrize("wrong", ["SimCLR views", "strong views, pixels", "loss", "gradients"])
 def test_a_device_that_computes_something_else_ends_the_script(small, monkeypatch, tmp_path, wrong):
     """The second of two calls, which is the device's, gives something else."""
-    calls, original = [], gpu.random_view if "views" in wrong else gpu.plain_view
+    calls, original = [], agreement.random_view if "views" in wrong else agreement.plain_view
 
     def other(*arguments):
         calls.append(None)
         views = original(*arguments)
         return views.square() if len(calls) % 2 == 0 else views
 
-    monkeypatch.setattr(gpu, "random_view" if "views" in wrong else "plain_view", other)
-    found = {each.what: each.too_large for each in gpu.agreement(torch.device("cpu"))}
+    monkeypatch.setattr(agreement, "random_view" if "views" in wrong else "plain_view", other)
+    found = {each.what: each.too_large for each in agreement.agreement(torch.device("cpu"))}
     assert [bad for what, bad in found.items() if wrong in what] == [True] * sum(wrong in what for what in found)
     monkeypatch.setattr("sys.argv", ["bench.gpu", "--device", "cpu", "--out", str(tmp_path), "--parts", "agreement"])
     with pytest.raises(SystemExit, match="the device computes something else"):
@@ -317,7 +333,11 @@ def test_the_table_of_a_gpu_has_its_bars_scaled_by_the_chip(tmp_path):
     loops = [vars(Row("pretext step, resnet18", 40_000.0, "", [0.9, 0.95], mib=1000))]
     text = gpu.write(
         tmp_path,
-        {"chip": {**here, "bf16_flops": 395e12}, "loops": loops, "agreement": [vars(gpu.Difference("x", 1e-6, 1e-4))]},
+        {
+            "chip": {**here, "bf16_flops": 395e12},
+            "loops": loops,
+            "agreement": [vars(agreement.Difference("x", 1e-6, 1e-4))],
+        },
     )
     assert "| pretext step, resnet18 | 40,000 | 92 % | ≥ 90 %, ≥ 40,000 images/s | 1,000 MiB |" in text
     assert "| x | 1.0e-06 | 1e-04 |" in text
