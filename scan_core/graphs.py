@@ -1,6 +1,6 @@
 """CUDA graphs: what a GPU is to do many times over, recorded once, and from then on started by one call of the host.
 
-A step of ResNet-18 starts some four hundred kernels, which can take the host longer than the GPU needs to run them.
+A step of ResNet-18 starts hundreds of kernels, which can take the host longer than the GPU needs to run them.
 """
 
 import warnings
@@ -44,7 +44,7 @@ class Recorded:
         self.work, self.calls = work, 0
         self.graph: Any = None
         # Calls before the recording are on its stream, too: a gradient's sum keeps to the one where it was first made.
-        self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch declares no types for it
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         if self.calls < WARM:

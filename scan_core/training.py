@@ -37,7 +37,7 @@ class Epoch:
 
 Progress = Iterator[Step | Epoch]
 
-PAYS = 5_000  # steps: a network is compiled for half a minute or more, and a step then takes some milliseconds less
+PAYS = 5_000  # steps: in fewer, compiling is meant to take longer than it saves
 
 
 def batches(rows: Tensor, batch_size: int) -> Iterator[Tensor]:
