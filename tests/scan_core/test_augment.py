@@ -190,6 +190,15 @@ def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same
     assert float(torch.sub(*means).abs().mean()) < 0.1
 
 
+def test_jpegs_are_cropped_to_the_size_of_a_view_at_once(tmp_path):
+    """Not to that of a plain one first, which would blur a larger view."""
+    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation(size=20)
+    parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())
+    pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)), 20)
+    wanted = data.normalize(simclr_views.apply(pixels, parameters.cropped()))
+    assert torch.equal(random_view(data, rows, settings, generator()), wanted)
+
+
 def test_simclr_crops_jpegs_from_the_whole_image_and_then_does_the_rest(tmp_path):
     data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation()
     parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())

@@ -1,12 +1,14 @@
 """Features and probabilities of plain views, in eval mode, whatever the batch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from scan_core import inference
 from scan_core.augment import plain_view
 from scan_core.device import Compute
-from scan_core.inference import embed, forward_all, log_probabilities
+from scan_core.inference import batch_of, embed, forward_all, log_probabilities
 from scan_core.networks import Model, Projector, build_backbone
 from tests.scan_core.tiny import BACKBONE, CPU, cluster_model, images
 
@@ -115,3 +117,8 @@ def test_under_bf16_features_probabilities_and_confidences_are_float32(bf16):
         torch.testing.assert_close(logits, model.head(features), rtol=1e-6, atol=1e-6)
         assert not torch.equal(features, forward_all(model, data, rows, FP32)[0])
         torch.testing.assert_close(confidences.log(), model.head(features).log_softmax(-1).amax(-1))
+
+
+@pytest.mark.parametrize(("device", "side", "batch"), [("cpu", 8, 512), ("cuda", 32, 2048), ("cuda", 224, 512)])
+def test_small_images_are_taken_more_at_a_time_on_a_gpu(device, side, batch):
+    assert batch_of(SimpleNamespace(device=torch.device(device), side=side)) == batch

@@ -71,11 +71,12 @@ def test_what_is_no_matrix_takes_adam_without_decay(shape):
 def test_weights_together_take_the_steps_that_each_takes_alone():
     """Some of one shape, some of others, of several kinds, each with gradients of its own."""
     shapes = [(4, 6), (4, 3, 2, 1), (6, 4), (4,), (4, 6), (7,)]
-    each = [gradients(*shape, steps=3) * (number + 1) for number, shape in enumerate(shapes)]
-    alone = [parameter(*shape) for shape in shapes]
+    # Of another direction each: a multiple would be turned into the same.
+    each = [gradients(*shape, steps=3).roll(number, dims=-1) for number, shape in enumerate(shapes)]
+    alone = [parameter(*shape, seed=number) for number, shape in enumerate(shapes)]
     for weight, own in zip(alone, each, strict=True):
         run(muon(weight, decay=0.1), weight, own, [0.3, 0.2, 0.1])
-    together = [parameter(*shape) for shape in shapes]
+    together = [parameter(*shape, seed=number) for number, shape in enumerate(shapes)]
     optimizer = muon(*together, decay=0.1)
     for step, rate in enumerate([0.3, 0.2, 0.1]):
         optimizer.param_groups[0]["lr"] = rate
