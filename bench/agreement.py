@@ -1,6 +1,7 @@
 """Whether a device computes what the CPU does, and the same bytes each time."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from bench.steps import preset
 from bench.views import MEAN, SIMCLR, STD, STRONG, pixels
 from scan_core import selflabel as selflabelling
-from scan_core import training
+from scan_core import strong_views, training
 from scan_core.augment import plain_view, random_view
 from scan_core.device import make_fabric, seeded
 from scan_core.images import images_on
@@ -21,6 +22,7 @@ from scan_core.networks import ClusterHeads, Model, Projector, build_backbone, f
 from scan_core.pretext import start_pretext, train_pretext
 from scan_core.scan import start_scan, train_scan
 from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.settings import NoAugmentation
 from scan_core.training import Progress, TrainingState, compiled_model
 
 
@@ -98,6 +100,12 @@ def repeated(device: torch.device) -> list[Difference]:
         state = start_scan(cluster, model(lambda size: nn.Identity()), 0, fabric)
         return state, train_scan(state, images, rows, neighbors, rows[:64], nearest, cluster, fabric)
 
+    def headed() -> tuple[TrainingState, Progress]:
+        changes = {"train": "head", "augmentation": NoAugmentation(kind="none")}
+        only = cluster.model_copy(update=changes)
+        state = start_scan(only, model(lambda size: nn.Identity()), 0, fabric)
+        return state, train_scan(state, images, rows, neighbors, rows[:64], nearest, only, fabric)
+
     def labelled() -> tuple[TrainingState, Progress]:
         heads = model(lambda size: ClusterHeads(size, params.cluster.num_clusters, 1))
         state = start_selflabel(selflabel, heads, 0, fabric)
@@ -110,11 +118,16 @@ def repeated(device: torch.device) -> list[Difference]:
         return torch.cat([each.detach().flatten().double() for each in state.module.state_dict().values()])
 
     found = []
-    for name, start in (("pretext", contrasted), ("cluster", clustered), ("selflabel", labelled)):
+    loops = {"pretext": contrasted, "cluster": clustered, "heads alone": headed, "selflabel": labelled}
+    for name, start in loops.items():
         ends = [end(start) for _ in range(2)]
         found.append(Difference(f"{name}, weights, twice on the device", relative(*ends), 0.0))
-        with mock.patch.object(training, "recorded", as_it_is), mock.patch.object(selflabelling, "recorded", as_it_is):
+        with ExitStack() as patched:
+            for module in (training, selflabelling, strong_views):
+                patched.enter_context(mock.patch.object(module, "recorded", as_it_is))
+            strong_views._recorded_views.cache_clear()
             ends[1] = end(start)
+        strong_views._recorded_views.cache_clear()
         found.append(Difference(f"{name}, weights, recorded and not", relative(*ends), 0.0))
     return found
 

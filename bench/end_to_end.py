@@ -5,6 +5,8 @@ import io
 import json
 import tarfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,24 @@ def read_archive(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray,
     """
     from PIL import Image
 
+    def decoded(found: tuple[str, str, bytes]) -> tuple[str, bytes, str, np.ndarray]:
+        split, name, data = found
+        picture = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+        return split, data[-64:], name, picture
+
+    def files() -> Iterator[tuple[str, str, bytes]]:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if member.isfile() and len(parts) >= 3 and parts[-3] in stored:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield parts[-3], parts[-2], file.read()
+
     stored: dict[str, list[tuple[bytes, str, np.ndarray]]] = {"train": [], "test": []}
-    with tarfile.open(path) as archive:
-        for member in archive:
-            parts = Path(member.name).parts
-            if member.isfile() and len(parts) >= 3 and parts[-3] in stored:
-                file = archive.extractfile(member)
-                assert file is not None
-                data = file.read()
-                picture = np.asarray(Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
-                stored[parts[-3]].append((data[-64:], parts[-2], picture))
+    with ThreadPoolExecutor() as threads:
+        for split, tail, name, picture in threads.map(decoded, files()):
+            stored[split].append((tail, name, picture))
     for split, items in stored.items():
         items.sort(key=lambda item: (item[2].tobytes()[:64], item[0]))  # by content: not by class
         stored[split] = items[:limit]
@@ -80,7 +90,7 @@ class Run:
         path = self.folder / f"{name}.state"
         if path.exists():
             state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        started = saved = time.monotonic()
+        started = saved = told = time.monotonic()
         before = self.seconds.get(name, 0.0)
         for record in loop:
             if not isinstance(record, Epoch):
@@ -93,6 +103,8 @@ class Run:
                 partial.replace(path)
                 (self.folder / "seconds.json").write_text(json.dumps(self.seconds))
                 saved = time.monotonic()
+            if late or record.number == epochs or time.monotonic() - told > 10:
+                told = time.monotonic()
                 print(f"seed {self.seed} {name} {record.number}/{epochs} {record.values}", flush=True)
             if late and record.number < epochs:
                 raise OutOfTime(f"seed {self.seed} stopped in {name}, epoch {record.number} of {epochs}")
@@ -107,8 +119,12 @@ class Run:
             (self.out / f"{self.name}-{name}.{number}").write_bytes(data[start : start + PART])
 
     def scores(self, images: Images, labels: np.ndarray, count: int, resume: Path | None) -> dict[str, Any]:
-        """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end."""
-        params, fabric, found = self.params, self.fabric, {}
+        """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end.
+
+        Where clustering or self-labelling runs out of time, what there is by then is scored; ``cut`` says where.
+        """
+        params, fabric = self.params, self.fabric
+        found: dict[str, Any] = {"cut": None}
         rows = {"train": torch.arange(count), "val": torch.arange(count, len(labels))}
         state = start_pretext(params.pretext, params.backbone, 3, count, self.seed, fabric, None)
         loop = train_pretext(state, images, rows["train"], params.pretext, fabric)
@@ -133,16 +149,22 @@ class Run:
         self.seconds.setdefault("embed and neighbors", time.monotonic() - started)
         nearest = {split: torch.from_numpy(each) for split, each in mined.items()}
         scan = start_scan(params.cluster, state.module, self.seed, fabric)
-        self.train("cluster", scan, train_scan(
-            scan, images, rows["train"], nearest["train"], rows["val"], nearest["val"], params.cluster, fabric
-        ), params.cluster.epochs)  # fmt: skip
+        try:
+            self.train("cluster", scan, train_scan(
+                scan, images, rows["train"], nearest["train"], rows["val"], nearest["val"], params.cluster, fabric
+            ), params.cluster.epochs)  # fmt: skip
+        except OutOfTime as stopped:
+            found["cut"] = str(stopped)
         clustered = best_model(scan).to(fabric.device)
         kept_before = copy.deepcopy(clustered)  # self-labelling trains the one that it gets
         before = log_probabilities(clustered, images, rows["val"], fabric)[0].argmax(dim=1).cpu()
         labelled = start_selflabel(params.selflabel, clustered, self.seed, fabric)
-        self.train("selflabel", labelled, train_selflabel(
-            labelled, images, rows["train"], rows["val"], params.selflabel, fabric
-        ), params.selflabel.epochs)  # fmt: skip
+        loop = train_selflabel(labelled, images, rows["train"], rows["val"], params.selflabel, fabric)
+        if not found["cut"]:
+            try:
+                self.train("selflabel", labelled, loop, params.selflabel.epochs)
+            except OutOfTime as stopped:
+                found["cut"] = str(stopped)
         after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
         learned = has_learned(labelled, len(rows["train"]) // params.selflabel.batch_size)
         kept, why = choose_model(before, after, nearest["val"][:, 0], learned)
@@ -161,7 +183,8 @@ class Run:
         baseline = kmeans_scores(vectors["train"], {"val": (vectors["val"], truth["val"])}, 10, 5)["val"]
         found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
-        return {"seed": self.seed, **found, "kept": kept, "why": why, "seconds": self.seconds}
+        epochs = {"cluster": scan.extra["best"]["epoch"], "selflabel": labelled.epoch}
+        return {"seed": self.seed, **found, "kept": kept, "why": why, "epochs": epochs, "seconds": self.seconds}
 
 
 def imported(folder: Path, name: str, model: nn.Module) -> bool:

@@ -106,8 +106,15 @@ def loops(device: torch.device) -> list[Row]:
 # --- Results
 
 
-def write(out: Path, results: dict[str, Any]) -> str:
-    """Both files; the table."""
+def earlier(out: Path) -> dict[str, Any]:
+    """What other calls have measured."""
+    path = out / "gpu.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(out: Path, found: dict[str, Any]) -> str:
+    """Both files, with what is ``found`` in place of what was; the table."""
+    results = earlier(out) | found
     (out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
     here = results["chip"]
     lines = [
@@ -130,8 +137,8 @@ def write(out: Path, results: dict[str, Any]) -> str:
     if found := results.get("cifar10"):
         lines += [
             "", f"CIFAR-10 by `{results['preset']}`:", "",
-            "| seed | purity at 20 | kNN, with labels | k-means | SCAN loss | self-label | kept | minutes |",
-            "| " + "--- | " * 8,
+            "| seed | purity at 20 | kNN, with labels | k-means | SCAN loss | self-label | epochs | kept | minutes |",
+            "| " + "--- | " * 9,
         ]  # fmt: skip
         for run in found:
             acc = [f"{100 * run[name]['acc']:.1f}" for name in ("kmeans", "cluster", "selflabel")]
@@ -141,6 +148,7 @@ def write(out: Path, results: dict[str, Any]) -> str:
                 f"{run['purity_20']:.3f}",
                 f"{100 * run['knn_acc']:.1f}",
                 *acc,
+                str(run["epochs"]["selflabel"]),
                 run["kept"],
                 minutes,
             ]
@@ -162,6 +170,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help="where exported weights of an earlier call lie")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no new epoch starts")
     parser.add_argument("--preset", default="cifar10")
+    parser.add_argument("--set", nargs="+", default=[], help="settings that differ from the preset: cluster.epochs=50")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--parts", nargs="+", choices=["agreement", "loops", "cifar10"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the script")
@@ -173,44 +182,57 @@ def main() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     parts = chosen.parts or ["agreement", "loops", "cifar10"]
     chosen.out.mkdir(parents=True, exist_ok=True)
-    path = chosen.out / "gpu.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    params = preset(chosen.preset)
+    params, name = preset(chosen.preset), ", ".join([chosen.preset, *chosen.set])
+    for each in chosen.set:
+        params = changed(params, each)
     what = hashlib.sha256(f"{params.model_dump_json()} {chosen.limit} {chosen.device}".encode()).hexdigest()[:8]
-    if results.get("what") != what:  # another preset's scores, or a trial's on fewer images
-        results.pop("cifar10", None)
+    before, found = earlier(chosen.out), {}
     here = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    if set(parts) & {"agreement", "loops"} or results.get("chip", {}).get("device") != here:
-        results["chip"] = chip(device)
-    results |= {"preset": chosen.preset, "what": what, "unfinished": None}
+    if set(parts) & {"agreement", "loops"} or before.get("chip", {}).get("device") != here:
+        found["chip"] = chip(device)
     if "agreement" in parts:
-        found = agreement(device) + repeated(device)
-        results["agreement"] = [vars(each) for each in found]
-        write(chosen.out, results)
-        if wrong := [each for each in found if each.too_large]:
+        differences = agreement(device) + repeated(device)
+        found["agreement"] = [vars(each) for each in differences]
+        write(chosen.out, found)
+        if wrong := [each for each in differences if each.too_large]:
             raise SystemExit(
                 f"bench.gpu: error: the device computes something else: {wrong[0]}; see {chosen.out}/gpu.md"
             )
     if "loops" in parts:
-        results["loops"] = [vars(row) for row in loops(device)]
-        write(chosen.out, results)
+        found["loops"] = [vars(row) for row in loops(device)]
+        write(chosen.out, found)
     if "cifar10" in parts and chosen.archive:
         reading = time.monotonic()
         stored, labels, count = read_archive(chosen.archive, chosen.limit)
         images = images_on(device, stored, MEAN, STD)
         fabric, read = make_fabric("auto", device.type), time.monotonic() - reading
-        done = {run["seed"]: run for run in results.get("cifar10", [])}
+        # Another preset's scores, or a trial's on fewer images, are not gone on from; nor is a run that was cut.
+        runs = before.get("cifar10", []) if before.get("what") == what else []
+        done = {run["seed"]: run for run in runs if not run["cut"]}
+        found |= {"preset": name, "what": what, "cifar10": list(done.values()), "unfinished": None}
         try:
             for seed in chosen.seeds:
                 if seed not in done:
                     run = Run(params, seed, fabric, chosen.state, chosen.out, started + 60 * chosen.minutes, what)
                     run.seconds.setdefault("read", read)
                     done[seed] = run.scores(images, labels, count, chosen.resume)
-                    results["cifar10"] = list(done.values())
-                    write(chosen.out, results)
+                    found |= {"cifar10": list(done.values()), "unfinished": done[seed]["cut"]}
+                    write(chosen.out, found)
         except OutOfTime as stopped:
-            results["unfinished"] = str(stopped)
-    print(write(chosen.out, results))
+            found["unfinished"] = str(stopped)
+    print(write(chosen.out, found))
+
+
+def changed(params: Any, setting: str) -> Any:
+    """``params`` with one ``setting``, as cluster.epochs=50."""
+    name, value = setting.split("=")
+    fields = params.model_dump(mode="json")
+    *groups, last = name.split(".")
+    here = fields
+    for group in groups:
+        here = here[group]
+    here[last] = json.loads(value)
+    return type(params).model_validate_json(json.dumps(fields))
 
 
 if __name__ == "__main__":

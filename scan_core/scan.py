@@ -62,11 +62,11 @@ def train_scan(
         features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
 
     def objective(seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if features is None:
+        if features is None:  # seen: views (2B / processes,...); else (2B,) which features
             log_p = F.log_softmax(model(seen)[1], dim=-1)  # (H,2B / processes,C)
             anchor_p, partner_p = (gathered(half, dim=1) for half in log_p.chunk(2, dim=1))  # (H,B,C) each
         else:  # Not through Fabric, which would round the features; so little that each process does all of it.
-            _, logits = state.module(seen, embedded=True)  # (H,2B,C)
+            _, logits = state.module(features.index_select(0, seen), embedded=True)  # (H,2B,C)
             anchor_p, partner_p = F.log_softmax(logits, dim=-1).chunk(2, dim=1)
         total, consistency, entropy = scan_loss(  # (H,) each
             anchor_p, partner_p, settings.entropy_weight, prior, settings.entropy_of
@@ -86,7 +86,7 @@ def train_scan(
                 pair = torch.cat([own(anchors), own(partners)])
                 seen = random_view(images, rows[pair], settings.augmentation, own_draws(state.generator))
             else:
-                seen = features.index_select(0, sent(torch.cat([anchors, partners]), features.device))  # (2B,D)
+                seen = sent(torch.cat([anchors, partners]), features.device)  # (2B,)
             step(epoch, seen)
             yield Step(2 * len(anchors))
         log_p = log_probabilities(state.module, images, val_rows, fabric, val_features)  # (H,N_val,C)

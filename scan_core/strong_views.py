@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.device import sent
+from scan_core.graphs import Work, recorded
 from scan_core.per_image import Operation, Pick, for_each_image
 from scan_core.settings import StrongAugmentation
 from scan_core.simclr_views import luma
@@ -74,15 +75,34 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     """(B,channels,height,width) uint8 to the same shape, float32 in [0,1], and the mask of the cut-out squares.
 
     The mask is (B,1,height,width) bool; its squares are filled by the caller after normalisation, where the mean is 0.
+    On a GPU the next call may overwrite it.
     """
-    device, (height, width) = images.device, images.shape[2:]
-    flip = sent(drawn.flip, device)
-    images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
-    theta = _affine_matrices(drawn.operation, drawn.magnitude, height, width)
-    by_round = (sent(each.transpose(0, 1).contiguous(), device) for each in (drawn.operation, drawn.magnitude, theta))
-    for here in zip(*by_round, strict=True):
+    theta = _affine_matrices(drawn.operation, drawn.magnitude, *images.shape[2:])
+    parts = drawn.flip[:, None], drawn.cutout_centre, drawn.operation, drawn.magnitude, theta.flatten(1)
+    packed = sent(torch.cat([part.float() for part in parts], dim=1), images.device)  # whole numbers stay what they are
+    rounds = drawn.operation.shape[1]
+    views, cut = _recorded_views(images.device, images.shape, rounds, drawn.cutout)(images, packed)
+    return views / 255, cut
+
+
+@functools.cache
+def _recorded_views(device: torch.device, shape: torch.Size, rounds: int, cutout: int) -> Work:
+    """``_views`` for images of one ``shape``, on a GPU recorded: many kernels, and each of them short."""
+    return recorded(functools.partial(_views, rounds=rounds, cutout=cutout), device)
+
+
+def _views(images: Tensor, packed: Tensor, rounds: int, cutout: int) -> tuple[Tensor, Tensor]:
+    """``apply``, but in 0..255, with what was drawn (B,3 + 8 * rounds) float32 on the device.
+
+    Flip, the cutout's row and column, the operations, their magnitudes, and their matrices of six numbers each.
+    """
+    flip, centre, operation, magnitude, theta = torch.split(packed, [1, 2, rounds, rounds, 6 * rounds], dim=1)
+    images = torch.where(flip[:, :, None, None] > 0, images.flip(3), images).float()
+    theta = theta.reshape(len(images), rounds, 2, 3)
+    for number in range(rounds):
+        here = operation[:, number].long(), magnitude[:, number].contiguous(), theta[:, number].contiguous()
         images = for_each_image(_round, images, *here)
-    return images / 255, _cutout_mask(sent(drawn.cutout_centre, device), drawn.cutout, height, width)
+    return images, _cutout_mask(centre.long(), cutout, *images.shape[2:])
 
 
 def _round(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
@@ -128,7 +148,7 @@ def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
         return images
     channels = images.shape[1]
     kernel = torch.ones(3, 3, device=images.device)
-    kernel[1, 1] = 5
+    kernel[1, 1].fill_(5)
     blurred = images.clone()  # the border stays as it is
     inner = F.conv2d(images, (kernel / kernel.sum()).expand(channels, 1, 3, 3), groups=channels)
     blurred[:, :, 1:-1, 1:-1] = inner.round_()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from bench import __main__ as bench_main
 from bench import agreement, end_to_end, gpu, steps
@@ -205,6 +206,11 @@ def test_a_run_that_ran_out_of_time_goes_on_and_ends_with_the_same_scores(monkey
     for _ in range(9):
         parts = call(monkeypatch, archive, tmp_path / "parts", "--state", str(tmp_path / "b"), "--minutes", "0")
         stops.append(parts["unfinished"])
+        for run in parts["cifar10"]:  # scored as far as it has come, and gone on from
+            assert run["cut"] == stops[-1]
+            if run["cut"]:
+                stage = "selflabel" if run["epochs"]["selflabel"] else "cluster"
+                assert run["cut"] == f"seed 0 stopped in {stage}, epoch 1 of 2"
         if not parts["unfinished"]:
             break
     assert stops[:3] == [
@@ -212,6 +218,7 @@ def test_a_run_that_ran_out_of_time_goes_on_and_ends_with_the_same_scores(monkey
         "seed 0 stopped in pretext, epoch 2 of 3",
         "seed 0 stopped in cluster, epoch 1 of 2",
     ]
+    assert "seed 0 stopped in selflabel, epoch 1 of 2" in stops
     assert numbers(parts["cifar10"][0]) == numbers(at_once["cifar10"][0])
     assert "| 0 | 0.500 |" in capsys.readouterr().out
     # Another machine, which has the exported weights alone: no pretext is trained again.
@@ -258,6 +265,16 @@ def test_a_trial_on_fewer_images_is_not_gone_on_from(monkeypatch, archive, tmp_p
     assert numbers(after_it["cifar10"][0]) == numbers(alone["cifar10"][0])
 
 
+def test_a_setting_may_differ_from_the_preset_and_the_results_say_so(monkeypatch, archive, tmp_path):
+    monkeypatch.setattr(end_to_end, "neighbor_purity", lambda labels, mined, k: 0.5)  # 5 were mined here
+    given = ("--state", str(tmp_path / "state"), "--limit", "16", "--set", "cluster.epochs=1", "selflabel.epochs=1")
+    found = call(monkeypatch, archive, tmp_path / "out", *given)
+    assert found["preset"] == "cifar10, cluster.epochs=1, selflabel.epochs=1"
+    assert found["cifar10"][0]["epochs"] == {"cluster": 1, "selflabel": 1}
+    with pytest.raises(ValidationError, match=r"cluster\.none"):
+        gpu.changed(tiny(), "cluster.none=1")
+
+
 def test_the_archive_s_order_says_nothing_of_the_class(archive):
     stored, labels, count = end_to_end.read_archive(archive, None)
     assert stored.shape == (48, 32, 32, 3) and count == 32 and sorted(set(labels)) == list(range(10))
@@ -296,17 +313,18 @@ def test_a_device_that_computes_the_same_agrees(small):
 
 def test_a_training_that_ends_elsewhere_is_told(small, monkeypatch):
     """Repeated it ends where it did; where recording changes it, it does not."""
-    assert [each.measured for each in agreement.repeated(torch.device("cpu"))] == [0.0] * 6
+    assert [each.measured for each in agreement.repeated(torch.device("cpu"))] == [0.0] * 8
 
     def otherwise(work, device):
         def changed(*inputs):
-            return work(*(0.5 * each if each.dim() == 4 else each for each in inputs))
+            # Views fade; rows of features, neighbours then anchors, are others.
+            return work(*(each.flip(0) if each.dtype == torch.int64 else 0.5 * each for each in inputs))
 
         return changed
 
     monkeypatch.setattr(agreement, "as_it_is", otherwise)
     found = agreement.repeated(torch.device("cpu"))
-    assert [each.too_large for each in found] == [False, True] * 3
+    assert [each.too_large for each in found] == [False, True] * 4
 
 
 @pytest.mark.parametrize("wrong", ["SimCLR views", "strong views, pixels", "loss", "gradients"])

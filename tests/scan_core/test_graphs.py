@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from scan_core import graphs
+from scan_core import graphs, per_image, strong_views
 from scan_core.graphs import WARM, Recorded, recordable, recorded
 from scan_core.pretext import METHODS, start_pretext, train_pretext
 from scan_core.scan import start_scan, train_scan
@@ -28,6 +28,7 @@ from tests.scan_core.tiny import (
     optimizer,
     pretext_settings,
     selflabel_settings,
+    strong_augmentation,
     through_a_file,
 )
 
@@ -245,6 +246,28 @@ def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cu
     assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
     for one, other in zip(replayed.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
+    """With what a GPU is given: no image chosen by an index, and all that was drawn in one tensor."""
+    watched, log, _ = cuda
+    monkeypatch.setattr(strong_views, "recorded", lambda work, device: watched(work))
+    monkeypatch.setattr(per_image, "on_gpu", lambda images: True)
+    monkeypatch.setattr(per_image, "compiled", lambda function: function)
+    strong_views._recorded_views.cache_clear()
+    pixels = torch.randint(0, 256, (2 * WARM, 8, 3, 8, 8), dtype=torch.uint8)
+    settings, generators = strong_augmentation(), [torch.Generator().manual_seed(0) for _ in range(2)]
+    found = []
+    for each in pixels:
+        views, cut = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[0]))
+        found.append((views, cut.clone()))
+    monkeypatch.undo()
+    assert log.count("record") == 1 and log.count("replay") == WARM
+    strong_views._recorded_views.cache_clear()
+    for each, (views, cut) in zip(pixels, found, strict=True):  # views are no other call's by now
+        wanted, where = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[1]))
+        torch.testing.assert_close(views, wanted, rtol=0, atol=1e-6)
+        assert torch.equal(cut, where)
 
 
 def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
