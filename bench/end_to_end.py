@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scan_core.evaluation import kmeans_scores
 from scan_core.images import Images
@@ -118,6 +118,19 @@ class Run:
         for number, start in enumerate(range(0, len(data), PART)):
             (self.out / f"{self.name}-{name}.{number}").write_bytes(data[start : start + PART])
 
+    def embedded(self, model: nn.Module, images: Images, rows: dict[str, Tensor], features: str) -> dict[str, Any]:
+        """(N,D) float32 of each split on the host: the projector's output, or the backbone's features."""
+        return {
+            split: embed(model, images, each, features == "projector", self.fabric).cpu().numpy()
+            for split, each in rows.items()
+        }
+
+    def mined(self, vectors: np.ndarray) -> np.ndarray:
+        """(N,K) nearest neighbours."""
+        settings = self.params.neighbors
+        found = mine_neighbors(vectors, settings.k, settings.exact_rows, settings.recall, smoothing=settings.smoothing)
+        return found.nearest
+
     def scores(self, images: Images, labels: np.ndarray, count: int, resume: Path | None) -> dict[str, Any]:
         """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end.
 
@@ -132,21 +145,12 @@ class Run:
             self.train("pretext", state, loop, params.pretext.epochs)
             self.export("pretext", state.module)
         started = time.monotonic()
-        projected = params.embed.features == "projector"
-        vectors = {
-            split: embed(state.module, images, each, projected, fabric).cpu().numpy() for split, each in rows.items()
-        }
-        mined = {
-            split: mine_neighbors(
-                each,
-                params.neighbors.k,
-                params.neighbors.exact_rows,
-                params.neighbors.recall,
-                smoothing=params.neighbors.smoothing,
-            ).nearest
-            for split, each in vectors.items()
-        }
+        chosen = params.embed.features
+        vectors = {chosen: self.embedded(state.module, images, rows, chosen)}
+        mined = {split: self.mined(each) for split, each in vectors[chosen].items()}
         self.seconds.setdefault("embed and neighbors", time.monotonic() - started)
+        for other in {"projector", "backbone"} - {chosen}:  # now, for clustering trains the backbone on
+            vectors[other] = self.embedded(state.module, images, rows, other)
         nearest = {split: torch.from_numpy(each) for split, each in mined.items()}
         scan = start_scan(params.cluster, state.module, self.seed, fabric)
         try:
@@ -178,9 +182,16 @@ class Run:
             measured = clustering_metrics(truth["val"], assigned.numpy(), params.cluster.num_clusters)
             found[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
             print(f"seed {self.seed} {name} {found[name]} {self.seconds}", flush=True)
-        found["purity_20"] = neighbor_purity(truth["train"], mined["train"], 20)
-        found["knn_acc"] = float((predict_knn(vectors["train"], truth["train"], vectors["val"]) == truth["val"]).mean())
-        baseline = kmeans_scores(vectors["train"], {"val": (vectors["val"], truth["val"])}, 10, 5)["val"]
+        found["features"] = {}
+        for name, each in vectors.items():
+            near = mined["train"] if name == chosen else self.mined(each["train"])
+            found["features"][name] = {
+                "purity_20": neighbor_purity(truth["train"], near, 20),
+                "knn_acc": float((predict_knn(each["train"], truth["train"], each["val"]) == truth["val"]).mean()),
+            }
+        baseline = kmeans_scores(vectors[chosen]["train"], {"val": (vectors[chosen]["val"], truth["val"])}, 10, 5)[
+            "val"
+        ]
         found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
         epochs = {"cluster": scan.extra["best"]["epoch"], "selflabel": labelled.epoch}

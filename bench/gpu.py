@@ -135,18 +135,22 @@ def write(out: Path, found: dict[str, Any]) -> str:
             also = f", ≥ {wanted:,.0f} images/s" if each.what.startswith("pretext") else ""
             lines.append(f"| {each.what} | {each.rate:,.0f} | {100 * each.ratio:.0f} % | ≥ 90 %{also} | {memory} |")
     if found := results.get("cifar10"):
+        # The first are those that were mined.
         lines += [
-            "", f"CIFAR-10 by `{results['preset']}`:", "",
+            "", f"CIFAR-10 by `{results['preset']}`; features: {' / '.join(found[0]['features'])}", "",
             "| seed | purity at 20 | kNN, with labels | k-means | SCAN loss | self-label | epochs | kept | minutes |",
             "| " + "--- | " * 9,
         ]  # fmt: skip
         for run in found:
             acc = [f"{100 * run[name]['acc']:.1f}" for name in ("kmeans", "cluster", "selflabel")]
+            features = [
+                " / ".join(f"{100 * each[measure]:.1f}" for each in run["features"].values())
+                for measure in ("purity_20", "knn_acc")
+            ]
             minutes = f"{sum(run['seconds'].values()) / 60:.1f}"
             cells = [
                 str(run["seed"]),
-                f"{run['purity_20']:.3f}",
-                f"{100 * run['knn_acc']:.1f}",
+                *features,
                 *acc,
                 str(run["epochs"]["selflabel"]),
                 run["kept"],

@@ -71,7 +71,7 @@ PUBLISHED = {
         "pretext.optimizer.momentum": each(0.9),
         "pretext.optimizer.weight_decay": each(1e-4),
         "pretext.optimizer.schedule": each("cosine"),
-        "pretext.optimizer.warmup_epochs": each(0),
+        "pretext.optimizer.warmup_epochs": small_large(10, 0),  # 10 is this project's: the paper names none
         "pretext.optimizer.final_lr": small_large(4e-4, 0.0),
     },
     "MoCo v2": large_only({
