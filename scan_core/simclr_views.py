@@ -6,7 +6,7 @@ also be cut before, where the images are decoded: ``boxes`` says where, and ``cr
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from scan_core.per_image import compiled, on_gpu
 from scan_core.settings import SimclrAugmentation
 
 TRIES = 10  # to draw a crop that fits
+BLOCK = 2**17  # pixels that a thread has at a time: some colours of float32 each, in a cache of megabytes
 HUE = 3  # in the order of factors
 TOWARDS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])  # what factors blend in: luma, mean luma
 # Every order of the four: what comes before the hue, at most three, the hue, what comes after; then grayscale.
@@ -47,6 +48,13 @@ class SimclrDraw:
         sides = torch.stack([torch.as_tensor(side).double().expand(len(self.crop)) for side in (width, height)], dim=1)
         first, last = ((1 + self.centre.double() + edge * self.crop.double()) / 2 * sides for edge in (-1, 1))
         return torch.cat([first.clamp(min=0), torch.minimum(last, sides)], dim=1)
+
+    def of(self, rows: Tensor) -> "SimclrDraw":
+        """Of some of the views, (b,) int64."""
+        rest: dict[str, Tensor] = {
+            each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name != "blur"
+        }
+        return SimclrDraw(**rest, blur=None if self.blur is None else self.blur[rows])
 
     def cropped(self) -> "SimclrDraw":
         """The rest of the view, for images that are its crop already."""
@@ -109,31 +117,42 @@ def _crop_sides(
 
 
 def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
-    """(B,channels,height,width) uint8 or float32 in [0,1] to float32 in [0,1], of the same size or ``side`` pixels."""
-    device, stored = images.device, images.dtype == torch.uint8
-    # Channels apart: sampling and colours are faster that way, and a stored image has them together.
+    """(B,channels,height,width) uint8 or float32 in [0,1] to float32 in [0,1], of the same size or ``side`` pixels.
+
+    On the CPU images are sorted, so that those a step of the colours changes stand side by side, and come block by
+    block, which stays in the cache from the first step to the last; a GPU is faster in one kernel on all of them.
+    """
+    size = (images.shape[2], images.shape[3]) if side is None else (side, side)
+    steps, hue_at = _color_steps(drawn)
+    if on_gpu(images):
+        views = _transform(_as_floats(images), drawn, size)
+        views = compiled(_colors)(views, sent(steps, images.device), [(0, len(images))] * len(STEPS))
+        return _blurred(views, drawn)
+    views = torch.empty(len(images), images.shape[1], *size)
+    pixels = max(images.shape[2] * images.shape[3], size[0] * size[1])
+    for rows in torch.split(hue_at.argsort(stable=True), max(1, BLOCK * torch.get_num_threads() // pixels)):
+        part = images.movedim(1, 3).index_select(0, rows).movedim(3, 1)  # as they are stored, channels last
+        some = drawn.of(rows)
+        part = _colors(_transform(_as_floats(part), some, size), steps[rows], _spans(hue_at[rows]))
+        views.index_copy_(0, rows, _blurred(part, some))
+    return views
+
+
+def _as_floats(images: Tensor) -> Tensor:
+    """In [0,1], and channels apart: sampling and colours are faster that way."""
+    stored = images.dtype == torch.uint8
     images = images.to(torch.float32, memory_format=torch.contiguous_format)
-    images = images.div_(255) if stored else images
-    images = _transform(images, drawn, (images.shape[2], images.shape[3]) if side is None else (side, side))
-    images = _recolored(images, drawn)
+    return images.div_(255) if stored else images
+
+
+def _blurred(images: Tensor, drawn: SimclrDraw) -> Tensor:
+    """In place."""
     if drawn.blur is not None:
         chosen = drawn.blur.nonzero()[:, 0]
         if len(chosen):
-            sigma, chosen = sent(drawn.blur[chosen], device), sent(chosen, device)
+            sigma, chosen = sent(drawn.blur[chosen], images.device), sent(chosen, images.device)
             images[chosen] = _blur(images[chosen], sigma, int((3 * drawn.blur.max()).ceil()))
     return images
-
-
-def _recolored(images: Tensor, drawn: SimclrDraw) -> Tensor:
-    """Jitter and grayscale. On the CPU images are sorted, so that those a step changes stand side by side; a GPU is
-    faster in one kernel on all of them.
-    """
-    steps, hue_at = _color_steps(drawn)
-    if on_gpu(images):
-        return compiled(_colors)(images, sent(steps, images.device), [(0, len(images))] * len(STEPS))
-    rank = hue_at.argsort(stable=True)
-    sorted_images = _colors(images.index_select(0, rank), steps[rank], _spans(hue_at))
-    return sorted_images.index_select(0, rank.argsort())
 
 
 def _color_steps(drawn: SimclrDraw) -> tuple[Tensor, Tensor]:

@@ -247,6 +247,18 @@ def test_blur_comes_after_colours_and_grayscale():
     assert not torch.allclose(views[1], early[1], atol=1e-2)
 
 
+@pytest.mark.parametrize(("channels", "side"), [(1, None), (3, None), (3, 8)])
+def test_blocks_change_no_bit(monkeypatch, channels, side):
+    """Of one image to all of them; 24 pixels a side, of which some views are a mean of several points."""
+    images = torch.randint(0, 256, (40, 24, 24, channels), dtype=torch.uint8, generator=generator()).permute(0, 3, 1, 2)
+    parameters = draw(simclr_augmentation(rotate=10.0), 40, 24, 24, generator())
+    whole = apply(images, parameters, side)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for pixels in (1, 7 * 24 * 24, 39 * 24 * 24):
+        monkeypatch.setattr(simclr_views, "BLOCK", pixels)
+        assert torch.equal(apply(images, parameters, side), whole)
+
+
 def test_blur_is_of_the_view_s_pixels_not_of_the_image_s():
     """As large as the view is, not as the image was; a crop that was cut before keeps its blur."""
     images = smooth(2, 48)
