@@ -189,9 +189,8 @@ class Run:
                 "purity_20": neighbor_purity(truth["train"], near, 20),
                 "knn_acc": float((predict_knn(each["train"], truth["train"], each["val"]) == truth["val"]).mean()),
             }
-        baseline = kmeans_scores(vectors[chosen]["train"], {"val": (vectors[chosen]["val"], truth["val"])}, 10, 5)[
-            "val"
-        ]
+        embedded = vectors[chosen]
+        baseline = kmeans_scores(embedded["train"], {"val": (embedded["val"], truth["val"])}, 10, 5)["val"]
         found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
         epochs = {"cluster": scan.extra["best"]["epoch"], "selflabel": labelled.epoch}
