@@ -13,6 +13,7 @@ from scan_core.errors import ScanError
 from scan_core.inference import log_probabilities
 from scan_core.losses import scan_loss
 from scan_core.scan import best_model, start_scan, train_scan, validation_loss
+from scan_core.settings import NoAugmentation
 from scan_core.training import Epoch
 from tests.scan_core.tiny import (
     NO_AUGMENTATION,
@@ -94,6 +95,31 @@ def test_a_step_is_the_loss_of_anchors_and_neighbors_and_plain_gradient_descent(
     loss.backward()
     for (name, found), wanted in zip(state.module.named_parameters(), module.parameters(), strict=True):
         torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
+
+
+def test_a_step_on_features_made_once_is_that_on_plain_views_of_anchors_and_neighbors(fp32):
+    """By hand, where the backbone is frozen and nothing is augmented: its features in eval mode, of the very pairs."""
+    sgd = optimizer(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
+    plain = NoAugmentation(kind="none")
+    settings = cluster_settings(epochs=1, optimizer=sgd, train="head", augmentation=plain)
+    data, rows = images(), TRAIN.flip(0)
+    state = start(settings, fp32)
+    module = copy.deepcopy(state.module).train()
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    loop = train(state, settings, fp32, data, rows=rows)
+    order = torch.randperm(32, generator=generator)
+    for anchors in order.split(8)[:2]:
+        next(loop)
+        partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
+        module.zero_grad()
+        logits = module(plain_view(data, rows[torch.cat([anchors, partners])]))[1]
+        sum(scan_loss(*head.log_softmax(1).chunk(2), settings.entropy_weight)[0] for head in logits).backward()
+        with torch.no_grad():
+            for weight in module.head.parameters():
+                weight -= 0.1 * weight.grad
+        for found, wanted in zip(state.module.parameters(), module.parameters(), strict=True):
+            torch.testing.assert_close(found, wanted)
 
 
 @pytest.fixture
