@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.device import sent
-from scan_core.per_image import compiled, on_gpu
+from scan_core.per_image import Pick, compiled, grouped, masked, on_gpu
 from scan_core.settings import SimclrAugmentation
 
 TRIES = 10  # to draw a crop that fits
 BLOCK = 2**17  # pixels that a thread has at a time: some colours of float32 each, in a cache of megabytes
 HUE = 3  # in the order of factors
 TOWARDS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])  # what factors blend in: luma, mean luma
-# Every order of the four: what comes before the hue, at most three, the hue, what comes after; then grayscale.
-STEPS = ("blend", "blend", "blend", "hue", "blend", "blend", "blend", "gray")
+# Every order of the four: what comes before the hue, at most three, the hue, what comes after.
+STEPS = ("blend", "blend", "blend", "hue", "blend", "blend", "blend")
 GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, as PIL and torchvision have it
 
 
@@ -125,24 +125,25 @@ def apply(images: Tensor, drawn: SimclrDraw, side: int | None = None) -> Tensor:
     size = (images.shape[2], images.shape[3]) if side is None else (side, side)
     steps, hue_at = _color_steps(drawn)
     if on_gpu(images):
-        views = _transform(_as_floats(images), drawn, size)
-        views = compiled(_colors)(views, sent(steps, images.device), [(0, len(images))] * len(STEPS))
+        views = _transform(_as_floats(images.contiguous()), drawn, size)
+        everything = [(0, len(images))] * len(STEPS)
+        gray = sent(drawn.grayscale, images.device)
+        views = compiled(_colors)(views, sent(steps, images.device), everything, gray, pick=masked)
         return _blurred(views, drawn)
     views = torch.empty(len(images), images.shape[1], *size)
     pixels = max(images.shape[2] * images.shape[3], size[0] * size[1])
     for rows in torch.split(hue_at.argsort(stable=True), max(1, BLOCK * torch.get_num_threads() // pixels)):
         part = images.movedim(1, 3).index_select(0, rows).movedim(3, 1)  # as they are stored, channels last
         some = drawn.of(rows)
-        part = _colors(_transform(_as_floats(part), some, size), steps[rows], _spans(hue_at[rows]))
+        part = _transform(_as_floats(part), some, size)
+        part = _colors(part, steps[rows], _spans(hue_at[rows]), some.grayscale, pick=grouped)
         views.index_copy_(0, rows, _blurred(part, some))
     return views
 
 
 def _as_floats(images: Tensor) -> Tensor:
-    """In [0,1], and channels apart: sampling and colours are faster that way."""
-    stored = images.dtype == torch.uint8
-    images = images.to(torch.float32, memory_format=torch.contiguous_format)
-    return images.div_(255) if stored else images
+    """In [0,1]."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def _blurred(images: Tensor, drawn: SimclrDraw) -> Tensor:
@@ -156,7 +157,7 @@ def _blurred(images: Tensor, drawn: SimclrDraw) -> Tensor:
 
 
 def _color_steps(drawn: SimclrDraw) -> tuple[Tensor, Tensor]:
-    """Each image's operations in its own order as amounts for STEPS, (B,8,3) float32, and where its hue comes, (B,).
+    """Each image's operations in its own order as amounts for STEPS, (B,7,3) float32, and where its hue comes, (B,).
 
     Amounts are the weight of what is blended in, and the shares of the image's luma and of the mean luma in that. A
     step that an image does not have is of weight 0, which changes nothing. The hue comes after 0 to 3 others, at -1
@@ -170,7 +171,6 @@ def _color_steps(drawn: SimclrDraw) -> tuple[Tensor, Tensor]:
     weight = torch.cat([1 - drawn.factors[:, :HUE], drawn.factors[:, HUE:]], dim=1) * drawn.jitter[:, None]  # (B,4)
     amounts = torch.cat([weight.gather(1, drawn.order)[:, :, None], TOWARDS[drawn.order]], dim=2)  # (B,4,3)
     steps = torch.zeros(batch, len(STEPS), 3).scatter_(1, step[:, :, None].expand(-1, -1, 3), amounts)
-    steps[:, -1] = torch.stack([drawn.grayscale.float(), torch.ones(batch), torch.zeros(batch)], dim=1)
     return steps, torch.where(drawn.jitter, hue_at, -1)
 
 
@@ -179,18 +179,18 @@ def _spans(hue_at: Tensor) -> list[tuple[int, int]]:
     starts = (hue_at[:, None] < torch.arange(5)).sum(dim=0).tolist()  # of those with jitter, then by number before
     first, end = starts[0], len(hue_at)
     before, after = [(starts[number], end) for number in (1, 2, 3)], [(first, starts[number]) for number in (1, 2, 3)]
-    return [*before, (first, end), *after, (0, end)]
+    return [*before, (first, end), *after]
 
 
-def _colors(images: Tensor, steps: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """STEPS by their amounts (B,8,3), in place, each on the images of its span."""
+def _colors(images: Tensor, steps: Tensor, spans: list[tuple[int, int]], gray: Tensor, pick: Pick) -> Tensor:
+    """STEPS by their amounts (B,7,3), in place, each on the images of its span; then ``gray`` (B,) bool for some."""
     colored = images.shape[1] == 3
     for number, (operation, (start, end)) in enumerate(zip(STEPS, spans, strict=True)):
         # To a gray image hue and grayscale do nothing, as in torchvision; so does saturation, a blend with itself.
         if start < end and (colored or operation == "blend"):
             amounts = steps[start:end, number, :, None, None, None].unbind(dim=1)  # three of (B,1,1,1)
             _hue(images[start:end], amounts[0]) if operation == "hue" else _blend(images[start:end], *amounts)
-    return images
+    return pick(images, gray, lambda some, _: luma(some).expand_as(some), gray) if colored else images
 
 
 def _transform(images: Tensor, drawn: SimclrDraw, size: tuple[int, int]) -> Tensor:
@@ -227,10 +227,10 @@ def luma(images: Tensor) -> Tensor:
 def _blend(images: Tensor, weight: Tensor, of_luma: Tensor, of_mean: Tensor) -> None:
     """In place: ``weight`` of black, with its shares of the image's luma and the mean luma, all (B,1,1,1).
 
-    Brightness, contrast, saturation by a factor f, and grayscale, where f is 0: weight is 1 - f.
+    Brightness, contrast and saturation by a factor f: weight is 1 - f.
     """
     gray = luma(images)
-    gray = gray * of_luma + gray.mean(dim=(2, 3), keepdim=True) * of_mean
+    gray = (gray * of_luma).add_(gray.mean(dim=(2, 3), keepdim=True) * of_mean)
     images.lerp_(gray, weight).clamp_(0, 1)
 
 
@@ -265,7 +265,7 @@ def _hue(images: Tensor, turn: Tensor) -> None:
     hue = (green + blue).sub_(red).sub_(least).mul_(scale).add_(1).copysign_(green - blue)
     hue.add_(6 * turn[:, 0])
     hue.sub_((hue / 6).floor_(), alpha=6)  # remainder(6), in operations that are vectorised
-    # How far from pure red, green, blue: a channel is value within 1 of it, value - chroma beyond 2.
-    distances = 3 - (hue - 3).abs_(), (hue - 2).abs_(), (hue - 4).abs_()
-    for channel, far in zip((red, green, blue), distances, strict=True):
+    for channel, pure in ((red, 0), (green, 2), (blue, 4)):
+        # How far the hue is from the channel's: it has value within 1 of that, value - chroma beyond 2.
+        far = (hue - pure).abs_() if pure else (hue - 3).abs_().neg_().add_(3)
         channel.copy_(torch.addcmul(value, chroma, far.sub_(1).clamp_(0, 1), value=-1))
