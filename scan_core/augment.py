@@ -25,7 +25,7 @@ def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generat
         strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)
         views, cut = strong_views.apply(images.windows(rows, strong.window), strong)
         return images.normalize(views).masked_fill_(cut, 0)
-    side = settings.size or side
+    side = settings.crop_size or side
     height, width = images.sizes(rows)
     drawn = simclr_views.draw(settings, batch, height, width, generator)
     if isinstance(images, JpegImages):  # the crop comes while decoding, from all of the image

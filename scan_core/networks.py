@@ -121,7 +121,7 @@ def _patches_fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if height % rows or width % columns:
         raise ScanError(
             f"images are {height}x{width} and the backbone's patches {rows}x{columns}; "
-            f"set data.view, or augmentation.size, to a multiple of {rows}, such as {max(height // rows, 1) * rows}"
+            f"set data.view, or augmentation.crop_size, to a multiple of {rows}, such as {max(height // rows, 1) * rows}"
         )
 
 

@@ -105,7 +105,7 @@ class SimclrAugmentation(Settings):
     """SimCLR's views, in the order applied: crop (with rotation and shear), flip, colour jitter, grayscale, blur."""
 
     kind: Literal["simclr"]
-    size: Annotated[int, Field(ge=8, le=1024)] | None  # pixels a side of a view; null: as many as a plain one
+    crop_size: Annotated[int, Field(ge=8, le=1024)] | None  # pixels a side of a view; null: as many as a plain one has
     crop_scale: tuple[Positive, Positive]  # share of the area
     crop_ratio: tuple[Positive, Positive]  # width / height
     rotate: NonNegative  # degrees, drawn from ± this

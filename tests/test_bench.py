@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 from bench import __main__ as bench_main
 from bench import agreement, end_to_end, gpu, steps
+from bench.machine import machine
 from bench.timing import Row, Side, apart, compared, in_turn
 from pipeline.params import read_params
 from scan_core.device import choose_compute
-from tests.project import ROOT
+from tests.project import ROOT, run
 
 
 def test_sides_take_turns_and_are_counted(monkeypatch):
@@ -359,3 +360,19 @@ def test_the_table_of_a_gpu_has_its_bars_scaled_by_the_chip(tmp_path):
     )
     assert "| pretext step, resnet18 | 40,000 | 92 % | ≥ 90 %, ≥ 40,000 images/s | 1,000 MiB |" in text
     assert "| x | 1.0e-06 | 1e-04 |" in text
+
+
+def test_figures_that_are_written_do_not_make_the_measured_commit_dirty_but_code_does(tmp_path, monkeypatch):
+    for path in ("scan_core/losses.py", "bench/results/cpu.md", "docs/ledger.md", "docs/ledger/purity.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("before")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        run(tmp_path, "git", "-c", "user.name=a", "-c", "user.email=a@b", *command)
+    monkeypatch.chdir(tmp_path)
+    commit = machine()["commit"]
+    assert len(commit) == 7
+    for path in ("bench/results/cpu.md", "docs/ledger.md", "docs/ledger/purity.png"):
+        (tmp_path / path).write_text("after")
+    assert machine()["commit"] == commit
+    (tmp_path / "scan_core/losses.py").write_text("after")
+    assert machine()["commit"] == f"{commit}-dirty"

@@ -1,6 +1,7 @@
 """``dvc.yaml`` against the code: the label firewall, and the code that each stage depends on."""
 
 import pytest
+from dvc_data.hashfile.meta import Meta
 
 from pipeline.artifacts import SOURCE, WEIGHTS
 from pipeline.fingerprint import DVC_FILE, stage_entries
@@ -66,3 +67,16 @@ def test_every_parameter_is_tracked_by_the_stage_of_its_name():
         assert "evaluate" in readers
         assert group in readers or group in ("seed", "precision", "data", "backbone"), group
     assert entries["prepare"]["params"] == ["data", "data.size"]
+
+
+def test_no_setting_has_a_name_that_dvcs_run_cache_overlooks_but_what_is_tracked_by_its_full_name():
+    """It leaves ``size`` and ``nfiles`` out of its key at any depth, and would restore another setting's outputs."""
+    schema = Params.model_json_schema()
+    found = {
+        f"{model}.{name}"
+        for model, fields in {"Params": schema, **schema["$defs"]}.items()
+        for name in fields.get("properties", {})
+        if name in (Meta.PARAM_SIZE, Meta.PARAM_NFILES)
+    }
+    assert found == {"Data.size"}
+    assert "data.size" in stage_entries()["prepare"]["params"]

@@ -184,7 +184,7 @@ def test_simclr_crops_arrays_from_the_whole_image():
 def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same(store, size, tmp_path):
     data, rows = larger() if store == "array" else jpegs(tmp_path), torch.arange(12)
     usual = random_view(data, rows, NO_AUGMENTATION, generator())
-    view = random_view(data, rows, change(NO_AUGMENTATION, size=size), generator())
+    view = random_view(data, rows, change(NO_AUGMENTATION, crop_size=size), generator())
     assert view.shape == (12, 3, size, size) and usual.shape == plain_view(data, rows).shape
     means = (F.adaptive_avg_pool2d(each, 2) for each in (view, usual))
     assert float(torch.sub(*means).abs().mean()) < 0.1
@@ -192,7 +192,7 @@ def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same
 
 def test_jpegs_are_cropped_to_the_size_of_a_view_at_once(tmp_path):
     """Not to that of a plain one first, which would blur a larger view."""
-    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation(size=20)
+    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation(crop_size=20)
     parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())
     pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)), 20)
     wanted = data.normalize(simclr_views.apply(pixels, parameters.cropped()))

@@ -8,7 +8,7 @@ from scan_core.per_image import for_each_image, grouped, masked
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
 
 SIMCLR = SimclrAugmentation(
-    kind="simclr", size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=10, shear=10, flip=0.5,
+    kind="simclr", crop_size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=10, shear=10, flip=0.5,
     jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
 )  # fmt: skip
 STRONG = StrongAugmentation(kind="strong", flip=0.5, operations=4, cutout=4)

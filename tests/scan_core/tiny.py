@@ -58,7 +58,7 @@ def optimizer(**values):
 
 def simclr_augmentation(**values):
     base = {
-        "size": None,
+        "crop_size": None,
         "crop_scale": (0.5, 1.0),
         "crop_ratio": (0.75, 1.333),
         "rotate": 15.0,

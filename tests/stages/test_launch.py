@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -37,10 +38,29 @@ def project(tmp_path_factory):
 def test_dvc_starts_the_training_stages_and_no_others_so():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     launched = {
-        name for name, stage in stages.items() if stage["cmd"] == rf"\${{SCAN_LAUNCH:-python}} -m stages.{name}"
+        name
+        for name, stage in stages.items()
+        if stage["cmd"] == rf"sh -c 'exec \${{SCAN_LAUNCH:-python}} -m stages.{name}'"
     }
     assert launched == set(TRAINING)
     assert all(stages[name]["cmd"] == f"python -m stages.{name}" for name in stages.keys() - launched)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish", "tcsh"])
+@pytest.mark.parametrize(("launch", "called"), [(None, "-m stages.pretext"), ("python two", "two -m stages.pretext")])
+def test_whatever_the_users_shell_the_launcher_is_taken_word_by_word(tmp_path, shell, launch, called):
+    """DVC runs commands by it. zsh splits no variable into words; fish and tcsh know nothing of a default for one."""
+    found = shutil.which(shell)
+    if not found:
+        pytest.skip(f"there is no {shell} here")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$#:$*"\n')
+    python.chmod(0o755)
+    command = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["pretext"]["cmd"].replace(r"\$", "$")
+    launcher = {} if launch is None else {"SCAN_LAUNCH": launch}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run(tmp_path, found, "-c", command, **launcher, PATH=path)
+    assert done.stdout.strip() == f"{len(called.split())}:{called}"
 
 
 def test_whatever_the_number_of_processes_one_writes_and_records(project):
