@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import psutil
 
+RESULTS = ("bench/results", "docs/ledger.md", "docs/ledger")  # where figures are written
+
 
 def machine() -> dict[str, str]:
     """Processor, cores, memory, python, versions, commit and today's date: what a figure means nothing without."""
@@ -34,12 +36,15 @@ def machine() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit that is measured, marked where the working tree differs from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    """The commit that is measured, marked where the working tree differs from it by more than results."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *(f":!{path}" for path in RESULTS)])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if changed.returncode else commit
 
 
 class Memory:
