@@ -1,14 +1,16 @@
 """Tracking: everything goes by way of the spool, arrives once, and nothing there can stop a stage."""
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
-from pipeline.delivery import Delivery, recorded, send, send_waiting
+from pipeline import delivery, tracking
+from pipeline.delivery import Followed, recorded, send, send_waiting
+from pipeline.rows import Delivery
 from pipeline.tracking import Tracker, spools, tracking_address
 from scan_core.errors import ScanError
 
@@ -163,6 +165,108 @@ def test_stages_of_one_run_share_a_row_that_evaluate_completes_from_other_runs(t
     assert second.data.tags["scan.made_by.evaluate"] == evaluate.info.run_id
     assert "not recorded" in second.data.tags["scan.made_by.cluster"]
     assert second.data.metrics == {"val.selflabel.acc": 0.9, "pretext.loss": 0.5}
+
+
+def test_a_stage_whose_records_come_late_completes_the_runs_that_were_without_it(tmp_path, spool):
+    start(spool, fingerprint="pretext of both")
+    spool.metrics({"loss": 0.5}, 1)
+    spool.close("FINISHED")
+    late = tmp_path / "late"
+    spool.folder.rename(late)  # the server was away
+    for key in ("run", "another run"):
+        evaluate = Tracker(tmp_path, "evaluate")
+        start(evaluate, "evaluate", key=key, fingerprint=f"evaluate of {key}")
+        evaluate.event("complete", stages={"pretext": "pretext of both", "evaluate": f"evaluate of {key}"})
+        evaluate.close("FINISHED")
+    send_waiting(tmp_path)
+    assert all("not recorded" in run.data.tags["scan.made_by.pretext"] for run in runs(tmp_path, "pipeline")[1])
+    late.rename(spool.folder)
+    send_waiting(tmp_path)
+    pretext = next(run for run in runs(tmp_path, "stage")[1] if run.data.tags["scan.stage"] == "pretext")
+    for run in runs(tmp_path, "pipeline")[1]:
+        assert run.data.tags["scan.made_by.pretext"] == pretext.info.run_id
+        assert run.data.metrics == {"pretext.loss": 0.5} and run.info.status == "FINISHED"
+
+
+def test_an_attempt_that_was_killed_does_not_unmake_the_run_when_its_records_come_late(tmp_path, spool):
+    start(spool)
+    spool._lock.release()  # as the end of its process does
+    late = tmp_path / "late"
+    spool.folder.rename(late)
+    again = Tracker(tmp_path, "pretext")
+    start(again)
+    again.close("FINISHED")
+    send_waiting(tmp_path)
+    ((run,), before) = runs(tmp_path, "pipeline")[1], [each.info.status for each in runs(tmp_path, "stage")[1]]
+    late.rename(spool.folder)
+    send_waiting(tmp_path)
+    assert before == ["FINISHED"]
+    assert [each.info.status for each in runs(tmp_path, "stage")[1]] == ["KILLED", "FINISHED"]
+    assert runs(tmp_path, "pipeline")[1][0].info == run.info  # its status, and when it ended
+
+
+def test_a_run_is_under_way_while_its_newest_stage_is(tmp_path, spool):
+    start(spool)
+    Delivery(tmp_path, spool.folder).deliver(recorded(spool.folder)[0])
+    assert runs(tmp_path, "pipeline")[1][0].info.status == "RUNNING"
+    spool.close("FAILED")
+    send_waiting(tmp_path)
+    assert runs(tmp_path, "pipeline")[1][0].info.status == "FAILED"
+    again = Tracker(tmp_path, "pretext")
+    start(again)
+    Delivery(tmp_path, again.folder).deliver(recorded(again.folder)[0])
+    assert runs(tmp_path, "pipeline")[1][0].info.status == "RUNNING"
+
+
+def test_a_server_that_comes_back_while_the_stage_is_at_work_gets_its_records_then(tmp_path, spool, monkeypatch):
+    start(spool)
+    spool.metrics({"loss": 1.0}, 1)
+    spool.close("FINISHED")
+    original, tries = Delivery._metrics, []
+
+    def away(self, **record):
+        tries.append(record)
+        if len(tries) < 3:
+            raise ConnectionError("the server is away")
+        original(self, **record)
+
+    monkeypatch.setattr(Delivery, "_metrics", away)
+    waits = iter([True, True])
+    send(tmp_path, spool.folder, recorded(spool.folder), lambda: next(waits))
+    assert not spools(tmp_path) and len(tries) == 3 and next(waits, None) is None
+    assert runs(tmp_path, "stage")[1][0].data.metrics == {"loss": 1.0}
+
+
+def test_tries_are_further_and_further_apart_and_end_with_the_stage(tmp_path, spool, monkeypatch):
+    start(spool)
+    read, write = os.pipe()
+    monkeypatch.setattr(delivery, "SECONDS_BETWEEN_TRIES", (1.0, 4.0))
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr(delivery.sys, "stdin", stdin)
+        waited, select = [], delivery.select.select
+
+        def at_once(read, write, error, seconds):
+            waited.append(seconds)
+            return select(read, write, error, 0)
+
+        monkeypatch.setattr(delivery.select, "select", at_once)
+        followed = Followed(spool.folder)
+        events = iter(followed)
+        assert next(events)["event"] == "start"
+        assert [followed.wait() for _ in range(4)] == [True] * 4 and waited == [1.0, 2.0, 4.0, 4.0]
+        spool.metrics({"loss": 1.0}, 1)
+        assert next(events)["event"] == "metrics" and followed.wait()
+        assert waited[4:] == [1.0]  # once one has arrived, from the start
+        os.close(write)
+        assert not followed.wait()
+        assert list(events) == []
+
+
+def test_no_password_is_noted(tmp_path, spool, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 's3cret.db'}")
+    start(spool)
+    Delivery(tmp_path, spool.folder).deliver(recorded(spool.folder)[0])
+    assert "s3cret" not in (spool.folder / "delivered.json").read_text()
 
 
 def test_a_server_that_is_away_costs_seconds_and_one_warning_and_loses_nothing(tmp_path, monkeypatch, capsys):
