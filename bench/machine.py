@@ -2,14 +2,13 @@
 
 import os
 import platform
-import subprocess
 import threading
 import time
 from importlib.metadata import version
 
 import psutil
 
-RESULTS = ("bench/results", "docs/ledger.md", "docs/ledger")  # where figures are written
+from pipeline.fingerprint import git_commit
 
 
 def machine() -> dict[str, str]:
@@ -23,28 +22,22 @@ def machine() -> dict[str, str]:
     except OSError:
         processor = platform.processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    names = ("torch", "torchvision", "dvc", "mlflow", "scikit-learn")
+    commit = git_commit()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        "commit": commit[:7] + commit[40:],
         "processor": processor,
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
         "python": platform.python_version(),
-        "packages": ", ".join(f"{name} {version(name)}" for name in names),
+        "packages": packages(),
     }
 
 
-def _commit() -> str:
-    """The commit that is measured, marked where the working tree differs from it by more than results."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *(f":!{path}" for path in RESULTS)])
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}-dirty" if changed.returncode else commit
+def packages() -> str:
+    """The versions that figures depend on."""
+    names = ("torch", "torchvision", "dvc", "mlflow", "scikit-learn")
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 class Memory:

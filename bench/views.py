@@ -16,8 +16,8 @@ from scan_core.settings import SimclrAugmentation, StrongAugmentation
 BATCH = 512
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 SIMCLR = SimclrAugmentation(
-    kind="simclr", crop_size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=0, shear=0, flip=0.5, jitter=0.8,
-    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
+    kind="simclr", crop_size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=0, shear=0, flip=0.5,
+    jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
 )  # fmt: skip
 STRONG = StrongAugmentation(kind="strong", flip=0.5, operations=4, cutout=16)
 

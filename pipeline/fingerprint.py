@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scan_core.errors import ScanError
 
 DVC_FILE = Path("dvc.yaml")
 MADE = ("data/", "models/", "reports/")  # deps that stages have made; the others are code
+WRITTEN = ("params.yaml", "dvc.lock", "bench/results", "docs")  # which git tracks, and which are settings or results
 
 
 def stage_entries() -> dict[str, dict[str, Any]]:
@@ -58,6 +60,16 @@ def source_key() -> dict[str, Any]:
         name: {key: part for key, part in value.items() if key != "sha256"} if isinstance(value, dict) else value
         for name, value in {**looked[0], "weights": looked[1].get("sha256")}.items()
     }
+
+
+def git_commit() -> str:
+    """The commit the code came from, marked where the working tree differs from it by more than what runs write."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        differs = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *(f":!{path}" for path in WRITTEN)])
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if differs.returncode else commit
 
 
 def hash_path(digest: Any, path: Path) -> None:

@@ -28,6 +28,14 @@ def worker_count() -> int:
     return os.cpu_count() or 1 if given is None else whole_number("SCAN_WORKERS", given)
 
 
+def allowed(name: str, value: str) -> bool:
+    """Whether an environment variable is set, to the one ``value`` it may have. Raises ``ScanError`` at another."""
+    given = os.environ.get(name, "")
+    if given not in ("", value):
+        raise ScanError(f"{name} is {given}; {value} is allowed, or leave it unset")
+    return bool(given)
+
+
 def whole_number(name: str, given: str) -> int:
     """An environment variable's value as a number of at least 1. Raises ``ScanError`` where it is none."""
     if not given.isdecimal() or int(given) < 1:

@@ -19,9 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.machine import seconds_between_saves
+from pipeline.machine import allowed, seconds_between_saves
 from pipeline.progress import say
 from scan_core.errors import ScanError
+
+DAYS_KEPT = 7  # decoded images of a source that was left for another: they may take hours to make, and much room
 
 
 class Scratch:
@@ -43,9 +45,10 @@ class Scratch:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def drop_others(self, stage: str) -> None:
-        """Deletes what runs of ``stage`` on other inputs have left, where none of them is at work."""
+        """Deletes what runs of ``stage`` on other inputs left unfinished a week ago or earlier, none being at work."""
         for folder in self.folder.parent.glob(f"{stage}-*"):
-            if folder.is_dir() and folder != self.folder:
+            old = folder.is_dir() and time.time() - folder.stat().st_mtime > DAYS_KEPT * 86_400
+            if old and folder != self.folder:
                 lock = FileLock(folder.with_suffix(".lock"))
                 try:
                     with lock.acquire(timeout=0):
@@ -62,7 +65,7 @@ class Scratch:
         """The saved state if there is one that this environment continues to the bit, or ``SCAN_RESUME=any`` is set."""
         import torch
 
-        file = self.file(environment)
+        whatever, file = allowed("SCAN_RESUME", "any"), self.file(environment)
         if not file.exists():
             others = sorted(self.folder.glob("state-*.pt"), key=lambda path: path.stat().st_mtime)
             if not others:
@@ -74,7 +77,7 @@ class Scratch:
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ScanError(f"{file} cannot be read ({type(error).__name__}); delete it to start afresh") from error
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
-        if changed and os.environ.get("SCAN_RESUME") != "any":
+        if changed and not whatever:
             say(
                 f"not resuming after epoch {state['epoch']}, for other bytes would come out ({', '.join(changed)}); "
                 "that state is kept until the stage is done, and SCAN_RESUME=any goes on from it"

@@ -1,11 +1,11 @@
 """The context every stage runs in, and the command that starts it."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -17,13 +17,14 @@ import typer
 from filelock import FileLock, Timeout
 
 from pipeline import artifacts
-from pipeline.fingerprint import fingerprint, run_key, source_key, stage_entries
+from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
 from pipeline.machine import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
 from pipeline.resume import Scratch, launched, training_environment
 from pipeline.tracking import Silence, Tracker
 from scan_core.errors import ScanError
+from scan_core.sources import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,15 +132,15 @@ class Stage:
 
     def located(self, path: str | None) -> Path | None:
         """A path of the settings, ``~`` expanded; a relative one starts at the project."""
-        return None if path is None else self.root / Path(path).expanduser()
+        return None if path is None else resolve(path, self.root)
 
     @property
     def data_home(self) -> Path:
         """``SCAN_DATA``, or ``datasets``: where named sets lie or are downloaded to; a relative one starts here too."""
-        return (self.root / Path(os.environ.get("SCAN_DATA") or "datasets").expanduser()).resolve()
+        return resolve(os.environ.get("SCAN_DATA") or "datasets", self.root).resolve()
 
     def scratch(self, depends_on: dict[str, Any]) -> Path:
-        """A folder for unfinished work on the same files and settings; gone when the stage is done, as are older ones.
+        """A folder for unfinished work on the same files and settings; gone when the stage is done.
 
         ``depends_on`` are the settings that the work depends on, which may be fewer than the stage's.
         """
@@ -188,7 +189,7 @@ class Stage:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.rmtree(path)
-            os.replace(staged, path)
+            _move(staged, path)
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=True)
@@ -205,15 +206,17 @@ class Stage:
         self._alone.release()
 
 
-def git_commit() -> str:
-    """The commit the code came from, marked where the working tree differs from it."""
+def _move(staged: Path, path: Path) -> None:
+    """One rename; where ``path`` lies on another disk, it is first copied to stand beside it."""
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run.stdout.strip()
+        os.replace(staged, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(staged, beside) if staged.is_dir() else shutil.copy(staged, beside)
+        os.replace(beside, path)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

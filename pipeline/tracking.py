@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from pipeline.machine import allowed
 from pipeline.progress import say
 
 # In the spool's folder: held while a stage writes events, and while a process delivers them. A process that dies,
@@ -44,6 +45,7 @@ class Tracker:
     """Writes the events of one stage and starts the process that delivers them as they come."""
 
     def __init__(self, root: Path, stage: str) -> None:
+        deliver = not allowed("SCAN_TRACKING", "spool")
         self.stage = stage
         self.folder = spools_folder(root) / f"{time.time_ns()}-{stage}-{os.getpid()}"
         self.folder.mkdir(parents=True)
@@ -52,7 +54,7 @@ class Tracker:
         self._events = (self.folder / "events.jsonl").open("a", encoding="utf-8")
         self._copies, self._broken = 0, False
         self._delivery: subprocess.Popen[bytes] | None = None
-        if os.environ.get("SCAN_TRACKING") != "spool":
+        if deliver:
             self._delivery = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.delivery", str(root), str(self.folder)],
                 stdin=subprocess.PIPE,  # its end tells the process that this one has ended, however it ended

@@ -6,7 +6,8 @@ from pathlib import Path
 # How a stage is run, shown and recorded. A change there changes no artifact, so it must not rerun a stage.
 NOT_DEPS = {
     "pipeline.stage", "pipeline.machine", "pipeline.progress", "pipeline.tracking", "pipeline.delivery",
-    "pipeline.rows",    "pipeline.served_model", "pipeline.packaging", "pipeline.resume", "pipeline.fingerprint", "pipeline.cli",
+    "pipeline.rows", "pipeline.served_model", "pipeline.packaging", "pipeline.resume", "pipeline.fingerprint",
+    "pipeline.cli",
 }  # fmt: skip
 EXTRA = {  # files that a module reads
     "pipeline.report": ["pipeline/report.html.j2"],

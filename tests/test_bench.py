@@ -22,7 +22,8 @@ from bench.machine import machine
 from bench.timing import Row, Side, apart, compared, in_turn
 from pipeline.params import read_params
 from scan_core.device import choose_compute
-from tests.project import ROOT, run
+from tests import project
+from tests.project import ROOT
 
 
 def test_sides_take_turns_and_are_counted(monkeypatch):
@@ -367,7 +368,7 @@ def test_figures_that_are_written_do_not_make_the_measured_commit_dirty_but_code
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("before")
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
-        run(tmp_path, "git", "-c", "user.name=a", "-c", "user.email=a@b", *command)
+        project.run(tmp_path, "git", "-c", "user.name=a", "-c", "user.email=a@b", *command)
     monkeypatch.chdir(tmp_path)
     commit = machine()["commit"]
     assert len(commit) == 7

@@ -27,8 +27,8 @@ def views(group, blur):
     return {
         f"{group}.augmentation.{name}": value
         for name, value in {
-            "crop_size": each(None), "crop_scale": each([0.2, 1.0]), "crop_ratio": each([0.75, 1.3333]), "rotate": each(0),
-            "shear": each(0),
+            "crop_size": each(None), "crop_scale": each([0.2, 1.0]), "crop_ratio": each([0.75, 1.3333]),
+            "rotate": each(0), "shear": each(0),
             "flip": each(0.5), "jitter": each(0.8), "brightness": each(0.4), "contrast": each(0.4),
             "saturation": each(0.4), "hue": each(0.1), "grayscale": each(0.2), "blur": blur,
             "blur_sigma": each([0.1, 2.0]),

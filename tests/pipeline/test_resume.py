@@ -1,5 +1,6 @@
 """The scratch state: whole or not there, tied to its fingerprint and environment, locked."""
 
+import os
 import threading
 import time
 
@@ -53,6 +54,27 @@ def test_another_environment_resumes_only_when_told_to(scratch, monkeypatch, cap
     monkeypatch.setenv("SCAN_RESUME", "any")
     assert scratch.load({**HERE, "threads": 4})["epoch"] == 3
     assert "bytes will differ" in capsys.readouterr().err
+
+
+def test_what_scan_resume_may_be_is_said(scratch, monkeypatch):
+    monkeypatch.setenv("SCAN_RESUME", "1")
+    with pytest.raises(ScanError, match=r"^SCAN_RESUME is 1; any is allowed, or leave it unset$"):
+        scratch.load(HERE)
+
+
+def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch):
+    others = {days: Scratch(tmp_path, "pretext", f"{days}" * 64) for days in (6, 8)}
+    for days, other in others.items():
+        other.save(state(3), HERE)
+        other.close(finished=False)
+        os.utime(other.folder, (time.time() - days * 86_400,) * 2)
+    at_work = Scratch(tmp_path, "pretext", "f" * 64)
+    os.utime(at_work.folder, (0, 0))
+    os.utime(scratch.folder, (0, 0))
+    scratch.drop_others("pretext")
+    assert others[6].load(HERE)["epoch"] == 3 and not others[8].folder.exists()
+    assert at_work.folder.exists() and scratch.folder.exists()
+    at_work.close(finished=False)
 
 
 def test_starting_afresh_in_another_environment_keeps_what_this_one_has_done(tmp_path, monkeypatch):

@@ -262,6 +262,13 @@ def test_tries_are_further_and_further_apart_and_end_with_the_stage(tmp_path, sp
         assert list(events) == []
 
 
+def test_what_scan_tracking_may_be_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCAN_TRACKING", "off")
+    with pytest.raises(ScanError, match=r"^SCAN_TRACKING is off; spool is allowed, or leave it unset$"):
+        Tracker(tmp_path, "pretext")
+    assert not spools(tmp_path)
+
+
 def test_no_password_is_noted(tmp_path, spool, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 's3cret.db'}")
     start(spool)

@@ -1,5 +1,6 @@
 """Each stage by itself, in a tiny copy of the real project."""
 
+import errno
 import json
 import os
 import signal
@@ -352,6 +353,24 @@ def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, 
     assert done.exit_code == 0 and "embed     done in" in done.stderr and "error" not in done.stderr
     assert ("warning: its records in MLflow may lack their end (interrupted)" in done.stderr) == ("MLflow" in when)
     assert read(project, OUTPUTS) == before
+
+
+@pytest.mark.parametrize(("stage", "output"), [("prepare", "images/stats.json"), ("embed", "embeddings/val.npy")])
+def test_outputs_may_lie_on_another_disk(project, monkeypatch, stage, output):
+    before, rename, refused = read(project, OUTPUTS), os.replace, []
+    place = project / "data" / output
+    place.with_name(f".{place.name}.partial").write_text("half")  # what a copy that was killed has left
+
+    def across(source, target):
+        if ".scan/outputs" in str(source):
+            refused.append(source)
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", across)
+    run_stage(project, stage)
+    assert refused and read(project, OUTPUTS) == before
+    assert not list(project.glob("data/**/.*.partial"))
 
 
 def test_a_stage_that_is_at_work_is_left_alone(project):
