@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 from scan_core.errors import ScanError
+from scan_core.sources import resolve
 
 SECONDS_BETWEEN_SAVES = 10.0
 
@@ -11,6 +13,11 @@ SECONDS_BETWEEN_SAVES = 10.0
 def wanted_device() -> str:
     """``SCAN_DEVICE``: auto, cpu or cuda."""
     return os.environ.get("SCAN_DEVICE", "auto")
+
+
+def data_home(root: Path) -> Path:
+    """``SCAN_DATA``, or ``datasets``: where named sets lie or are downloaded to; a relative one starts at ``root``."""
+    return resolve(os.environ.get("SCAN_DATA") or "datasets", root).resolve()
 
 
 def use_threads() -> None:

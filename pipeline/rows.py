@@ -74,6 +74,8 @@ class Delivery:
         self.runs = {"parent": parent, "child": child}
         if self._is_newest():
             client.update_run(parent, status="RUNNING")
+        if stage == "evaluate":  # which ends with a model that MLflow tries out: seconds of imports while it computes
+            import scan_core.weights  # noqa: F401
 
     def _log_params(self, run: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param

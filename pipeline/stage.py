@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from pipeline import artifacts
 from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
-from pipeline.machine import use_threads, wanted_device
+from pipeline.machine import data_home, use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
 from pipeline.resume import Scratch, launched, training_environment
@@ -136,8 +136,8 @@ class Stage:
 
     @property
     def data_home(self) -> Path:
-        """``SCAN_DATA``, or ``datasets``: where named sets lie or are downloaded to; a relative one starts here too."""
-        return resolve(os.environ.get("SCAN_DATA") or "datasets", self.root).resolve()
+        """Where named sets lie; a relative ``SCAN_DATA`` starts at the project too."""
+        return data_home(self.root)
 
     def scratch(self, depends_on: dict[str, Any]) -> Path:
         """A folder for unfinished work on the same files and settings; gone when the stage is done.

@@ -52,7 +52,7 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
         first: Tensor, second: Tensor, first_z: Tensor, second_z: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         # View by view, so that BatchNorm's statistics are those of one view, as in the paper.
-        first_q, second_q = (model(view)[1] for view in (first, second))  # (B,projection)
+        first_q, second_q = (model(view)[1] for view in (first, second))  # (B / processes,projection)
         loss = byol_loss(first_q, second_z) + byol_loss(second_q, first_z)
         return loss, {"loss": loss}, first_q.detach()
 
@@ -65,7 +65,7 @@ def train_byol(state: TrainingState, images: Images, rows: Tensor, settings: Pre
             twice = own(batch).repeat(2)
             views = random_view(images, twice, settings.augmentation, own_draws(state.generator)).chunk(2)
             with torch.no_grad(), fabric.autocast():
-                first_z, second_z = (target_model(view)[1] for view in views)  # (B,projection)
+                first_z, second_z = (target_model(view)[1] for view in views)  # (B / processes,projection)
             (first_q,) = step(epoch, *views, first_z, second_z)
             decay = target_decay(settings.encoder_momentum, epoch * steps + number, settings.epochs * steps)
             follow(target.backbone, state.module.backbone, decay, buffers=False)

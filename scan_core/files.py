@@ -105,14 +105,21 @@ def is_junk(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in JUNK
 
 
-def signature(settings: Data, root: Path) -> dict[str, Any]:
+def signature(settings: Data, root: Path, home: Path) -> dict[str, Any]:
     """What tells whether a source has changed without reading it: names, sizes and times of its files.
 
-    Named sets do not change: their files have checksums. Raises ``ScanError`` where there is nothing at ``data.path``.
+    Of the named sets in ``home`` only imagenet is looked at (``imagenet_listing``). The others are their names: CIFAR's
+    and STL-10's files are not read unless their checksums are right; MNIST's and Fashion-MNIST's have one only as they
+    are downloaded, so that a change in what is unpacked goes unnoticed.
+    Raises ``ScanError`` where there is nothing at ``data.path``.
     """
     found: dict[str, Any] = {"name": settings.name}
     if settings.name in SOURCES_WITH_PATH:
         found["source"] = _listing(located(settings, root))
+    elif settings.name == "imagenet":
+        from scan_core.imagenet import imagenet_listing
+
+        found["source"] = imagenet_listing(home)
     if settings.labels.endswith(".csv"):
         labels = resolve(settings.labels, root)
         if not labels.is_file():

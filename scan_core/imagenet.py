@@ -1,11 +1,15 @@
 """ImageNet (ILSVRC 2012): a tree of class folders, or the original archives, which torchvision unpacks into one."""
 
+import hashlib
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from scan_core.errors import ScanError
 from scan_core.fetch import BROKEN, check_md5, one_line, some
@@ -14,6 +18,7 @@ from scan_core.sources import Finding, Item, Source, Split, printable
 
 WNID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")
+UNPACKED = 1_325_376_000  # 2012, in seconds: the time of folders that hold what a checked archive holds
 
 
 def open_imagenet(settings: Data, home: Path) -> Source:
@@ -49,6 +54,26 @@ def open_imagenet(settings: Data, home: Path) -> Source:
                 "or delete it and put the original archives beside it"
             )
     return Source(read, subset or sorted(trained | validated), counts.total())
+
+
+def imagenet_listing(home: Path) -> dict[str, Any]:
+    """What tells whether ``home/imagenet`` has changed: its class folders, their times and how many files they hold.
+
+    Folders as they were unpacked here are left out, so that having unpacked them is no change. A file that is changed
+    in place goes unnoticed: a look at each of 1.3 million would take too long.
+    """
+    digest, without_times = hashlib.sha256(), hashlib.sha256()
+    for folder in (home / "imagenet" / "train", home / "imagenet" / "val"):
+        if not folder.is_dir():
+            continue
+        for path in [folder, *(Path(entry.path) for entry in _listed(folder) if _is_class(entry))]:
+            found = path.stat()
+            if found.st_mtime == UNPACKED:
+                continue
+            name_and_count = f"{path.relative_to(folder.parent)}\0{len(os.listdir(path))}\0".encode()
+            digest.update(name_and_count + f"{found.st_mtime_ns}\0".encode())
+            without_times.update(name_and_count)
+    return {"names_and_counts": without_times.hexdigest(), "sha256": digest.hexdigest()}
 
 
 def _imagenet_split(folder: Path, split: Split, subset: list[str] | None, extra: bool) -> Iterator[Item | Finding]:
@@ -97,34 +122,49 @@ def _imagenet_subset(classes: int) -> list[str]:
 
 
 def _unpack_imagenet(folder: Path, home: Path) -> None:
-    """Makes ``train`` and ``val`` from the original archives where they are missing."""
-    wanted = [split for split in ("val", "train") if not (folder / split).is_dir()]
-    if not wanted:
+    """Makes ``train`` and ``val`` from the original archives where they are missing, while other runs wait."""
+    needed = _needed(folder)
+    if not needed:
         return
     from torchvision.datasets import imagenet
 
     archives = {part: folder / filename for part, (filename, _) in imagenet.ARCHIVE_META.items()}
-    needed = [*(["devkit"] if "val" in wanted else []), *wanted]
     if missing := [archives[part].name for part in needed if not archives[part].exists()]:
         raise ScanError(
-            f"data.name is imagenet; {folder} lacks the folders {' and '.join(sorted(wanted))} with a folder per "
-            f"class, or else {some(missing)} from image-net.org, which needs an account; put them there, or point "
-            f"SCAN_DATA, now {home}, at another folder"
+            f"data.name is imagenet; {folder} lacks the folders {' and '.join(sorted({*needed} - {'devkit'}))} with a "
+            f"folder per class, or else {some(missing)} from image-net.org, which needs an account; put them there, or "
+            f"point SCAN_DATA, now {home}, at another folder"
         )
-    for part in needed:
-        part_folder = folder / f".{part}.part"  # one fixed name: what a killed run left must not fill the disk
+    with FileLock(folder / ".unpack.lock"):
+        for part in _needed(folder):  # none, where this has waited for another run
+            _unpack(part, archives[part], imagenet.ARCHIVE_META[part][1])
+
+
+def _needed(folder: Path) -> list[str]:
+    """The archives, by torchvision's words for them, from which folders that are missing are made."""
+    wanted = [split for split in ("val", "train") if not (folder / split).is_dir()]
+    return ["devkit", *wanted] if "val" in wanted else wanted
+
+
+def _unpack(part: str, archive: Path, md5: str) -> None:
+    from torchvision.datasets import imagenet
+
+    folder = archive.parent
+    part_folder = folder / f".{part}.part"  # one fixed name: what a killed run left must not fill the disk
+    shutil.rmtree(part_folder, ignore_errors=True)
+    try:
+        if part == "devkit":
+            imagenet.parse_devkit_archive(folder)
+        elif part == "val":
+            imagenet.parse_val_archive(folder, folder=part_folder.name)
+        else:
+            imagenet.parse_train_archive(folder, folder=part_folder.name)
+        if part != "devkit":
+            for path in (*part_folder.iterdir(), part_folder):
+                os.utime(path, (UNPACKED, UNPACKED))
+            os.rename(part_folder, folder / part)
+    except (RuntimeError, *BROKEN) as error:  # torchvision's word for a wrong checksum is RuntimeError
+        check_md5(archive, md5)
+        raise ScanError(f"{archive} cannot be unpacked ({one_line(error)}); download it again") from error
+    finally:
         shutil.rmtree(part_folder, ignore_errors=True)
-        try:
-            if part == "devkit":
-                imagenet.parse_devkit_archive(folder)
-            elif part == "val":
-                imagenet.parse_val_archive(folder, folder=part_folder.name)
-            else:
-                imagenet.parse_train_archive(folder, folder=part_folder.name)
-            if part != "devkit":
-                os.rename(part_folder, folder / part)
-        except (RuntimeError, *BROKEN) as error:  # torchvision's word for a wrong checksum is RuntimeError
-            check_md5(archives[part], imagenet.ARCHIVE_META[part][1])
-            raise ScanError(f"{archives[part]} cannot be unpacked ({one_line(error)}); download it again") from error
-        finally:
-            shutil.rmtree(part_folder, ignore_errors=True)

@@ -40,7 +40,7 @@ def forward_all(
     for start in range(0, len(part), batch):
         with compute.autocast():
             feature, output = module(plain_view(images, part[start : start + batch]))
-        features.append(feature if keep_features else feature[:0])
+        features.append(feature if keep_features else feature.new_empty(0, feature.shape[1]))
         outputs.append(output)
     module.train(was_training)
     all_features, all_outputs = gathered(torch.cat(features)), gathered(torch.cat(outputs, dim=-2), dim=-2)

@@ -26,7 +26,7 @@ import numpy as np
 from scan_core.chunks import Chunk, decode_chunk, load_chunk
 from scan_core.decode import Target
 from scan_core.errors import ScanError
-from scan_core.settings import Data
+from scan_core.settings import SOURCES_WITH_PATH, Data
 from scan_core.sources import Finding, Item, Source
 
 CHUNK_ITEMS = 512
@@ -200,14 +200,14 @@ def load_chunks(folder: Path, count: int) -> tuple[Chunk, np.ndarray]:
     return Chunk(**joined), np.concatenate(where).astype(np.int64)
 
 
-def check_rejected(known: Chunk, settings: Data) -> None:
+def check_rejected(known: Chunk, settings: Data, home: Path) -> None:
     """Raises ``ScanError`` where nothing was taken, or more than ``data.max_rejected`` of the files was refused."""
     rejected = sum(finding.kind == "rejected" for finding in known.findings)
     where = "see .scan/rejected.csv"
     if not known.names:
-        raise ScanError(
-            f"data.path is {settings.path}: no image there can be read ({len(known.findings)} files; {where})"
-        )
+        named = f"data.name is {settings.name}, in {home}"
+        place = f"data.path is {settings.path}" if settings.name in SOURCES_WITH_PATH else named
+        raise ScanError(f"{place}: no image there can be read ({len(known.findings)} files; {where})")
     share = rejected / (rejected + len(known.names))
     if share > settings.max_rejected:
         raise ScanError(

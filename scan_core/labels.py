@@ -1,6 +1,7 @@
 """What is known of the images besides the images: for ``evaluate`` alone, and for splits that a source has itself."""
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,30 @@ def labels_and_splits(
     if settings.labels == "none":
         return [None] * len(labels), splits
     given = read_labels(resolve(settings.labels, root))
-    if given and given.keys().isdisjoint(known.names):
+    image_of = images_of(given, known.names)
+    if given and not image_of:
         raise ScanError(
             f"data.labels is {settings.labels}: it names no image of the source; it has {next(iter(given))!r}, "
             f"the source {known.names[0]!r}"
         )
-    return [given.get(name) for name in known.names], splits
+    label_of = {name: given[source] for source, name in image_of.items()}
+    return [label_of.get(name) for name in known.names], splits
+
+
+def images_of(sources: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Which of ``names`` each of a file's ``sources`` means; one that means none is left out.
+
+    Spaces around a source, as many a file has after its commas, count only where a name has them too.
+    """
+    left = set(names)
+    found = {source: source for source in sources if source in left}
+    left -= found.keys()
+    for source in sources:
+        name = source.strip()
+        if source not in found and name in left:
+            found[source] = name
+            left.remove(name)
+    return found
 
 
 def numbered(labels: list[str | None], source: Source) -> tuple[list[str], np.ndarray]:

@@ -81,7 +81,7 @@ def encode_keys(model: nn.Module, images: Tensor, groups: int, generator: torch.
     """
     images = gathered(images)
     order = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)
-    parts = images[own(order)].chunk(max(groups // processes(), 1))
+    parts = images[own(order)].tensor_split(max(groups // processes(), 1))
     shuffled = gathered(torch.cat([model(part)[1] for part in parts]))
     keys = torch.empty_like(shuffled)
     keys[order] = shuffled

@@ -20,6 +20,7 @@ SAMPLE = 1_000  # queries on which the recall is measured
 CELLS = 4  # times √N: cells, and then about √N / 4 rows in each
 ROWS_A_CELL, ITERATIONS = 64, 8  # of the k-means that makes them: enough where only its cells' number matters
 GPU_BYTES = 4 * 2**30  # of rows that an exact search holds there at a time
+GPU_PROBES = 2048  # cells that FAISS visits there at most; it refuses more
 ALPHA = 3  # power of a cosine that is a weight
 BLOCK = 65_536  # queries at a time: memory grows as N
 
@@ -39,14 +40,20 @@ def mine_neighbors(
     """Each row's ``k`` most similar other rows: exactly for at most ``exact_rows`` rows, else with that ``recall``.
 
     ``embeddings`` is (N,D) float32 of unit rows. A row is never its own neighbour, also where others equal it.
-    ``device`` cpu leaves a GPU that is there alone. With ``smoothing``, at most ``k``, the rows are those of
+    ``device`` cpu leaves a GPU that is there alone; on one the recall may be less, for FAISS visits at most 2,048 cells
+    there, and ``Mined`` has what it is. With ``smoothing``, at most ``k``, the rows are those of
     ``smooth`` with so many nearest ones, and cosines and recall are of these. Raises ``ScanError`` if ``k`` others do
     not exist or the rows are not finite and of unit length.
     """
     check_neighbors(k, len(embeddings))
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
-    if not np.allclose(squared, 1, atol=2e-3):
-        raise ScanError("the embeddings are not all finite and of unit length; run embed again")
+    wrong = np.flatnonzero(~np.isclose(squared, 1, atol=2e-3))
+    if wrong.size:
+        raise ScanError(
+            f"{wrong.size:,} of {len(embeddings):,} embeddings do not have length 1, first row {wrong[0]} with "
+            f"{squared[wrong[0]] ** 0.5:.4g}: the network gives no features for it, for it has died or diverged; train "
+            "pretext again with a lower pretext.optimizer.lr, or change embed.features (backbone or projector)"
+        )
     gpu = _gpu(device)
     if smoothing:
         embeddings = smooth(embeddings, _mine(embeddings, smoothing, exact_rows, recall, gpu))
@@ -135,12 +142,16 @@ def _inverted_file(embeddings: np.ndarray, gpu: Any = None) -> Any:
 
 
 def _probe(index: Any, embeddings: np.ndarray, k: int, recall: float, gpu: Any = None) -> float:
-    """Doubles the number of cells a search visits until the sample's recall is ``recall``; the recall then."""
+    """Doubles the number of cells a search visits until the sample's recall is ``recall``; the recall then.
+
+    It is less where a GPU's ``GPU_PROBES`` cells do not suffice.
+    """
     rows = np.arange(0, len(embeddings), max(1, len(embeddings) // SAMPLE))
     least = _others(embeddings, rows, k, gpu=gpu)[0][:, -1:] - 1e-6  # of equal ones either is true
+    most = index.nlist if gpu is None else min(index.nlist, GPU_PROBES)
     index.nprobe = 1
     while True:
         reached = float((_others(embeddings, rows, k, index)[0] >= least).mean())
-        if reached >= recall or index.nprobe >= index.nlist:
+        if reached >= recall or index.nprobe >= most:
             return reached
         index.nprobe *= 2

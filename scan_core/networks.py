@@ -120,8 +120,8 @@ def _patches_fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     rows, columns = cast(Any, module.patch_embed).patch_size
     if height % rows or width % columns:
         raise ScanError(
-            f"images are {height}x{width} and the backbone's patches {rows}x{columns}; "
-            f"set data.view, or augmentation.crop_size, to a multiple of {rows}, such as {max(height // rows, 1) * rows}"
+            f"images are {height}x{width} and the backbone's patches {rows}x{columns}; set data.view, or "
+            f"augmentation.crop_size, to a multiple of {rows}, such as {max(height // rows, 1) * rows}"
         )
 
 

@@ -34,7 +34,7 @@ def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings:
 
     def objective(views: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         turned, turn = rotations(views)
-        features, logits = model(turned)  # (4B,D), (4B,4)
+        features, logits = model(turned)  # (4B / processes,D), (4B / processes,4)
         loss = F.cross_entropy(logits, turn)
         accuracy = (logits.argmax(dim=1) == turn).float().mean()
         return loss, {"loss": loss, "accuracy": accuracy}, features.detach()

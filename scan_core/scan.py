@@ -1,5 +1,7 @@
 """Clustering with the SCAN loss (paper, section 2.2): neighbours agree, and all clusters stay in use."""
 
+import copy
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -127,10 +129,10 @@ def _keep_best(state: TrainingState, losses: Tensor, log_p: Tensor) -> None:
 
 
 def best_model(state: TrainingState) -> Model:
-    """The backbone and the one head of the lowest validation loss."""
+    """The backbone and the one head of the lowest validation loss: a copy, ``state`` stays as it is."""
     assert isinstance(state.module.head, ClusterHeads)
     best = state.extra["best"]
-    model = Model(state.module.backbone, state.module.head.only(best["head"]))
+    model = Model(copy.deepcopy(state.module.backbone), state.module.head.only(best["head"]))
     model.backbone.load_state_dict(best["backbone"])
     model.head.load_state_dict(best["weights"])
     return model

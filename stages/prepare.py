@@ -10,7 +10,7 @@ from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage, command, run
 from scan_core.decode import target_of
 from scan_core.ingest import check_rejected, ingest, load_chunks
-from scan_core.labels import labels_and_splits, numbered, read_labels
+from scan_core.labels import images_of, labels_and_splits, numbered, read_labels
 from scan_core.sources import open_source, resolve
 from scan_core.store import plan_store, write_store
 
@@ -22,8 +22,9 @@ def prepare(stage: Stage) -> None:
 
     settings = stage.params.data
     source = open_source(settings, stage.root, stage.data_home)
+    given: dict[str, str] = {}
     if settings.labels.endswith(".csv"):
-        read_labels(resolve(settings.labels, stage.root))  # a mistake in it shows before hours of decoding
+        given = read_labels(resolve(settings.labels, stage.root))  # a mistake in it shows before hours of decoding
     # What a decoded image depends on: a share of rejects that was set too low costs no second decoding.
     keys = ("name", "path", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
     depends_on = {key: getattr(settings, key) for key in keys} | {"labelled": settings.labels == "folders"}
@@ -34,7 +35,7 @@ def prepare(stage: Stage) -> None:
         count = ingest(source, target_of(settings), folder, worker_count(), progress.update)
     known, where = load_chunks(folder, count)
     try:
-        check_rejected(known, settings)
+        check_rejected(known, settings, stage.data_home)
     except Exception:
         artifacts.save_findings(stage.root / artifacts.REJECTED, known.findings)
         raise
@@ -78,6 +79,11 @@ def prepare(stage: Stage) -> None:
         )
         + (f"; {plan.across:,} val images are in train too, or nearly" if plan.across else "")
     )
+    if lost := given.keys() - images_of(given, known.names).keys():
+        say(
+            f"prepare   warning: {len(lost):,} of {len(given):,} rows of {settings.labels} name no image, such as "
+            f"{min(lost)!r}; the source has {known.names[0]!r}"
+        )
     if plan.short > 0.1 * len(plan.rows["val"]):
         say(
             f"prepare   warning: val has {plan.short:,} images less than data.val_fraction asks for, for alike ones "

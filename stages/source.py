@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from pipeline import artifacts
+from pipeline.machine import data_home
 from pipeline.params import read_params
 from pipeline.progress import say
 from scan_core.errors import ScanError
@@ -23,7 +24,7 @@ def main() -> None:
     try:
         root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         params = read_params()
-        artifacts.save_json(artifacts.SOURCE, signature(params.data, root))
+        artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
         artifacts.save_json(artifacts.WEIGHTS, weights_signature(params.backbone.weights, root))
     except (ScanError, OSError) as error:
         say(f"source: error: {' '.join(str(error).split())}")

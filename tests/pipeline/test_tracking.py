@@ -193,6 +193,7 @@ def test_an_attempt_that_was_killed_does_not_unmake_the_run_when_its_records_com
     spool._lock.release()  # as the end of its process does
     late = tmp_path / "late"
     spool.folder.rename(late)
+    time.sleep(0.01)  # times are whole milliseconds
     again = Tracker(tmp_path, "pretext")
     start(again)
     again.close("FINISHED")
@@ -212,6 +213,7 @@ def test_a_run_is_under_way_while_its_newest_stage_is(tmp_path, spool):
     spool.close("FAILED")
     send_waiting(tmp_path)
     assert runs(tmp_path, "pipeline")[1][0].info.status == "FAILED"
+    time.sleep(0.01)
     again = Tracker(tmp_path, "pretext")
     start(again)
     Delivery(tmp_path, again.folder).deliver(recorded(again.folder)[0])

@@ -32,6 +32,7 @@ from tests.project import ROOT
 from tests.scan_core.tiny import change
 
 DIGITS = read_params(ROOT / "presets" / "digits.yaml").data
+HOME = ROOT / "datasets"
 
 
 def data(path, name="folder", **values):
@@ -107,7 +108,7 @@ def test_the_order_is_not_that_of_the_file_system(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "scandir", shuffled)
         assert names(folder(tmp_path)) == before
-        assert signature(data(tmp_path), ROOT) == signature(data(tmp_path), ROOT)
+        assert signature(data(tmp_path), ROOT, HOME) == signature(data(tmp_path), ROOT, HOME)
 
 
 def test_bytes_that_are_no_text_are_written_out(tmp_path):
@@ -121,7 +122,7 @@ def test_bytes_that_are_no_text_are_written_out(tmp_path):
     found.name.encode()
     with open(found.data, "rb") as file:
         assert file.read() == b"a/\xff.jpg"
-    assert signature(data(tmp_path), ROOT)["source"]["files"] == 1
+    assert signature(data(tmp_path), ROOT, HOME)["source"]["files"] == 1
 
 
 def test_hidden_and_system_files_are_listed_but_ignored(tmp_path):
@@ -192,7 +193,7 @@ def test_pipes_sockets_and_devices_are_never_opened(tmp_path, monkeypatch):
         found = folder(tmp_path)
     assert reasons(found) == {name: ("rejected", reason) for name, reason in expected.items()}
     assert not names(found)
-    assert signature(data(tmp_path), ROOT)["source"]["files"] == len(expected)
+    assert signature(data(tmp_path), ROOT, HOME)["source"]["files"] == len(expected)
 
 
 def test_a_folder_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
@@ -210,7 +211,7 @@ def test_a_folder_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
     assert reasons(found) == {
         "b": ("rejected", "cannot be read: Permission denied"), ".c": ("ignored", "hidden or system file")
     }  # fmt: skip
-    signature(data(tmp_path), ROOT)
+    signature(data(tmp_path), ROOT, HOME)
     monkeypatch.setattr(os, "scandir", lambda path: denied("b"))
     assert reasons(folder(tmp_path)) == {".": ("rejected", "cannot be read: Permission denied")}
 
@@ -228,7 +229,7 @@ def test_folders_may_lie_deeper_than_pythons_stack(tmp_path):
         os.chdir(here)
     try:
         assert names(folder(tmp_path)) == ["a/" * 1500 + "x.png"]
-        assert signature(data(tmp_path), ROOT)["source"]["files"] == 1
+        assert signature(data(tmp_path), ROOT, HOME)["source"]["files"] == 1
     finally:  # pytest could not remove them
         subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)
 
@@ -768,10 +769,10 @@ def test_reading_twice_gives_the_same(tmp_path, ending):
 
 
 def changes(path, change_it):
-    before = signature(data(path), ROOT)
-    assert signature(data(path), ROOT) == before
+    before = signature(data(path), ROOT, HOME)
+    assert signature(data(path), ROOT, HOME) == before
     change_it()
-    return signature(data(path), ROOT) != before
+    return signature(data(path), ROOT, HOME) != before
 
 
 def test_a_signature_changes_with_every_file(tmp_path):
@@ -814,10 +815,10 @@ def test_a_signature_reads_no_content(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     monkeypatch.setattr("io.open", refuse)
-    found = signature(data(root, labels=str(labels)), ROOT)
+    found = signature(data(root, labels=str(labels)), ROOT, HOME)
     assert (found["name"], found["source"]["files"], found["source"]["bytes"]) == ("folder", 1, len("a/1.png"))
     assert found["labels"]["files"] == 1
-    assert signature(data(path, "archive"), ROOT)["source"]["bytes"] == path.stat().st_size
+    assert signature(data(path, "archive"), ROOT, HOME)["source"]["bytes"] == path.stat().st_size
 
 
 def test_a_signature_of_an_archive_or_of_labels_changes_with_the_file(tmp_path):
@@ -825,24 +826,58 @@ def test_a_signature_of_an_archive_or_of_labels_changes_with_the_file(tmp_path):
     zipped(path, [("a.png", b"1")])
     labels.write_text("source,label\n")
     settings = data(path, "archive", labels=str(labels))
-    before = signature(settings, ROOT)
+    before = signature(settings, ROOT, HOME)
     labels.write_text("source,label\na.png,b\n")
-    middle = signature(settings, ROOT)
+    middle = signature(settings, ROOT, HOME)
     zipped(path, [("a.png", b"22")])
-    after = signature(settings, ROOT)
+    after = signature(settings, ROOT, HOME)
     assert before["source"] == middle["source"] != after["source"]
     assert before["labels"] != middle["labels"] == after["labels"]
     labels.unlink()
-    assert error_of(lambda: signature(settings, ROOT)) == f"data.labels is {labels}; there is no file {labels}"
+    assert error_of(lambda: signature(settings, ROOT, HOME)) == f"data.labels is {labels}; there is no file {labels}"
 
 
 def test_a_named_set_is_its_name(tmp_path):
-    assert signature(DIGITS, ROOT) == {"name": "digits"}
+    assert signature(DIGITS, ROOT, HOME) == {"name": "digits"}
+
+
+def test_imagenet_s_signature_changes_with_its_class_folders(tmp_path):
+    settings, home = change(DIGITS, name="imagenet"), tmp_path / "home"
+    root = write(home / "imagenet", "train/n01440764/1.JPEG", "train/n02119789/2.JPEG", "val/3.JPEG")
+    fish, fox = (root / "train" / wnid for wnid in ("n01440764", "n02119789"))
+
+    def now(home=home):
+        return signature(settings, ROOT, home)
+
+    def changed(change_it):
+        """Whether what no time tells has changed, and whether anything has."""
+        for folder in root.rglob("n*"):
+            if folder.is_dir():
+                os.utime(folder, (1, 1))  # for two changes may come within one tick of the file system's clock
+        os.utime(root / "train", (1, 1))
+        os.utime(root / "val", (1, 1))
+        before = now()
+        assert now() == before
+        change_it()
+        after = now()
+        return after["source"]["names_and_counts"] != before["source"]["names_and_counts"], after != before
+
+    assert changed(lambda: write(root, "train/n01440764/4.JPEG")) == (True, True)
+    assert changed(lambda: (fish / "4.JPEG").unlink()) == (True, True)
+    assert changed(lambda: (fish / "1.JPEG").rename(fish / "5.JPEG")) == (False, True)
+    assert changed(lambda: (fish / "5.JPEG").replace(fox / "2.JPEG")) == (True, True)
+    assert changed(lambda: write(root, "val/4.JPEG")) == (True, True)
+    assert changed(lambda: (root / "val" / "n02119789").mkdir()) == (True, True)
+    assert changed(lambda: fish.rmdir()) == (True, True)
+    assert changed(lambda: os.utime(fox, (1, 2))) == (False, True)
+    assert changed(lambda: write(root, "meta.bin", ".unpack.lock")) == (False, False)
+    assert now()["name"] == now(tmp_path)["name"] == "imagenet"
+    assert now() != now(tmp_path)
 
 
 def test_the_signature_of_nothing_is_an_error(tmp_path):
     gone = tmp_path / "gone"
-    assert error_of(lambda: signature(data(gone), ROOT)) == f"data.path is {gone}; there is nothing at {gone}"
+    assert error_of(lambda: signature(data(gone), ROOT, HOME)) == f"data.path is {gone}; there is nothing at {gone}"
 
 
 def test_crc_and_zlib_are_checked(tmp_path):

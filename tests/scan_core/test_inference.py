@@ -38,6 +38,21 @@ def test_features_that_are_not_wanted_are_not_kept():
     assert features.shape == (0, 16) and torch.equal(outputs, wanted)
 
 
+def test_features_that_are_not_wanted_take_no_memory(monkeypatch):
+    """No part of a batch's features either, which would keep the whole of them."""
+    joined, cat = [], torch.cat
+
+    def spy(tensors, *args, **named):
+        joined.append(list(tensors))
+        return cat(tensors, *args, **named)
+
+    monkeypatch.setattr(inference, "BATCH", 5)
+    monkeypatch.setattr(torch, "cat", spy)
+    forward_all(cluster_model(), images(20), torch.arange(20), FP32, keep_features=False)
+    (features,) = [parts for parts in joined if parts[0].shape == (0, 16)]
+    assert [part.untyped_storage().nbytes() for part in features] == [0] * 4
+
+
 @pytest.mark.parametrize("model", [cluster_model(heads=2), projector_model()], ids=["cluster", "projector"])
 @pytest.mark.parametrize("batch", [1, 7, 20, 64])
 def test_the_batch_changes_nothing(monkeypatch, model, batch):

@@ -24,6 +24,7 @@ from scan_core.sources import Finding, Item, Source
 from tests.scan_core.tiny import change
 
 DATA = change(read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
+HOME = Path("/data/sets")
 TARGET = Target(size=8, fit="crop", stored="array", max_pixels=10**6)
 COUNT, TAKEN, REFUSED = 30, 21, 9  # things
 
@@ -246,12 +247,15 @@ def test_what_is_in_flight_does_not_grow_with_the_source(tmp_path, monkeypatch):
         assert state["most"] <= 4 * (2 * workers + 1)
 
 
-def test_an_empty_source_is_one_empty_chunk(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"), [("folder", "data.path is images"), ("imagenet", "data.name is imagenet, in /data/sets")]
+)
+def test_an_empty_source_is_one_empty_chunk(tmp_path, name, said):
     count, _ = run(tmp_path, [])
     known, where = ingest.load_chunks(tmp_path, count)
     assert known.names == [] and known.findings == [] and where.shape == (0, 3)
-    with pytest.raises(ScanError, match=r"data\.path is images: no image there can be read \(0 files"):
-        ingest.check_rejected(known, DATA)
+    with pytest.raises(ScanError, match=rf"^{said}: no image there can be read \(0 files"):
+        ingest.check_rejected(known, change(DATA, name=name), HOME)
 
 
 def test_chunks_without_images_are_chunks(tmp_path):
@@ -411,8 +415,8 @@ def test_more_rejected_than_the_setting_allows_is_an_error(tmp_path, limit, fine
     count, _ = run(tmp_path, items)
     known, _ = ingest.load_chunks(tmp_path, count)
     if fine:
-        ingest.check_rejected(known, change(DATA, max_rejected=limit))
+        ingest.check_rejected(known, change(DATA, max_rejected=limit), HOME)
     else:
         said = rf"^data\.max_rejected is {limit:g}, and 1 of 10 images \(10\.0 %\) cannot be used; see \.scan/rejected"
         with pytest.raises(ScanError, match=said):
-            ingest.check_rejected(known, change(DATA, max_rejected=limit))
+            ingest.check_rejected(known, change(DATA, max_rejected=limit), HOME)

@@ -11,7 +11,7 @@ from scan_core.decode import target_of
 from scan_core.errors import ScanError
 from scan_core.files import tree_layout
 from scan_core.ingest import load_chunks
-from scan_core.labels import labels_and_splits, numbered, read_labels
+from scan_core.labels import images_of, labels_and_splits, numbered, read_labels
 from scan_core.sources import Item, Source
 from tests.scan_core.tiny import change, pixels, refused
 
@@ -72,6 +72,26 @@ def test_a_file_of_another_source_is_an_error_that_shows_both(tmp_path, known):
         labels_and_splits(source(), known, settings, tmp_path)
     wanted = "data.labels is labels.csv: it names no image of the source; it has 'b/1.png', the source 'set/b/1.png'"
     assert str(error.value) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        (["a.png", "b.png"], {"a.png": "a.png"}),
+        ([" a.png", "b.png"], {" a.png": "a.png"}),
+        (["a.png ", "a.png", " a.png"], {"a.png": "a.png"}),
+        ([" a.png", "a.png "], {" a.png": "a.png"}),
+        ([" c.png", "c.png"], {" c.png": " c.png"}),
+        (["a\\1.png", ""], {}),
+    ],
+)
+def test_spaces_around_a_source_count_where_a_name_has_them(sources, wanted):
+    assert images_of(sources, ["a.png", " c.png", "a/1.png"]) == wanted
+
+
+def test_a_file_with_spaces_after_its_commas_is_of_its_images(tmp_path, known):
+    settings = table(tmp_path, "label, source\nc, set/3.png\nd, set/b/1.png\ne, elsewhere.png\n")
+    assert labels_and_splits(source(), known, settings, tmp_path)[0] == ["d", None, "c", None, None]
 
 
 def test_classes_are_sorted_and_numbered():

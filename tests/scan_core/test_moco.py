@@ -226,6 +226,22 @@ def test_each_group_is_a_part_of_the_shuffled_batch():
     assert not torch.equal(shuffle, torch.arange(12))
 
 
+@pytest.mark.parametrize(
+    ("count", "groups", "sizes"), [(12, 3, [4, 4, 4]), (10, 3, [4, 3, 3]), (10, 4, [3, 3, 2, 2]), (9, 4, [3, 2, 2, 2])]
+)
+def test_there_are_as_many_groups_as_are_wanted_and_they_differ_by_one_at_most(count, groups, sizes):
+    """A process's part of a batch need not be a multiple of its groups."""
+    seen = []
+
+    class Sized(nn.Module):
+        def forward(self, images):
+            seen.append(len(images))
+            return None, images.flatten(1)
+
+    encode_keys(Sized(), noise(count, 1, 2, 2), groups, seeded())
+    assert seen == sizes
+
+
 def test_a_batchs_mean_does_not_tell_its_keys():
     """The leak of section 3.3: an encoder blind to images, that knows batches alone, finds its keys in one group."""
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor, wait
 from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
@@ -26,6 +27,7 @@ from torchvision.datasets import imagenet
 from pipeline.params import read_params
 from scan_core import fetch, named
 from scan_core.errors import ScanError
+from scan_core.imagenet import imagenet_listing
 from scan_core.named import open_named
 from scan_core.sources import Finding, printable
 from tests.scan_core.tiny import change
@@ -912,7 +914,8 @@ def test_imagenet_s_original_archives_are_unpacked(tmp_path, monkeypatch):
     put(tmp_path / "imagenet", files)
     (tmp_path / "imagenet" / ".train.part" / "n01440764").mkdir(parents=True)  # of a run that was killed
     assert_imagenet(open_("imagenet", tmp_path))
-    assert {path.name for path in (tmp_path / "imagenet").iterdir()} == {*files, "train", "val", "meta.bin"}
+    made = {path.name for path in (tmp_path / "imagenet").iterdir()} - {*files}
+    assert made == {"train", "val", "meta.bin", ".unpack.lock"}
     for filename in files:
         (tmp_path / "imagenet" / filename).unlink()
     assert_imagenet(open_("imagenet", tmp_path))
@@ -976,8 +979,43 @@ def test_imagenet_half_unpacked_never_looks_whole(tmp_path, monkeypatch, part):
         with pytest.raises(KeyboardInterrupt):
             open_("imagenet", tmp_path)
     assert not (tmp_path / "imagenet" / part).exists()
-    assert not list((tmp_path / "imagenet").glob(".*"))
+    assert [path.name for path in (tmp_path / "imagenet").glob(".*")] == [".unpack.lock"]
     assert_imagenet(open_("imagenet", tmp_path))
+
+
+def test_a_second_run_waits_while_imagenet_is_unpacked(tmp_path, monkeypatch):
+    """It would delete what the first has unpacked so far."""
+    put(tmp_path / "imagenet", imagenet_archives(monkeypatch))
+    extract, second = imagenet.extract_archive, []
+
+    def met_by_a_second(path, *args, **kwargs):
+        extract(path, *args, **kwargs)
+        if ".train.part" in str(path) and not second:  # the first class, of three
+            second.append(pool.submit(open_, "imagenet", tmp_path))
+            assert not wait(second, timeout=1).done
+
+    monkeypatch.setattr(imagenet, "extract_archive", met_by_a_second)
+    with ThreadPoolExecutor() as pool:
+        assert_imagenet(open_("imagenet", tmp_path))
+        assert_imagenet(second[0].result())
+
+
+def test_having_unpacked_imagenet_is_no_change_but_what_is_done_to_it_then_is(tmp_path, monkeypatch):
+    files = imagenet_archives(monkeypatch)
+    put(tmp_path / "imagenet", files)
+    before = imagenet_listing(tmp_path)
+    open_("imagenet", tmp_path)
+    assert imagenet_listing(tmp_path) == before
+    for filename in files:
+        (tmp_path / "imagenet" / filename).unlink()
+    assert imagenet_listing(tmp_path) == before
+    seen = [before]
+    put(tmp_path / "imagenet", {f"train/{WNIDS[0]}/new.JPEG": b""})
+    seen.append(imagenet_listing(tmp_path))
+    shutil.rmtree(tmp_path / "imagenet" / "val" / WNIDS[0])
+    seen.append(imagenet_listing(tmp_path))
+    for key in before:
+        assert len({each[key] for each in seen}) == 3
 
 
 def test_a_whole_archive_of_imagenet_that_cannot_be_unpacked_is_refused(tmp_path, monkeypatch):

@@ -101,12 +101,15 @@ def test_too_many_neighbors_are_an_error_that_names_the_setting(k):
 
 
 @pytest.mark.parametrize("exact_rows", [EXACT, 3])
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 2.0])
-def test_rows_that_are_not_finite_or_not_of_unit_length_are_an_error(value, exact_rows):
+@pytest.mark.parametrize(("value", "length"), [(np.nan, "nan"), (np.inf, "inf"), (0.0, "0"), (2.0, "4.899")])
+def test_rows_that_are_not_finite_or_not_of_unit_length_are_an_error_that_names_the_first(value, length, exact_rows):
     embeddings = random_rows(5)
-    embeddings[3] = value
-    with pytest.raises(ScanError, match="embeddings are not all finite and of unit length"):
+    embeddings[[2, 4]] = value
+    with pytest.raises(ScanError) as error:
         mine_neighbors(embeddings, 2, exact_rows, 0.5)
+    message = str(error.value)
+    assert message.startswith(f"2 of 5 embeddings do not have length 1, first row 2 with {length}: ")
+    assert "pretext.optimizer.lr" in message and "embed.features" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("exact_rows", [EXACT, 1])
@@ -247,6 +250,19 @@ def test_where_the_recall_cannot_be_had_all_cells_are_visited_and_the_search_end
     monkeypatch.setattr(neighbors, "_others", nothing)
     assert mine_neighbors(random_rows(200), 5, 100, 1.0).recall == 0.0
     assert probed[0].nprobe == probed[0].nlist
+
+
+def test_on_a_gpu_no_more_cells_are_visited_than_faiss_allows(monkeypatch):
+    def on_gpu(memory, queries, rows, k, metric, vectorsMemoryLimit):
+        return faiss.knn(queries, rows, k, metric=metric)
+
+    monkeypatch.setattr(faiss, "knn_gpu", on_gpu, raising=False)
+    monkeypatch.setattr(neighbors, "GPU_PROBES", 4)
+    index, embeddings = neighbors._inverted_file(MANY), MANY
+    reached = neighbors._probe(index, embeddings, 10, 1.0, gpu="memory")
+    assert index.nprobe == 4 and 0.5 < reached < 1
+    assert neighbors._probe(index, embeddings, 10, 1.0) == 1 and index.nprobe > 4
+    assert neighbors._probe(index, embeddings, 10, 0.1, gpu="memory") > 0.1 and index.nprobe == 1
 
 
 def test_the_recall_of_a_search_in_all_cells_is_1(probed):

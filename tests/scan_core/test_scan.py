@@ -352,6 +352,26 @@ def test_some_run_keeps_an_epoch_that_is_not_the_last_and_a_head_that_is_not_the
     assert any(head > 0 for _, head in kept)
 
 
+@pytest.mark.parametrize("part", ["all", "head"])
+def test_the_model_that_is_kept_is_a_copy_and_leaves_the_one_in_training(fp32, part):
+    settings = cluster_settings(epochs=1, train=part)
+    state = start(settings, fp32)
+    epochs_of(train(state, settings, fp32))
+    with torch.no_grad():  # as if it had been trained on
+        for value in (*state.module.parameters(), *state.module.buffers()):
+            value += 1
+    before, trained = copy.deepcopy(state.state_dict()), [each.requires_grad for each in state.module.parameters()]
+    kept = best_model(state)
+    for value in (*kept.parameters(), *kept.buffers()):
+        value.data.zero_()
+    after = state.state_dict()
+    assert all(torch.equal(value, before["module"][key]) for key, value in after["module"].items())
+    assert all(
+        torch.equal(v, before["extra"]["best"]["backbone"][k]) for k, v in after["extra"]["best"]["backbone"].items()
+    )
+    assert [each.requires_grad for each in state.module.parameters()] == trained
+
+
 def test_assignments_are_those_of_each_epochs_best_head(fp32):
     settings, data = cluster_settings(epochs=3), images()
     state = start(settings, fp32)

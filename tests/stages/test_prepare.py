@@ -210,6 +210,18 @@ def test_labels_from_anywhere_or_nowhere_change_only_labels(project):
     assert without["data/labels/classes.json"].strip() == b"[]" and set(labels(project).values()) == {None}
 
 
+def test_rows_of_a_file_of_labels_that_name_no_image_are_said(project):
+    rows = [f"{name if number < 3 else name.replace('/', chr(92))},x\n" for number, name in enumerate(in_classes())]
+    (project / "mine.csv").write_text("source,label\n" + "".join(rows))
+    set_params(project, {"data": {"labels": "mine.csv"}})
+    _, said = prepare(project)
+    names = "such as 'ant\\\\003.png'; the source has 'ant/000.png'"
+    assert f"prepare   warning: 37 of 40 rows of mine.csv name no image, {names}" in said.splitlines()
+    assert list(labels(project).values()).count("x") == 3
+    (project / "mine.csv").write_text("source,label\n" + "".join(rows[:3]))
+    assert "warning" not in prepare(project)[1]
+
+
 def test_a_flat_folder_has_no_labels(tmp_path):
     project = make_project(tmp_path / "project", {"data": FOLDER})
     save(project / "images", [f"{number}.png" for number in range(COUNT)])
@@ -318,6 +330,22 @@ def test_source_tells_every_change_and_nothing_else(project):
     (project / "mine.csv").write_text("source,label\na,b\n")
     seen.add(now())
     assert len(seen) == 7
+
+
+def test_source_looks_at_imagenet_where_it_lies(project, tmp_path):
+    def now(**extra):
+        run_stage(project, "source", **extra)
+        return (project / "data" / "source.json").read_bytes()
+
+    set_params(project, {"data": {"name": "imagenet"}})
+    seen = {now()}
+    (project / "datasets" / "imagenet" / "train" / "n01440764").mkdir(parents=True)
+    seen.add(now())
+    (tmp_path / "elsewhere" / "imagenet" / "val" / "n01440764").mkdir(parents=True)
+    there = now(SCAN_DATA=str(tmp_path / "elsewhere"))
+    seen.add(there)
+    assert len(seen) == 3
+    assert there == now(SCAN_DATA="../elsewhere")
 
 
 @pytest.mark.parametrize(
