@@ -10,6 +10,7 @@ import typer
 from experiments.ledger import write_ledger
 from experiments.runs import results, send
 from experiments.tables import EXPERIMENTS, Experiment
+from pipeline.presets import find_preset
 from pipeline.progress import clock, say
 from scan_core.errors import ScanError
 
@@ -23,13 +24,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     names: Annotated[list[str], typer.Argument(help=f"{', '.join(EXPERIMENTS)}; all: the whole ledger.")],
     preset: Annotated[str, typer.Option(help="Run it on another preset than its own.")] = "",
-    seed: Annotated[list[int] | None, typer.Option(help="May be given several times; 0 to 4 by default.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at a time; the cores are shared among them.")] = 2,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="May be given several times; else 0 to 4.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; the cores are shared among them.")] = 2,
     to_mlflow: Annotated[bool, typer.Option(help="Deliver every stage's record to MLflow at the end.")] = False,
 ) -> None:
     """Run tables and figures over seeds and print them; docs/ledger.md takes those of all seeds."""
     try:
         wanted, seeds = choose(names), tuple(seed or SEEDS)
+        preset = find_preset(preset).stem if preset else ""
         started = time.monotonic()
         runs = {
             name: [[row.run(preset or table.preset, seed) for seed in seeds] for row in table.rows]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.machine import machine
 from experiments.figures import draw_lines, draw_points, draw_quality
 from experiments.runs import Result, Run
 from experiments.superclass import confusion_by_superclass
@@ -43,7 +42,7 @@ def write_ledger(
             "",
             *_table(experiment, values, runs[name][0][0].preset),
             "",
-            _source(name, runs[name]),
+            _source(name, runs[name], found),
         ]
         if experiment.axis and pictures:
             if experiment.rows[0].curve:
@@ -92,12 +91,18 @@ def summary(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def _source(name: str, runs: list[list[Run]]) -> str:
-    here, seeds = machine(), [run.seed for run in runs[0]]
+def _source(name: str, runs: list[list[Run]], found: dict[Run, Result]) -> str:
+    """Where a table's numbers come from; what its runs differ in, a date say, is named once each, oldest first."""
+    made = sorted((found[run].machine for row in runs for run in row), key=lambda each: each.get("date", ""))
+    said = {
+        key: ", ".join(dict.fromkeys(each.get(key, "unknown") for each in made))
+        for key in ("date", "commit", "processor", "cores", "packages")
+    }
+    seeds = ", ".join(str(run.seed) for run in runs[0])
     return (
-        f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {', '.join(map(str, seeds))}, each with "
-        f"its own split; validation images, percent, mean ± standard deviation. {here['date']}, commit "
-        f"{here['commit']}, {here['processor']}, {here['cores']} cores; {here['packages']}."
+        f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {seeds}, each with "
+        f"its own split; validation images, percent, mean ± standard deviation. {said['date']}, commit "
+        f"{said['commit']}, {said['processor']}, {said['cores']} cores; {said['packages']}."
     )
 
 

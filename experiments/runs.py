@@ -1,15 +1,13 @@
 """Many runs of the pipeline, each a DVC experiment, in copies of the project that share its cache.
 
 A run is one validated set of parameters. Its scores and curves are kept in ``.scan/experiments/results``, named by the
-hash of parameters and code, so that a ledger that was interrupted goes on with what is missing.
+hash of parameters, code, the source's files and package versions, so that a ledger that was interrupted goes on with
+what is missing.
 """
 
 import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,15 +18,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.machine import machine, packages
 from experiments.warm import WarmPython
+from experiments.workers import FOLDER, call, check_committed, make_worker, search_path, worker_environment
 from pipeline import artifacts
 from pipeline.fingerprint import run_key
+from pipeline.machine import data_home
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.tracking import tracking_address
 from scan_core.errors import ScanError
+from scan_core.files import signature
+from stages.source import weights_signature
 
-FOLDER = Path(".scan/experiments")
-CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
 LABELLED = Path("experiments/labelled.py")
 SWEEP = "digits_quick"  # the preset of most runs, and the shortest
 CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion", "surest")
@@ -70,13 +71,17 @@ class Run:
 
 @dataclass
 class Result:
-    """What a run has left: scores, curves, each image's cluster by id, what a labelled command printed, its seconds."""
+    """What a run has left: scores, curves, each image's cluster by id, what a labelled command printed, its seconds.
+
+    ``machine`` is where it ran, with date, commit and package versions.
+    """
 
     metrics: dict[str, Any]
     curves: dict[str, list[dict[str, str]]]
     clusters: list[int]
     labelled: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    machine: dict[str, str] = field(default_factory=dict)
 
 
 def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[Run, Result]:
@@ -88,7 +93,7 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
     wanted = list(dict.fromkeys(runs))
     missing = list({_file(run): run for run in wanted if not _file(run).exists()}.values())  # however it is spelled
     if missing:
-        _check_committed()
+        check_committed()
         groups: dict[str, list[Run]] = {}
         for run in missing:
             groups.setdefault(_pretext_key(run), []).append(run)
@@ -97,11 +102,11 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
         waiting = sorted(groups.values(), key=lambda group: (group[0].preset == SWEEP, -len(group)))
         done, lock, failed, started = [0], threading.Lock(), threading.Event(), time.monotonic()
 
-        environment = _environment(jobs)
+        environment = worker_environment(jobs)
         warm = WarmPython({**os.environ, **environment})
 
         def work(number: int) -> None:
-            folder = _worker(number)
+            folder = make_worker(number)
             while True:
                 with lock:
                     if not waiting:
@@ -130,7 +135,12 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
 
 
 def _key(run: Run) -> str:
-    key = run_key(run.params())[:16]
+    params, root = run.params(), Path.cwd()
+    source: dict[str, Any] = {"weights": weights_signature(params.backbone.weights, root), "packages": packages()}
+    for name, value in signature(params.data, root, data_home(root)).items():
+        listing = isinstance(value, dict)  # whose sha256 is over times too: a touched file is no other run
+        source[name] = {key: part for key, part in value.items() if key != "sha256"} if listing else value
+    key = run_key(params, source)[:16]
     if run.labelled:  # no stage's code, so that the key does not cover it
         code = hashlib.sha256(LABELLED.read_bytes()).hexdigest()[:8]
         key = "-".join([key, *run.labelled, code])
@@ -148,55 +158,22 @@ def _pretext_key(run: Run) -> str:
     return json.dumps({group: params.model_dump(mode="json")[group] for group in groups}, sort_keys=True)
 
 
-def _check_committed() -> None:
-    changed = [line[3:] for line in _call(["git", "status", "--porcelain", "--", *CODE], Path()).splitlines()]
-    if changed:
-        raise ScanError(f"{', '.join(changed[:5])} differ from the last commit; experiments run what is committed")
-
-
-def _worker(number: int) -> Path:
-    """A clone of the last commit that shares DVC's cache, and remembers its own workspace between calls."""
-    folder = (FOLDER / f"worker-{number}").resolve()
-    commit = _call(["git", "rev-parse", "HEAD"], Path()).strip()
-    if not (folder / ".git").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _call(["git", "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder)], Path())
-        for key, value in (("user.name", "experiments"), ("user.email", "experiments@localhost")):
-            _call(["git", "config", key, value], folder)
-    _call(["git", "fetch", "--quiet", "origin"], folder)
-    _call(["git", "checkout", "--quiet", "--force", "--detach", commit], folder)
-    _call(["dvc", "cache", "dir", "--local", str(Path(".dvc/cache").resolve())], folder)
-    return folder
-
-
-def _environment(jobs: int) -> dict[str, str]:
-    """What a run's commands find in theirs: their share of the cores, the project's data and MLflow."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    return {
-        "SCAN_THREADS": os.environ.get("SCAN_THREADS", threads),
-        "OMP_NUM_THREADS": threads,
-        "SCAN_DATA": os.environ.get("SCAN_DATA", str(Path("datasets").resolve())),
-        "SCAN_TRACKING": "spool",
-        "MLFLOW_TRACKING_URI": tracking_address(Path.cwd()),
-    }
-
-
 def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, str]) -> None:
     """``bin_folder`` holds the ``python`` to be used."""
     import pyarrow.parquet as pq
     from ruamel.yaml import YAML
 
     started, name, python = time.monotonic(), _key(run), str(bin_folder / "python")
-    environment = {**environment, "PATH": f"{bin_folder}{os.pathsep}{_path()}"}
+    environment = {**environment, "PATH": f"{bin_folder}{os.pathsep}{search_path()}"}
     with (folder / PARAMS_FILE).open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(run.params().model_dump(mode="json"), file)
-    _call([python, "-m", "dvc", "repro", "--quiet"], folder, environment)
-    _call([python, "-m", "dvc", "exp", "save", "--force", "--name", f"scan-{name}"], folder, environment)
+    call([python, "-m", "dvc", "repro", "--quiet"], folder, environment)
+    call([python, "-m", "dvc", "exp", "save", "--force", "--name", f"scan-{name}"], folder, environment)
     labelled: dict[str, float] = {}
     if run.labelled:
-        printed = _call([python, "-m", "experiments.labelled", *run.labelled], folder, environment)
+        printed = call([python, "-m", "experiments.labelled", *run.labelled], folder, environment)
         labelled = json.loads(printed.splitlines()[-1])
+    head = call(["git", "rev-parse", "HEAD"], folder).strip()
     result = {
         "metrics": artifacts.load_json(folder / artifacts.METRICS),
         "curves": {curve: artifacts.load_csv(folder / artifacts.PLOTS / f"{curve}.csv") for curve in CURVES},
@@ -205,10 +182,10 @@ def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, st
         .to_pylist(),
         "labelled": labelled,
         "seconds": time.monotonic() - started,
+        "machine": {**machine(), "commit": head[:7]},
     }
-    head = _call(["git", "rev-parse", "HEAD"], folder).strip()  # an older commit may have one of the same name
-    saved = f"refs/exps/{head[:2]}/{head[2:]}/scan-{name}"
-    _call(["git", "push", "--quiet", "--force", "origin", f"{saved}:{saved}"], folder)  # so dvc exp show lists it
+    saved = f"refs/exps/{head[:2]}/{head[2:]}/scan-{name}"  # an older commit may have one of the same name
+    call(["git", "push", "--quiet", "--force", "origin", f"{saved}:{saved}"], folder)  # so dvc exp show lists it
     target = _file(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
@@ -219,27 +196,13 @@ def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, st
 def send(say: Callable[[str], None]) -> None:
     """Delivers the workers' records to MLflow: about five seconds a run, so it is a command of its own."""
     from pipeline.delivery import send_waiting
+    from pipeline.rows import connect
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking_address(Path.cwd())
     for folder in sorted(FOLDER.glob("worker-*")):
         try:
+            connect(Path.cwd())  # who makes MLflow's experiment says where artifacts lie: not in a worker's folder
             send_waiting(folder)
         except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
             reason = " ".join(str(error).split())[:200]
             say(f"MLflow does not take the records of {folder}: {reason}; call this again with --to-mlflow")
-
-
-def _path() -> str:
-    """PATH with this environment's commands first."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-
-def _call(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
-    """The output of a command. Raises ``ScanError`` with its last lines where it fails."""
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": _path(), **(environment or {})}, capture_output=True, text=True
-    )
-    if done.returncode:
-        last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:])
-        raise ScanError(f"{' '.join(command[:4])} failed in {folder}: {last[-600:]}")
-    return done.stdout

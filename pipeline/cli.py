@@ -1,12 +1,14 @@
 """``scan``: what is not a stage."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import typer
 
-from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json
+from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json, require
+from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
 from pipeline.progress import say
 from pipeline.tracking import tracking_address
@@ -96,11 +98,15 @@ def data(
     from pipeline.machine import worker_count
 
     try:
-        found = look.look(path, read_params().data, Path.cwd(), Path(".scan"), worker_count())
-        look.show(found, Path(sheet), look.contact_sheet(found, Path(sheet)))
+        if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
+        present = read_params()
+        found = look.look(path, present.data, Path.cwd(), Path(".scan"), worker_count())
+        suggested = look.suggest(found, present)
+        look.show(found, suggested, Path(sheet), look.contact_sheet(found, Path(sheet)))
         if not found.images or not use:
             return
-        kept = presets.change_params(look.suggest(found))
+        kept = presets.change_params(suggested)
     except (ScanError, OSError) as error:
         say(f"scan: error: {error}")
         sys.exit(1)
@@ -111,16 +117,18 @@ def data(
 @app.command()
 def show() -> None:
     """Print the results of the last run and where its files are."""
+    import pyarrow.parquet as pq
     from rich.console import Console
     from rich.table import Table
 
     try:
         metrics = load_json(METRICS)
-        protocol = read_params().data.protocol
+        # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
+        splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)
-    reported, title = ("train", "All images") if protocol == "all" else ("val", "Validation images")
+    reported, title = ("val", "Validation images") if "val" in splits else ("train", "All images")
     table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     measures = [name for name in SHOWN if name in metrics[reported]["selflabel"]]
@@ -193,7 +201,8 @@ def send() -> None:
         say(f"scan: error: {error}")
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
-        say(f"scan: error: {tracking_address(Path.cwd())} does not take them: {' '.join(str(error).split())[:300]}")
+        reason = f"{tracking_address(Path.cwd())} does not take them: {' '.join(str(error).split())[:300]}"
+        say(f"scan: error: {without_passwords(reason)}")
         sys.exit(1)
     say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
 
@@ -205,13 +214,20 @@ def ui(port: int = typer.Option(5000, help="Where the page is served, on this ma
 
     address = tracking_address(Path.cwd())
     if address.startswith(("http:", "https:")):
-        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {address}")
+        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {without_passwords(address)}")
         return
-    say(f"MLflow on http://127.0.0.1:{port}, reading {address}; Ctrl-C ends it")
-    os.execv(sys.executable, [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address,
-        "--host", "127.0.0.1", "--port", str(port),
-    ])  # fmt: skip
+    if not DVC_FILE.exists():  # MLflow would start with an empty database here
+        say(f"scan: error: {DVC_FILE} is missing from {Path.cwd()}; run from the project's folder")
+        sys.exit(1)
+    say(f"MLflow on http://127.0.0.1:{port}, reading {without_passwords(address)}; Ctrl-C ends it")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # The address goes by the environment: anyone on the machine can list the arguments of a command.
+    os.execve(sys.executable, command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": address})
+
+
+def without_passwords(text: str) -> str:
+    """``text``, in which addresses keep the user's name but not the password."""
+    return re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.params import read_params
+from pipeline.params import Params, read_params
 from pipeline.presets import as_yaml, find_preset
 from pipeline.progress import CountProgress
 from scan_core.decode import Refused, Target, open_header, open_image, square
@@ -129,8 +129,11 @@ def _note(item: Item, found: Look) -> None:
     found.widths.append(width)
 
 
-def suggest(found: Look) -> dict[str, Any]:
-    """The settings that differ from the default's, as groups of params.yaml."""
+def suggest(found: Look, present: Params) -> dict[str, Any]:
+    """Settings that fit, as groups of params.yaml, and go with those of ``present`` that they leave out.
+
+    A network is trained from scratch: what ``present`` has of another data set, or of imported weights, does not stay.
+    """
     short = sorted(min(pair) for pair in zip(found.heights, found.widths, strict=True)) or [HASHED_AT]
     median = statistics.median_low(short)
     size = next((size for size in SIZES if size >= median), SIZES[-1])
@@ -142,8 +145,12 @@ def suggest(found: Look) -> dict[str, Any]:
     train, val = (found.splits["train"], found.splits["val"]) if own_split else (kept, held_out)
     if protocol == "split" and not own_split:
         train -= val
+    stem = "stl" if size > 32 else "small"
     batch, classes = max(min(256 if size > LARGE else 512, train // 4), 2), len(found.classes)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
+    method, groups = present.pretext.method, present.pretext.key_groups
+    if method == "none" or (method == "moco" and (batch % groups or batch < 2 * groups)):  # moco needs equal groups
+        method = "simclr"
     suggested: dict[str, Any] = {
         "data": {
             "name": found.settings.name,
@@ -152,25 +159,35 @@ def suggest(found: Look) -> dict[str, Any]:
             "size": size,
             "view": None,
             "fit": "pad" if long_ones > 0.2 * len(short) else "crop",
+            "store": "auto",
             "duplicates": "drop" if drop else "keep",
             "protocol": protocol,
+            "mean": None,
+            "std": None,
         },
-        "backbone": {"name": "resnet18", "width": 64, "stem": "stl" if size > 32 else "small"},
-        "pretext": {"batch_size": batch},
-        "neighbors": {"k": k},
+        "backbone": {"name": "resnet18", "width": 64, "stem": stem, "model": None, "weights": None},
+        "pretext": {"method": method, "batch_size": batch},
+        "neighbors": {"k": k, "smoothing": min(present.neighbors.smoothing, k)},
         "cluster": {
             "num_clusters": classes if classes > 1 else 10,
             "neighbors": min(20, k),
             "val_neighbors": min(5, k),
+            "prior": None,
+            "train": "all",
             "batch_size": min(128, batch),
         },
-        "selflabel": {"batch_size": batch},
+        "selflabel": {"train": "all", "batch_size": batch},
     }
-    if not found.gray:  # a grey one may be a digit, of which a mirrored one is none
-        photos = read_params(find_preset(PHOTOS))
-        for name in ("pretext", "cluster", "selflabel"):
-            views = getattr(photos, name).augmentation.model_dump(mode="json")
-            suggested[name]["augmentation"] = views | ({"cutout": size // 3} if "cutout" in views else {})
+    # A grey image may be a digit, of which a mirrored one is none: it keeps the views that are there.
+    fitting = present if found.gray else read_params(find_preset(PHOTOS))
+    for name in ("pretext", "cluster", "selflabel"):
+        own, views = (getattr(each, name).augmentation.model_dump(mode="json") for each in (present, fitting))
+        if views["kind"] == "none":  # which was for a network that is not trained
+            views = present.pretext.augmentation.model_dump(mode="json")
+        if "cutout" in views:
+            views["cutout"] = min(views["cutout"], size // 3) if found.gray else size // 3
+        if views != own:
+            suggested[name]["augmentation"] = views
     return suggested
 
 
@@ -194,7 +211,7 @@ def contact_sheet(found: Look, path: Path) -> int:
     return len(tiles)
 
 
-def show(found: Look, sheet: Path, shown: int) -> None:
+def show(found: Look, suggested: dict[str, Any], sheet: Path, shown: int) -> None:
     """Prints what was found and what would be chosen."""
     from rich.console import Console
     from rich.table import Table
@@ -229,7 +246,7 @@ def show(found: Look, sheet: Path, shown: int) -> None:
         console.print(f"  and {len(rejected) - 10:,} more; prepare lists them all in data/items/findings.csv")
     if found.images:
         console.print("\nSettings that would fit, for params.yaml (--use puts them there):\n", style="bold")
-        print(as_yaml(suggest(found)).strip())  # not through rich, which would break long lines
+        print(as_yaml(suggested).strip())  # not through rich, which would break long lines
 
 
 def _range(values: list[int]) -> str:

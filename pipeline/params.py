@@ -16,7 +16,7 @@ PARAMS_FILE = Path("params.yaml")
 class Params(Settings):
     """All settings of a run, as they stand in ``params.yaml``."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["auto", "bf16", "fp32"]
     data: Data
     backbone: Backbone
@@ -67,6 +67,8 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ScanError(f"{path} is missing from {Path.cwd()}; run from the project's folder") from None
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read: {error.strerror}; put a readable YAML file there") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ScanError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -78,9 +80,16 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         raise ScanError(f"{path} holds {type(values).__name__}; it must hold a mapping of settings")
     try:
         # By way of JSON: strict validation then takes a YAML list where the model has a tuple.
-        return Params.model_validate_json(json.dumps(values, default=str))
+        return Params.model_validate_json(json.dumps(_with_text_keys(values), default=str))
     except ValidationError as error:
         raise ScanError(f"{path}: {_explain(error)}") from None
+
+
+def _with_text_keys(values: Any) -> Any:
+    """``values`` for JSON, where keys are text: YAML's may be lists or dates, which then are named as no settings."""
+    if isinstance(values, list):
+        return [_with_text_keys(each) for each in values]
+    return {str(key): _with_text_keys(each) for key, each in values.items()} if isinstance(values, dict) else values
 
 
 def _explain(error: ValidationError) -> str:

@@ -12,13 +12,14 @@ import pytest
 from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
-from experiments import ledger, runs
+from experiments import ledger, runs, workers
 from experiments.__main__ import app, choose
 from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
-from experiments.runs import Result, Run, _file, _pretext_key, results
+from experiments.runs import Result, Run, _file, _pretext_key, results, send
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
 from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
+from pipeline.tracking import Tracker
 from scan_core.errors import ScanError
 from tests.closure import OURS
 from tests.project import ROOT, environment, make_dvc_project, run
@@ -105,6 +106,21 @@ def test_an_unknown_experiment_is_one_line_that_names_those_there_are():
     assert done.exit_code == 1 and done.output.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--preset", "cifr10"], "cifr10 is not a preset; did you mean cifar10? there are: cifar10, "),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+        (["--seed", "0", "--seed", "-1"], "Invalid value for '--seed'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_an_error_before_anything_runs(options, said, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("experiments.__main__.results", lambda *_: pytest.fail("it ran"))
+    done = CliRunner().invoke(app, ["table2", *options])
+    assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit) and said in done.output
+
+
 def test_the_pipeline_knows_nothing_of_experiments():
     for folder in OURS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -165,7 +181,8 @@ def result(acc, **others):
     steps = ("kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel")
     each = {name: {"acc": acc, "nmi": acc / 2, "ari": acc / 4} for name in steps}
     quality = {"silhouette": acc / 3, "neighbor_consistency": acc}
-    return Result({"val": {**each, "quality": quality}}, others.get("curves", {}), others.get("clusters", [0, 1, 1, 0]))
+    curves, clusters = others.get("curves", {}), others.get("clusters", [0, 1, 1, 0])
+    return Result({"val": {**each, "quality": quality}}, curves, clusters, machine=others.get("machine", {}))
 
 
 def test_confusion_by_superclass_counts_errors_inside_one():
@@ -257,7 +274,72 @@ def test_a_setting_counts_once_for_quality_and_runs_that_used_labels_not_at_all(
     assert "| over 6 runs of `digits` |" in text
 
 
+def test_a_table_says_where_and_when_its_own_runs_were_made():
+    here = {"processor": "a processor", "cores": "2", "packages": "torch 1"}
+    made = [("2026-02-02", "bbbbbbb"), ("2026-02-01", "aaaaaaa"), ("2026-02-02", "bbbbbbb")]
+    runs = {"one": [[Run("digits", seed) for seed in range(3)]]}
+    found = {
+        run: result(0.5, machine={"date": date, "commit": commit, **here})
+        for run, (date, commit) in zip(runs["one"][0], made, strict=True)
+    }
+    text = write_ledger({"one": Experiment("One", (Row("", ()),))}, runs, found, None)
+    assert text.endswith(" 2026-02-01, 2026-02-02, commit aaaaaaa, bbbbbbb, a processor, 2 cores; torch 1.")
+
+
+def test_a_result_that_does_not_say_where_it_was_made_is_shown_too():
+    runs = {"one": [[Run("digits", 0)]]}
+    text = write_ledger({"one": Experiment("One", (Row("", ()),))}, runs, {runs["one"][0][0]: result(0.5)}, None)
+    assert text.endswith(" unknown, commit unknown, unknown, unknown cores; unknown.")
+
+
 # --- The runs themselves
+
+
+@pytest.mark.parametrize("what", ["source", "labels", "weights"])
+def test_a_result_is_kept_for_the_files_it_was_made_from_but_not_for_their_times(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(ROOT)
+    files = {"source": tmp_path / "a.zip", "labels": tmp_path / "a.csv", "weights": tmp_path / "a.safetensors"}
+    for path in files.values():
+        path.write_text("a")
+    changes = (
+        ("data.name", "archive"), ("data.path", str(files["source"])), ("data.labels", str(files["labels"])),
+        ("backbone.weights", str(files["weights"])),
+    )  # fmt: skip
+    first = _file(Run("digits", 0, changes))
+    os.utime(files[what], (1, 1))
+    assert _file(Run("digits", 0, changes)) == first
+    files[what].write_text("ab")
+    assert _file(Run("digits", 0, changes)) != first
+
+
+def test_a_result_is_kept_for_the_package_versions_it_was_made_with(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    first = _file(Run("digits", 0))
+    monkeypatch.setattr(runs, "packages", lambda: "torch 99")
+    assert _file(Run("digits", 0)) != first
+
+
+@pytest.mark.parametrize(("given", "home"), [("", "datasets"), ("mine", "mine")])
+def test_a_worker_finds_the_project_s_data(tmp_path, monkeypatch, given, home):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCAN_DATA", given)
+    assert workers.worker_environment(2)["SCAN_DATA"] == str(tmp_path / home)
+
+
+def test_mlflow_s_experiment_keeps_its_artifacts_in_the_project_and_not_in_a_worker(tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCAN_TRACKING", "spool")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tracker = Tracker(tmp_path / workers.FOLDER / "worker-0", "pretext")
+    tracker.event("start", stage="pretext", key="run", name="digits", params={}, own={}, tags={})
+    tracker.close("FINISHED")
+    said = []
+    send(said.append)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert said == [] and not tracker.folder.exists()
+    assert client.get_experiment_by_name("scan").artifact_location == (tmp_path / "mlartifacts").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -307,12 +389,37 @@ def test_after_a_failure_no_other_run_is_started(monkeypatch, tmp_path):
         time.sleep(0.5)
 
     monkeypatch.setattr(runs, "_execute", execute)
-    monkeypatch.setattr(runs, "_worker", lambda number: tmp_path)
-    monkeypatch.setattr(runs, "_check_committed", lambda: None)
+    monkeypatch.setattr(runs, "make_worker", lambda number: tmp_path)
+    monkeypatch.setattr(runs, "check_committed", lambda: None)
     monkeypatch.setattr(runs, "WarmPython", lambda environment: mock.Mock(folder=tmp_path))
     with pytest.raises(ScanError, match="it failed"):
         results([Run("digits", seed) for seed in range(1000, 1008)], 2, lambda _: None)
     assert len(started) <= 2
+
+
+@pytest.mark.slow
+def test_with_other_package_versions_all_is_computed_again_and_with_the_same_taken_from_the_cache(project, monkeypatch):
+    """DVC itself does not look at versions, and would restore what older ones made, from the lock or the run cache."""
+    one = Run("tiny", 0)
+    executed(project, [one])
+    locks = sorted(project.glob(".scan/experiments/worker-*/dvc.lock"), key=lambda path: path.stat().st_mtime)
+    shutil.copy(locks[-1], project)
+    run(project, "git", "add", "dvc.lock")
+    run(project, "git", "commit", "-qm", "a lock that names what older versions made")
+    for versions, made in (("torch 98", True), ("torch 99", True), ("torch 98", False)):
+        before = trained(project)
+        for module in (runs, workers):
+            monkeypatch.setattr(module, "packages", lambda versions=versions: versions)
+        with contextlib.chdir(project):
+            _file(one).unlink(missing_ok=True)
+        found, _ = executed(project, [one])
+        assert (trained(project) > before) is made
+    assert run(project, "git", "rev-parse", "HEAD").stdout.startswith(found[one].machine["commit"])
+
+
+def trained(project):
+    """How many pretext tasks the workers have trained."""
+    return len(list(project.glob(".scan/experiments/worker-*/.scan/tracking/*-pretext-*")))
 
 
 @pytest.mark.slow

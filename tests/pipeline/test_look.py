@@ -1,6 +1,7 @@
 """``scan data PATH``: it counts what is there, shows it, and what it suggests are settings."""
 
 import contextlib
+import json
 import shutil
 import zipfile
 
@@ -14,6 +15,7 @@ from pipeline import look
 from pipeline.cli import app
 from pipeline.params import Params, read_params, read_yaml
 from scan_core.errors import ScanError
+from scan_core.settings import Pretext
 from tests.project import ROOT, make_project, merge, run_stage, set_params
 
 
@@ -23,8 +25,13 @@ def in_the_project(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def base():
-    return read_params(ROOT / "presets" / "digits.yaml").data
+def present():
+    return read_params(ROOT / "presets" / "digits.yaml")
+
+
+@pytest.fixture(scope="module")
+def base(present):
+    return present.data
 
 
 def picture(seed, width=40, height=30, mode="RGB"):
@@ -77,64 +84,105 @@ def test_an_archive_shows_the_same_as_the_folder(photos, base, tmp_path):
     assert packed.settings.name == "archive"
 
 
-def test_what_is_suggested_are_valid_settings(photos, base, tmp_path):
-    suggested = look.suggest(looked(photos, base, tmp_path))
+def test_what_is_suggested_are_valid_settings(photos, present, tmp_path):
+    suggested = look.suggest(looked(photos, present.data, tmp_path), present)
     assert suggested["data"] | {"path": None} == {
-        "name": "folder", "path": None, "labels": "folders", "size": 32, "view": None, "fit": "crop",
-        "duplicates": "drop", "protocol": "split",
+        "name": "folder", "path": None, "labels": "folders", "size": 32, "view": None, "fit": "crop", "store": "auto",
+        "duplicates": "drop", "protocol": "split", "mean": None, "std": None,
     }  # fmt: skip
     assert suggested["cluster"]["num_clusters"] == 2
     # 21 images without the copy, a fifth of them held out: three others each has there.
-    assert suggested["neighbors"] == {"k": 3} and suggested["cluster"]["val_neighbors"] == 3
+    assert suggested["neighbors"]["k"] == 3 and suggested["cluster"]["val_neighbors"] == 3
     settings = merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested)
     assert settings["pretext"]["augmentation"]["flip"] == 0.5 and settings["pretext"]["augmentation"]["hue"] == 0.1
     assert settings["selflabel"]["augmentation"]["cutout"] == 10
 
 
-def test_grey_images_keep_the_views_that_are_there(base, tmp_path):
+def test_grey_images_keep_the_views_that_are_there(present, tmp_path):
     """They may be digits, which a flip makes into something else."""
     np.save(tmp_path / "grey.npy", np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8))
-    suggested = look.suggest(looked(tmp_path / "grey.npy", base, tmp_path))
+    suggested = look.suggest(looked(tmp_path / "grey.npy", present.data, tmp_path), present)
     assert not any("augmentation" in group for group in suggested.values())
 
 
+def changed(values, suggested):
+    """Settings after ``--use``: each that is suggested takes the place of the one there."""
+    return {key: value | suggested.get(key, {}) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+FROZEN = {  # as scan weights import prints them
+    "data": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 224, "view": 160},
+    "backbone": {"name": "timm", "model": "vit_small_patch14_dinov2", "stem": "imagenet", "weights": "w.safetensors"},
+    "pretext": {"method": "none"},
+    "embed": {"features": "backbone"},
+    "cluster": {"train": "head", "augmentation": {"kind": "none"}, "num_clusters": 10, "prior": [0.1] * 10},
+    "selflabel": {"train": "head"},
+}
+
+
+def seen(base, gray, count):
+    found = look.Look("photos", base, heights=[40] * count, widths=[40] * count, images=count, gray=gray)
+    found.splits["no split of its own"] = count
+    return found
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_whatever_stood_there_a_network_is_trained_from_scratch(preset, gray):
+    own = read_yaml(ROOT / "presets" / f"{preset}.yaml")
+    others = [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
+    methods = Pretext.model_fields["method"].annotation.__args__
+    others += [{"pretext": {"method": method}, "embed": {"features": "backbone"}} for method in methods]
+    for values in (own, *(changed(own, other) for other in others)):
+        before = Params.model_validate_json(json.dumps(values))
+        for count in (8, 500, 3000):
+            suggested = look.suggest(seen(before.data, gray, count), before)
+            after = Params.model_validate_json(json.dumps(changed(values, suggested)))
+            assert (after.data.mean, after.data.std, after.data.stored) == (None, None, "array")
+            assert (after.backbone.name, after.backbone.model, after.backbone.weights) == ("resnet18", None, None)
+            assert (after.cluster.train, after.selflabel.train, after.cluster.prior) == ("all", "all", None)
+            assert after.cluster.augmentation.kind != "none"
+            kept = before.pretext.method not in ("none", "moco") or (before.pretext.method == "moco" and count == 3000)
+            assert after.pretext.method == (before.pretext.method if kept else "simclr")
+            assert after.neighbors.smoothing == min(before.neighbors.smoothing, after.neighbors.k)
+
+
 @pytest.mark.parametrize(("size", "stem", "batch"), [(32, "small", 512), (64, "stl", 512), (96, "stl", 256)])
-def test_the_network_and_its_batch_fit_the_size(base, size, stem, batch):
-    found = look.Look("photos", base, heights=[size] * 3000, widths=[size] * 3000, images=3000)
+def test_the_network_and_its_batch_fit_the_size(present, size, stem, batch):
+    found = look.Look("photos", present.data, heights=[size] * 3000, widths=[size] * 3000, images=3000)
     found.splits["no split of its own"] = 3000
-    suggested = look.suggest(found)
+    suggested = look.suggest(found, present)
     assert (suggested["backbone"]["stem"], suggested["pretext"]["batch_size"]) == (stem, batch)
     assert suggested["cluster"]["augmentation"]["cutout"] == suggested["data"]["size"] // 3
-    settings = merge(read_yaml(ROOT / "presets" / "cifar10_cpu.yaml"), suggested)  # whatever stood there before
-    for name in ("pretext", "cluster", "selflabel"):
-        settings[name]["augmentation"] = suggested[name]["augmentation"]
-    Params.model_validate(settings, strict=False)
 
 
-def test_without_labels_everything_is_grouped(base, tmp_path):
+def test_without_labels_everything_is_grouped(present, tmp_path):
     for seed in range(8):
         picture(seed, 300, 80).save(tmp_path / f"{seed}.png")
-    suggested = look.suggest(looked(tmp_path, base, tmp_path / "elsewhere"))
+    suggested = look.suggest(looked(tmp_path, present.data, tmp_path / "elsewhere"), present)
     assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
     assert suggested["data"]["fit"] == "pad", "most images are long"
     assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
 
 
-def test_many_images_get_the_usual_number_of_neighbours(base, tmp_path):
+def test_many_images_get_the_usual_number_of_neighbours(present, tmp_path):
     np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8))
-    suggested = look.suggest(looked(tmp_path / "many.npy", base, tmp_path))
-    assert suggested["neighbors"] == {"k": 50} and suggested["cluster"]["neighbors"] == 20
+    suggested = look.suggest(looked(tmp_path / "many.npy", present.data, tmp_path), present)
+    assert suggested["neighbors"]["k"] == 50 and suggested["cluster"]["neighbors"] == 20
 
 
-def test_what_is_suggested_runs(tmp_path):
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_what_is_suggested_runs(tmp_path, channels):
     """Put into params.yaml, whose other settings and comments stay: the stages up to the clustering take it."""
     photos = tmp_path / "a long name # with what YAML takes for a comment, and [brackets] that rich takes for a style"
     photos.mkdir()
     for seed in range(60):
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
-            photos / f"{seed}.png"
-        )
-    project = make_project(tmp_path / "project")
+        pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, *channels), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{seed}.png")
+    cifar = read_yaml(ROOT / "presets" / "cifar10.yaml")
+    data = {key: cifar["data"][key] for key in ("size", "mean", "std")}
+    views = {name: {"augmentation": cifar[name]["augmentation"]} for name in ("pretext", "selflabel")}
+    project = make_project(tmp_path / "project", {"data": data, **views})
     shutil.copytree(ROOT / "presets", project / "presets")
     with (project / "params.yaml").open("a") as file:
         file.write("# mine\n")
@@ -143,7 +191,7 @@ def test_what_is_suggested_runs(tmp_path):
         printed = CliRunner().invoke(app, ["data", str(photos), "--use"]).stdout
     assert "[brackets]" in printed
     suggested = YAML(typ="safe", pure=True).load(printed.partition("puts them there):")[2].partition("params.yaml")[0])
-    assert suggested["data"]["path"] == str(photos) and suggested["neighbors"] == {"k": 5}
+    assert suggested["data"]["path"] == str(photos) and suggested["neighbors"]["k"] == 5
     now = read_yaml(project / "params.yaml")
     for group, values in suggested.items():
         assert now[group] | values == now[group], group
@@ -157,17 +205,16 @@ def test_what_is_suggested_runs(tmp_path):
         run_stage(project, stage)
 
 
-def test_settings_that_do_not_go_with_those_that_stay_are_refused(photos, tmp_path):
-    """MoCo's keys are computed in equal parts of the batch, and there are few images."""
+def test_settings_that_are_not_valid_are_not_used(photos, tmp_path, monkeypatch):
     project = make_project(tmp_path / "project")
     shutil.copytree(ROOT / "presets", project / "presets")
-    shutil.copy(project / "presets" / "imagenet_50.yaml", project / "params.yaml")
     before = (project / "params.yaml").read_bytes()
+    monkeypatch.setattr(look, "suggest", lambda *_: {"data": {"size": 4}})
     with contextlib.chdir(project):
         done = CliRunner().invoke(app, ["data", str(photos), "--use"])
     assert done.exit_code == 1 and done.stderr.splitlines()[-1] == (
-        "scan: error: params.yaml stays as it is, for with these settings pretext.key_groups is 8; a divisor of "
-        "batch_size, 4, is allowed; scan use digits first"
+        "scan: error: params.yaml stays as it is, for with these settings data.size is 4; input should be greater than "
+        "or equal to 8; scan use digits first"
     )
     assert (project / "params.yaml").read_bytes() == before
     assert [path.name for path in (project / ".scan").iterdir()] == ["contact_sheet.png"]
@@ -224,6 +271,12 @@ def test_the_command_prints_it_all(photos, tmp_path, monkeypatch):
     for part in ("22", "21 PNG", "1 L", "2 classes, 21 of 22", "1 truncated", "cats/cut.png", "num_clusters: 2"):
         assert part in done.output, part
     assert sheet.exists()
+    monkeypatch.setattr(look, "look", lambda *_: pytest.fail("it read everything first"))
+    failed = CliRunner().invoke(app, ["data", str(photos), "--sheet", "sheet"])
+    assert failed.exit_code == 1 and failed.output == "scan: error: --sheet is sheet; a .png or .jpg file is allowed\n"
+
+
+def test_a_path_where_nothing_lies_is_one_line(tmp_path):
     failed = CliRunner().invoke(app, ["data", str(tmp_path / "nothing")])
     assert failed.exit_code == 1 and "scan: error: there is nothing at" in failed.output
 
@@ -233,5 +286,5 @@ def test_no_image_at_all_is_said_without_a_suggestion(tmp_path, base):
     (tmp_path / "empty" / "notes" / "a.txt").write_text("x")
     found = looked(tmp_path / "empty", base, tmp_path)
     assert found.images == 0 and [finding.kind for finding in found.findings] == ["ignored"]
-    look.show(found, tmp_path / "sheet.png", look.contact_sheet(found, tmp_path / "sheet.png"))
+    look.show(found, {}, tmp_path / "sheet.png", look.contact_sheet(found, tmp_path / "sheet.png"))
     assert (tmp_path / "sheet.png").stat().st_size

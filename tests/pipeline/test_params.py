@@ -166,6 +166,24 @@ def test_what_is_no_mapping_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["[a, b]", "2026-01-01"])
+def test_a_key_that_is_no_text_is_no_setting(tmp_path, key):
+    """YAML allows it, JSON does not."""
+    path = tmp_path / "params.yaml"
+    path.write_text(f"{(ROOT / 'params.yaml').read_text()}\n? {key}\n: 1\n")
+    wanted = f"{path}: {'(' if '[' in key else key}"
+    with pytest.raises(ScanError, match=rf"^{re.escape(wanted)}.* is not a setting; allowed here: backbone, cluster"):
+        read_params(path)
+    path.write_text((ROOT / "params.yaml").read_text().replace("prior: null", f"prior:\n  - ? {key}\n    : 1"))
+    with pytest.raises(ScanError, match=r"cluster\.prior\.0 is \{.*valid number"):
+        read_params(path)
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
+    with pytest.raises(ScanError, match=rf"^{re.escape(str(tmp_path))} cannot be read: Is a directory; put a "):
+        read_params(tmp_path)
+
+
 def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ScanError, match="run from the project's folder"):

@@ -469,7 +469,7 @@ BROKEN = [
     ("neighbors", drop("data/embeddings/val.npy"), "data/embeddings/val.npy is missing; make it with: dvc repro embed"),
     ("cluster", rewrite("data/neighbors/train.npy", np.zeros((7, 20), np.int64)), "int64 (1437, any) is needed"),
     ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((9, 4), np.float64)), "train.npy is float64 (9, 4)"),
-    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((90, 4), np.float32)), "unit length"),
+    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((90, 4), np.float32)), "first row 0 with 0"),
     ("evaluate", rewrite("data/labels/labels.npy", np.zeros(3, np.int64)), "data/labels/labels.npy is int64 (3,)"),
     ("embed", cut_weights, "backbone.convs.0.weight is missing"),
 ]

@@ -1,0 +1,119 @@
+"""``scan show``, ``scan ui`` and ``scan send``: what is said of results, and that no password is."""
+
+import json
+import os
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import delivery
+from pipeline.artifacts import METRICS, PREDICTIONS, STEPS
+from pipeline.cli import app, without_passwords
+from tests.project import ROOT, set_params
+
+SECRET = "postgresql+psycopg://anna:s3cr@t/x@host:5432/mlflow"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty folder, which commands start in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would take this process's place, were it not a test."""
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
+    return calls
+
+
+def scan(*arguments):
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.mark.parametrize(("made_under", "title"), [("split", "Validation images, in %"), ("all", "All images, in %")])
+@pytest.mark.parametrize("now", ["split", "all"])
+def test_results_are_named_by_what_they_were_made_under_and_not_by_settings_of_today(project, made_under, title, now):
+    set_params(project, {"data": {"protocol": now}}, ROOT / "params.yaml")
+    accuracy = {"train": 0.25, "val": 0.75}
+    metrics = {
+        split: {"quality": {}, **{step: {"acc": acc, "clusters_alive": 2} for step in STEPS}}
+        for split, acc in accuracy.items()
+    }
+    METRICS.parent.mkdir()
+    METRICS.write_text(json.dumps(metrics))
+    splits = ["train", "train"] if made_under == "all" else ["train", "val"]
+    pq.write_table(pa.table({"id": [0, 1], "split": splits}), PREDICTIONS)
+    done = scan("show")
+    assert done.exit_code == 0 and done.stdout.startswith(title)
+    assert ("25.0" in done.stdout, "75.0" in done.stdout) == (made_under == "all", made_under == "split")
+    PREDICTIONS.unlink()
+    failed = scan("show")
+    assert failed.exit_code == 1
+    assert failed.stderr == "scan: error: reports/predictions.parquet is missing; make it with: dvc repro evaluate\n"
+
+
+def test_the_ui_gets_the_address_by_the_environment_and_no_password_is_shown(project, monkeypatch, started):
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    done = scan("ui", "--port", "5001")
+    ((program, arguments, environment),) = started
+    assert (program, arguments[:4]) == (sys.executable, [sys.executable, "-m", "mlflow", "server"])
+    assert arguments[4:] == ["--host", "127.0.0.1", "--port", "5001"]
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == SECRET
+    said = "MLflow on http://127.0.0.1:5001, reading postgresql+psycopg://anna:***@host:5432/mlflow; Ctrl-C ends it\n"
+    assert done.output == said
+
+
+def test_mlflow_s_server_reads_the_address_from_there():
+    from mlflow.cli import server
+
+    assert [option.envvar for option in server.params if option.name == "backend_store_uri"] == [
+        "MLFLOW_BACKEND_STORE_URI"
+    ]
+
+
+def test_the_ui_of_the_project_reads_its_database(project, started):
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    assert f"reading sqlite:///{project}/mlflow.db; " in scan("ui").output
+    assert started[0][2]["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/mlflow.db"
+
+
+@pytest.mark.parametrize("address", ["", SECRET])
+def test_the_ui_outside_of_the_project_makes_no_database(project, monkeypatch, started, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    done = scan("ui")
+    assert done.exit_code == 1 and started == [] and list(project.iterdir()) == []
+    assert done.output == f"scan: error: dvc.yaml is missing from {project}; run from the project's folder\n"
+
+
+def test_a_server_that_is_elsewhere_is_named_without_its_password(monkeypatch, started):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:s3cr@t@host/mlflow")
+    done = scan("ui")
+    assert done.output.endswith(" names: https://anna:***@host/mlflow\n") and started == []
+
+
+def test_a_server_that_does_not_take_records_is_named_without_its_password(monkeypatch):
+    address = "http://anna:s3cret@127.0.0.1:9"
+
+    def away(root):
+        raise ConnectionError(f"API request to {address}/api/2.0/mlflow failed")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr(delivery, "send_waiting", away)
+    done = scan("send")
+    assert done.exit_code == 1 and "s3cret" not in done.output and done.output.count("//anna:***@127.0.0.1:9") == 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:////home/anna/mlflow.db", "http://host:5000", "https://anna@host/mlflow", "postgresql://host/a"],
+)
+def test_an_address_without_a_password_is_as_it_was(address):
+    assert without_passwords(address) == address
