@@ -49,6 +49,7 @@ def chip(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "bf16_side": side,
         "bf16_flops": 2 * side**3 / product,
         "copy_bytes": 2 * buffer.numel() / copy,  # read and written
     }
@@ -120,8 +121,8 @@ def write(out: Path, found: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks on a GPU", "",
         f"`python -m bench.gpu`; {here['date']}, {here['device']}, torch {here['torch']}, CUDA {here['cuda']}, Python "
-        f"{here['python']}. A bf16 product of 8192² runs at {here['bf16_flops'] / 1e12:.0f} TFLOP/s, a copy inside the "
-        f"device at {here['copy_bytes'] / 1e12:.2f} TB/s, read and written.",
+        f"{here['python']}. A bf16 product of {here['bf16_side']}² runs at {here['bf16_flops'] / 1e12:.3g} TFLOP/s, a "
+        f"copy inside the device at {here['copy_bytes'] / 1e12:.2g} TB/s, read and written.",
     ]  # fmt: skip
     if found := results.get("agreement"):
         lines += ["", "In fp32, beside the CPU, and in the precision of a run, beside itself:", ""]

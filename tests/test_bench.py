@@ -354,11 +354,12 @@ def test_the_table_of_a_gpu_has_its_bars_scaled_by_the_chip(tmp_path):
     text = gpu.write(
         tmp_path,
         {
-            "chip": {**here, "bf16_flops": 395e12},
+            "chip": {**here, "bf16_side": 8, "bf16_flops": 395e12},
             "loops": loops,
             "agreement": [vars(agreement.Difference("x", 1e-6, 1e-4))],
         },
     )
+    assert "A bf16 product of 8² runs at 395 TFLOP/s, a copy inside the device at 1 TB/s" in text
     assert "| pretext step, resnet18 | 40,000 | 92 % | ≥ 90 %, ≥ 40,000 images/s | 1,000 MiB |" in text
     assert "| x | 1.0e-06 | 1e-04 |" in text
 
