@@ -106,7 +106,7 @@ def data(
         look.show(found, suggested, Path(sheet), look.contact_sheet(found, Path(sheet)))
         if not found.images or not use:
             return
-        kept = presets.change_params(suggested)
+        kept = presets.change_params(suggested, f"{path}: as scan data suggests")
     except (ScanError, OSError) as error:
         say(f"scan: error: {error}")
         sys.exit(1)

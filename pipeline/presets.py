@@ -59,10 +59,11 @@ def use_preset(path: Path) -> Path | None:
     return _replace_params(path.read_bytes())
 
 
-def change_params(values: dict[str, Any]) -> Path | None:
+def change_params(values: dict[str, Any], title: str) -> Path | None:
     """Puts ``values``, groups of settings, into ``params.yaml``; the others stay, with their comments.
 
-    Returns where its own settings were kept, if it held some. Raises ``ScanError`` where what results is not valid.
+    The header, which is of what stood there, gives way to ``title`` and where the others are from. Returns where its
+    own settings were kept, if it held some. Raises ``ScanError`` where what results is not valid.
     """
     from ruamel.yaml import YAML
 
@@ -74,18 +75,21 @@ def change_params(values: dict[str, Any]) -> Path | None:
         for key, value in changes.items():
             if settings[group][key] != value:
                 _change(settings[group], key, value)
-    written = io.BytesIO()
-    yaml.dump(settings, written)
+    stream = io.StringIO()
+    yaml.dump(settings, stream)
+    body = "".join(itertools.dropwhile(lambda line: line.startswith("#"), stream.getvalue().splitlines(keepends=True)))
+    others = f"those of {preset}" if (preset := in_use()) else "what they were"
+    written = f"# {' '.join(title.split())}\n# The other settings are {others}.\n{body}".encode()
     KEPT.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=KEPT, suffix=".yaml") as file:
-        file.write(written.getvalue())
+        file.write(written)
         file.flush()
         try:
             read_params(Path(file.name))
         except ScanError as error:
             why = f"for with these settings {str(error).removeprefix(f'{file.name}: ')}"
             raise ScanError(f"{PARAMS_FILE} stays as it is, {why}; scan use digits first") from None
-    return _replace_params(written.getvalue())
+    return _replace_params(written)
 
 
 def _change(group: Any, key: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """``scan use`` and ``scan params``: nothing of the user's is lost, and what is printed is what would run."""
 
+import itertools
 import json
 import shutil
 
@@ -119,15 +120,19 @@ def test_an_interrupted_write_leaves_the_settings_whole(project, monkeypatch):
 
 def test_changed_settings_leave_the_others_and_what_is_said_of_them():
     old = PARAMS_FILE.read_text().splitlines()
+    header = list(itertools.takewhile(lambda line: line.startswith("#"), old))  # of the digits
     views = {"kind": "strong", "flip": 0.5, "operations": 4, "cutout": 5}
     change_params({
         "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all", "max_rejected": 0.05},
         "pretext": {"augmentation": read_yaml(PRESETS / "cifar10.yaml")["pretext"]["augmentation"]},
         "cluster": {"augmentation": views}, "selflabel": {"augmentation": views},
-    })  # fmt: skip
+    }, "a # b:\nas scan data suggests")  # fmt: skip
     new = PARAMS_FILE.read_text().splitlines()
     gone, come = ([line for line in one if line not in other] for one, other in ((old, new), (new, old)))
-    assert come[:3] == [
+    assert new[:4] == come[:2] + old[len(header) : len(header) + 2]
+    assert come[:5] == [
+        "# a # b: as scan data suggests",
+        "# The other settings are those of digits.",
         "  path: 'a # b' # of folder, archive, parquet and npy",
         "  size: 32",
         "  protocol: all   # all: train on and report on every image",
@@ -143,7 +148,7 @@ def test_changed_settings_leave_the_others_and_what_is_said_of_them():
 def test_changed_settings_that_are_not_valid_are_not_written(project):
     before = everything(project)
     with pytest.raises(ScanError, match=r"^params\.yaml stays as it is, for with these settings data\.size is 4; "):
-        change_params({"data": {"size": 4}})
+        change_params({"data": {"size": 4}}, "too small")
     assert everything(project) == before
 
 
