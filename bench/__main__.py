@@ -69,7 +69,8 @@ def write(found: dict[str, list[Row]], here: dict[str, str]) -> str:
         "`make bench`. Sides that are compared take turns: in one process, each turn in a new one where memory "
         "matters, or as whole commands; a ratio is the median of the turns' ratios (lowest to highest). Two were too "
         "slow to repeat: scikit-learn's neighbours, and exact ones of a million. The matrix product is timed after "
-        "the turns. Memory is the peak of the process that is measured, or of the command.",
+        "the turns. Memory is the peak of the process that is measured, or of the command. Rates differ up "
+        "to twofold from hour to hour on a machine that others use, ratios less.",
     ]  # fmt: skip
     for name, (title, _) in PARTS.items():
         if name in stored:

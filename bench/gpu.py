@@ -127,14 +127,15 @@ def write(out: Path, found: dict[str, Any]) -> str:
     if found := results.get("agreement"):
         lines += ["", "In fp32, beside the CPU, and in the precision of a run, beside itself:", ""]
         lines += ["| | difference | allowed |", "| --- | --- | --- |"]
-        lines += [f"| {each['what']} | {each['measured']:.1e} | {each['allowed']:.0e} |" for each in found]
+        lines += [f"| {each['what']} | {each['measured']:.1e} | {each['allowed']:.2g} |" for each in found]
     if found := results.get("loops"):
         wanted = 80_000 * here["bf16_flops"] / H200_BF16
-        lines += ["", "| step | images/s | of its ceiling | bar | memory |", "| --- | --- | --- | --- | --- |"]
+        lines += ["", "| step | images/s | of its ceiling | bar | memory of both |", "| --- | --- | --- | --- | --- |"]
         for each in map(lambda row: Row(**row), found):
             memory = "" if each.mib is None else f"{each.mib:,.0f} MiB"
             also = f", ≥ {wanted:,.0f} images/s" if each.what.startswith("pretext") else ""
-            lines.append(f"| {each.what} | {each.rate:,.0f} | {100 * each.ratio:.0f} % | ≥ 90 %{also} | {memory} |")
+            spread = f"{100 * each.ratio:.0f} % ({100 * min(each.ratios):.0f} to {100 * max(each.ratios):.0f})"
+            lines.append(f"| {each.what} | {each.rate:,.0f} | {spread} | ≥ 90 %{also} | {memory} |")
     if found := results.get("cifar10"):
         # The first are those that were mined.
         lines += [
@@ -144,19 +145,16 @@ def write(out: Path, found: dict[str, Any]) -> str:
         ]  # fmt: skip
         for run in found:
             acc = [f"{100 * run[name]['acc']:.1f}" for name in ("kmeans", "cluster", "selflabel")]
+            kept, minutes = run["kept"], f"{sum(run['seconds'].values()) / 60:.1f}"
+            if run["cut"] and not run["epochs"]["selflabel"]:  # time was over before
+                acc[-1] = kept = "–"
+            if "pretext" not in run["seconds"]:
+                minutes += ", with features of an earlier call"
             features = [
                 " / ".join(f"{100 * each[measure]:.1f}" for each in run["features"].values())
                 for measure in ("purity_20", "knn_acc")
             ]
-            minutes = f"{sum(run['seconds'].values()) / 60:.1f}"
-            cells = [
-                str(run["seed"]),
-                *features,
-                *acc,
-                str(run["epochs"]["selflabel"]),
-                run["kept"],
-                minutes,
-            ]
+            cells = [str(run["seed"]), *features, *acc, str(run["epochs"]["selflabel"]), kept, minutes]
             lines.append(f"| {' | '.join(cells)} |")
     if results.get("unfinished"):
         lines += ["", f"Unfinished: {results['unfinished']}."]

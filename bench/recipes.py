@@ -40,9 +40,10 @@ def recipes(batch: int, spells: int) -> list[Row]:
     what = f"pretext step, resnet18, batch {batch}"
     found = [
         compared(f"{what}: ours in bf16", rates, "ours, bf16", "PIL in workers, fp32", bar="≥ 3"),
-        compared("  of which bf16", rates, "ours, bf16", "ours, fp32"),
         compared("  of which memory that is kept", rates, "ours, bf16", "ours, bf16, memory given back"),
         compared("  of which the pipeline", rates, "ours, bf16, memory given back", "PIL in workers, bf16"),
+        compared("  of which bf16, in the recipe", rates, "PIL in workers, bf16", "PIL in workers, fp32"),
+        compared("  what bf16 is in ours", rates, "ours, bf16", "ours, fp32"),
     ]
     if "lightly, fp32" in rates:
         found.append(compared("  beside lightly's example, fed its own way", rates, "ours, bf16", "lightly, fp32"))

@@ -26,18 +26,13 @@ FEW = {
 }
 
 
-def _run(project: Path, command: list[str], **extra: str) -> tuple[float, float]:
-    """Seconds and peak MiB of a command."""
+def _run(project: Path, command: list[str], **extra: str) -> float:
+    """Seconds of a command."""
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=project, env=_environment(**extra), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed: {said.decode()[-500:]}")
-    return time.perf_counter() - started, used.ru_maxrss / 1024
+    done = subprocess.run(command, cwd=project, env=_environment(**extra), capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.decode()[-500:]}")
+    return time.perf_counter() - started
 
 
 def _environment(**extra: str) -> dict[str, str]:
@@ -65,7 +60,7 @@ def measure(spells: int) -> list[Row]:
             ):
                 rows.append(_beside(project, what, stage, f"import {imports}", bar, spells, extra))
         idle = sorted(_run(project, ["dvc", "repro"]) for _ in range(spells + 1))[spells // 2]
-        rows.append(Row("`dvc repro` with nothing to do", 1 / idle[0], note=f"{idle[0]:.2f} s", mib=idle[1]))
+        rows.append(Row("`dvc repro` with nothing to do", 1 / idle, note=f"{idle:.2f} s"))
         return rows
 
 
@@ -77,10 +72,10 @@ def _beside(project: Path, what: str, stage: str, imports: str, bar: str, spells
         )
         for _ in range(spells + 1)
     ][1:]  # the first has read everything from disk
-    beyond = statistics.median(whole[0] - bare[0] for whole, bare in pairs)
-    whole, bare = (statistics.median(each[0] for each in side) for side in zip(*pairs, strict=True))
-    ratios = [bare[0] / whole[0] for whole, bare in pairs]
+    beyond = statistics.median(whole - bare for whole, bare in pairs)
+    whole, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios = [bare / whole for whole, bare in pairs]
     return Row(
         f"{what}, whole, on 1,797 images of 8x8", 1 / whole, f"`{imports}`", ratios,
-        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{bar}", mib=max(used[0][1] for used in pairs),
+        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{bar}",
     )  # fmt: skip

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "pretext": {"epochs": 3, "batch_size": 256, "projection": 16},
     "neighbors": {"k": 20},
     "cluster": {"epochs": 2, "heads": 2, "neighbors": 5, "batch_size": 256},
-    "selflabel": {"epochs": 2, "batch_size": 256, "threshold": 0.3},
+    "selflabel": {"epochs": 2, "batch_size": 256, "threshold": 0.12},
     "evaluate": {"kmeans_runs": 2},
 }
 OUTPUTS = {

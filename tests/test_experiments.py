@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
-from experiments import ledger, runs, workers
+from experiments import labelled, ledger, runs, workers
 from experiments.__main__ import app, choose
 from experiments.labelled import without_false_positives
 from experiments.ledger import _put, summary, write_ledger
@@ -22,7 +22,7 @@ from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
 from pipeline.tracking import Tracker
 from scan_core.errors import ScanError
 from tests.closure import OURS
-from tests.project import ROOT, environment, make_dvc_project, run
+from tests.project import ROOT, environment, make_dvc_project, make_project, run, run_stage
 
 PAGE = ROOT / "docs" / "ledger.md"
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
@@ -131,6 +131,112 @@ def test_the_pipeline_knows_nothing_of_experiments():
             ], path
 
 
+# --- Where its numbers lie
+
+
+def scored(first):
+    """Scores that no other step has."""
+    return {"acc": first, "nmi": first + 1, "ari": first + 2}
+
+
+def plotted(names, *rows):
+    """Rows as they come from a CSV file: text."""
+    return [dict(zip(names.split(), map(str, row), strict=True)) for row in rows]
+
+
+PIXELS, EMBEDDINGS, CLUSTER, SELFLABEL, LABELS = (scored(first) for first in (10, 20, 30, 40, 50))
+DISTINCT = Result(
+    {
+        "val": {
+            "kmeans_pixels": PIXELS, "kmeans_embeddings": EMBEDDINGS, "cluster": CLUSTER,
+            "selflabel": {**SELFLABEL, "acc_many_to_one": 43}, "neighbors": {"purity_20": 62},
+        },
+        "train": {
+            "kmeans_pixels": scored(110), "kmeans_embeddings": scored(120), "cluster": scored(130),
+            "selflabel": {**scored(140), "acc_many_to_one": 143},
+            "neighbors": {"purity_5": 74, "purity_20": 75, "purity_50": 76},
+        },
+    },
+    {
+        "accuracy_cluster": plotted("epoch acc", (1, 77), (2, 78)),
+        "accuracy_selflabel": plotted("epoch acc", (0, 80), (1, 81), (2, 82)),
+        "cluster": plotted("epoch loss", (1, 83), (2, 84)),
+        "selflabel": plotted("epoch loss confident_share agreement", (1, 85, 86, 87), (2, 88, 89, 90)),
+        "surest": plotted("percent cluster selflabel", (5, 91, 92), (50, 93, 94), (100, 95, 96)),
+        "purity": plotted(
+            "k split purity",
+            (1, "train", 71), (20, "train", 72), (50, "train", 73), (1, "val", 61), (20, "val", 62), (50, "val", 63),
+        ),
+    },
+    clusters=[],
+    labelled=LABELS,
+)  # fmt: skip
+LAST, EPOCHS = {"acc": 82}, {"first epoch": 80, "last epoch": 82}
+ACCURACY = [(0, 80), (1, 81), (2, 82)]
+TRAIN, NEAREST_TRAIN = [(1, 71), (20, 72), (50, 73)], {"nearest one": 71, "50 nearest": 73}
+SMOOTHED = {"20 nearest of the class, train": 75, **SELFLABEL}
+READ = {  # the label, the numbers and, of a figure of lines, the points
+    "table1": [
+        ("pretext + k-means", EMBEDDINGS),
+        ("SCAN loss, SimCLR's augmentation", CLUSTER),
+        ("… and self-labelling with the same, guard aside", LAST),
+        ("… and self-labelling with the strong one, guard aside", LAST),
+        ("SCAN loss, strong augmentation", CLUSTER),
+        ("… and self-labelling with the same, guard aside", LAST),
+    ],
+    "table2": [
+        ("rotation (RotNet)", SELFLABEL),
+        ("instance discrimination (NCE)", SELFLABEL),
+        ("SimCLR", SELFLABEL),
+        ("MoCo v2", SELFLABEL),
+        ("BYOL", SELFLABEL),
+        ("none: a network at its random start", SELFLABEL),
+    ],
+    "table3": [
+        ("k-means on pixels", PIXELS),
+        ("pretext + k-means", EMBEDDINGS),
+        ("SCAN loss", CLUSTER),
+        ("SCAN loss + self-label", SELFLABEL),
+        ("supervised (uses labels)", LABELS),
+    ],
+    "table4": [("pretext + k-means", EMBEDDINGS), ("SCAN loss", CLUSTER), ("SCAN loss + self-label", SELFLABEL)],
+    "tableS1": [
+        ("as many clusters as classes", SELFLABEL),
+        ("twice as many, many-to-one", {**SELFLABEL, "acc": 43}),
+        ("twice as many, one-to-one", SELFLABEL),
+    ],
+    "purity": [
+        ("SimCLR, train", NEAREST_TRAIN, TRAIN),
+        ("SimCLR, validation", {"nearest one": 61, "50 nearest": 63}, [(1, 61), (20, 62), (50, 63)]),
+        ("instance discrimination, train", NEAREST_TRAIN, TRAIN),
+        ("rotation, train", NEAREST_TRAIN, TRAIN),
+    ],
+    "confident": [
+        ("ACC, validation", EPOCHS, ACCURACY),
+        ("confident, share of train", {"first epoch": 86, "last epoch": 89}, [(1, 86), (2, 89)]),
+    ],
+    "surest": [
+        ("SCAN loss", {"surest 5 %": 91, "all": 95}, [(5, 91), (50, 93), (100, 95)]),
+        ("SCAN loss + self-label", {"surest 5 %": 92, "all": 96}, [(5, 92), (50, 94), (100, 96)]),
+    ],
+    "augmentation": [("SimCLR's", EPOCHS, ACCURACY), ("strong", EPOCHS, ACCURACY)],
+    "threshold": [(value, LAST) for value in ("0.5", "0.8", "0.9", "0.95", "0.99")],
+    "neighbors": [(k, SELFLABEL) for k in ("0", "5", "10", "20", "50")],
+    "smoothing": [(label, SMOOTHED) for label in ("as they are", "with 5", "with 20", "with 50")],
+    "oracle": [(k, LABELS) for k in ("5", "20", "50")],
+    "entropy": [(value, CLUSTER) for value in ("1", "2", "5", "7", "10")],
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_row_reads_the_numbers_that_its_label_says(name):
+    found = [
+        (row.label, row.value(DISTINCT), *([row.curve(DISTINCT)] if row.curve else []))
+        for row in EXPERIMENTS[name].rows
+    ]
+    assert found == READ[name]
+
+
 # --- What uses labels
 
 
@@ -144,6 +250,27 @@ def test_without_false_positives_only_true_neighbours_are_left_in_their_order():
         true = [each for each in neighbors[row] if labels[each] == labels[row]] or [row]
         assert found[row].tolist() == [true[column % len(true)] for column in range(6)]
     assert any(labels[neighbors[row]].tolist().count(labels[row]) in (0, 6) for row in range(40))
+
+
+def supervised(folder):
+    with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):
+        done = CliRunner().invoke(labelled.app, ["supervised"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_supervised_bound_learns_the_labels_of_train_and_no_others(tmp_path):
+    folder = make_project(tmp_path / "project", {"cluster": {"epochs": 20, "batch_size": 64}})
+    for stage in ("source", "prepare"):
+        run_stage(folder, stage)
+    found = supervised(folder)
+    assert set(found) == {"acc", "nmi", "ari"} and found["acc"] > 0.7
+    path, train = folder / "data" / "labels" / "labels.npy", np.load(folder / "data" / "images" / "train.npy")
+    labels = np.load(path)
+    labels[train] = np.random.default_rng(0).permutation(labels[train])
+    np.save(path, labels)
+    assert supervised(folder)["acc"] < 0.4
 
 
 # --- Superclasses
@@ -191,6 +318,15 @@ def test_confusion_by_superclass_counts_errors_inside_one():
     curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
     text = "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
     assert "83 % of the images in a wrong" in text  # 5 of 6
+
+
+def test_at_random_an_error_is_as_likely_in_one_other_class_as_in_another():
+    """Of 8 · 7 pairs of a class and another, four are in one superclass: the dogs', the fruit's, either way round."""
+    rows = [(each, TINY_CLASSES[0]) for each in TINY_CLASSES] + [(TINY_CLASSES[1], TINY_CLASSES[1])] * 20
+    curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
+    text = "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
+    assert "at random it would be 7 %." in text  # 4 of 56
+    assert "14 % of the images in a wrong" in text  # 1 of 7
 
 
 def test_classes_that_are_no_wordnet_ids_have_no_superclasses():

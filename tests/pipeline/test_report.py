@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from pipeline import charts
+from pipeline.artifacts import STEPS
 from pipeline.charts import PRETEXT_LOSSES, confusion_order, draw_charts
-from pipeline.report import QUALITY, quality_cell, quality_table
+from pipeline.params import read_params
+from pipeline.report import QUALITY, quality_cell, quality_table, write_report
 from pipeline.samples import draw_samples
 from scan_core.quality import quality_scores
 from scan_core.settings import Pretext
+from tests.project import ROOT
 
 HISTORIES = ("pretext", "cluster", "selflabel")
 EMPTY = {name: [] for name in (*HISTORIES, "accuracy_cluster", "accuracy_selflabel", "confusion", "purity", "surest")}
@@ -167,6 +170,38 @@ def test_the_confusion_counts_its_pairs(monkeypatch):
 def test_many_clusters_are_sorted_by_size():
     assert "sorted" not in drawn(clusters=50)["Cluster sizes"]["text"]
     assert "sorted" in drawn(clusters=51)["Cluster sizes"]["text"]
+
+
+# --- Headline
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reported", "figures"),
+    [
+        ("split", "val", ("94.0 %</b>validation accuracy", "84.0</b>NMI", "91.0 %</b>k-means on pixels")),
+        ("all", "train", ("74.0 %</b>accuracy on all images", "64.0</b>NMI", "71.0 %</b>k-means on pixels")),
+    ],
+)
+def test_the_headline_is_the_kept_model_s_on_the_images_reported(tmp_path, protocol, reported, figures):
+    params = read_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"data": params.data.model_copy(update={"protocol": protocol})})
+    others = {"clusters_alive": 10, "confident_share": 0.5}
+    metrics = {
+        split: {
+            "quality": {},
+            **{
+                step: {"acc": (first + number) / 100, "nmi": (first + number - 10) / 100, **others}
+                for number, step in enumerate(STEPS, 1)
+            },
+        }
+        for split, first in (("val", 90), ("train", 70))
+    }
+    plots, picture, page = {**EMPTY, "sizes": sizes([3] * 10, [1] * 10)}, tmp_path / "picture.png", tmp_path / "page"
+    picture.touch()
+    stats, kept = {"count": 40, "view": 8}, {"kept": "after", "reason": ""}
+    write_report(page, params, stats, metrics, reported, kept, {}, plots, picture, picture)
+    text = page.read_text()
+    assert [figure for figure in figures if f"<b>{figure}" not in text] == []
 
 
 # --- Quality

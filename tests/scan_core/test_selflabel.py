@@ -176,9 +176,10 @@ def test_the_confident_are_strictly_above_the_threshold(fp32):
     torch.nn.init.zeros_(model.head.linear.weight)
     torch.nn.init.zeros_(model.head.linear.bias)
     model.head.linear.bias.data[0] = 1.0
-    highest = float(model.head.linear.bias.detach().softmax(0)[0])
-    for threshold, share in ((highest - 1e-3, 1.0), (highest + 1e-3, 0.0)):
-        assert confident_share(model, images(), TRAIN, threshold, fp32) == share
+    highest = log_probabilities(model, images(), TRAIN, fp32)[0, 0].amax().exp()  # of every image
+    below = torch.nextafter(highest, torch.tensor(0.0))
+    for threshold, share in ((below, 1.0), (highest, 0.0)):
+        assert confident_share(model, images(), TRAIN, float(threshold), fp32) == share
 
 
 # --- The average

@@ -1,12 +1,16 @@
 """Each stage by itself, in a tiny copy of the real project."""
 
+import contextlib
+import csv
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +21,12 @@ from filelock import FileLock
 from pipeline.resume import Scratch
 from pipeline.stage import Stage
 from pipeline.tracking import Tracker
+from scan_core.device import choose_compute
+from scan_core.inference import log_probabilities
+from scan_core.metrics import accuracy, match_clusters
 from scan_core.probes import probe_scores
 from scan_core.quality import quality_scores
+from scan_core.weights import load_model
 from tests.project import (
     OUTPUTS,
     STAGES,
@@ -125,6 +133,84 @@ def test_predictions_have_one_row_an_item(finished):
     assert all(a != b for a, b in zip(table["cluster"], table["runner_up"], strict=True))
 
 
+def predicted(project):
+    """Each split's (N,) final clusters, in the order of its rows."""
+    clusters = np.array(pq.read_table(project / "reports" / "predictions.parquet").sort_by("id")["cluster"])
+    return {split: clusters[rows] for split, rows in both_splits(project)[0].items()}
+
+
+def plot(project, name):
+    """The rows of a plot's data, as text."""
+    with (project / "reports" / "plots" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("step", "first"), [("cluster", 1), ("selflabel", 0)])
+def test_the_accuracy_plotted_is_that_of_each_epoch_s_clusters(finished, step, first):
+    """Self-labelling's begins with what it started from, epoch 0."""
+    labels = both_splits(finished)[1]["val"]
+    epochs = np.load(finished / "data" / "assignments" / f"{step}.npy")
+    assert len(epochs) == 3 - first
+    wanted = [(epoch, pytest.approx(accuracy(labels, each, 10))) for epoch, each in enumerate(epochs, first)]
+    assert [(int(row["epoch"]), float(row["acc"])) for row in plot(finished, f"accuracy_{step}")] == wanted
+
+
+def accuracy_of_the_surest(project, step):
+    """Of a saved model on val: the surest 5, 10, … 100 %, clusters being matched on all of them."""
+    labels = both_splits(project)[1]["val"]
+    with contextlib.chdir(project):
+        compute = choose_compute("fp32", "cpu")
+        images, rows, _ = Stage.images(compute)
+        model, _ = load_model(Path("models") / f"{step}.safetensors")
+        probabilities = log_probabilities(model, images, rows["val"], compute)[0].exp().numpy()
+    clusters = probabilities.argmax(axis=1)
+    classes = match_clusters(labels, clusters, 10)
+    right = np.array([classes[cluster] == label for cluster, label in zip(clusters, labels, strict=True)])
+    right = right[np.argsort(-probabilities.max(axis=1), kind="stable")]
+    return [right[: math.ceil(percent * len(right) / 100)].mean() for percent in range(5, 101, 5)]
+
+
+def test_the_surest_plotted_are_each_model_s_own(project):
+    """Where the guard keeps the model from before, both are one: here cluster's is another, trained for longer."""
+    set_params(project, {"cluster": {"epochs": 4}})
+    for stage in ("cluster", "evaluate"):
+        run_stage(project, stage)
+    rows = plot(project, "surest")
+    before, after = (accuracy_of_the_surest(project, step) for step in ("cluster", "selflabel"))
+    assert [int(row["percent"]) for row in rows] == list(range(5, 101, 5)) and before != after
+    assert [float(row["cluster"]) for row in rows] == pytest.approx(before)
+    assert [float(row["selflabel"]) for row in rows] == pytest.approx(after)
+
+
+def test_the_confusion_plotted_has_val_s_classes_and_a_name_for_each_cluster(finished):
+    """Names are of classes, so that as many images as possible are in a cluster of their class's name."""
+    labels, clusters = both_splits(finished)[1]["val"], predicted(finished)["val"]
+    classes = json.loads((finished / "data" / "labels" / "classes.json").read_text())
+    rows = plot(finished, "confusion")
+    actual, names = [row["actual"] for row in rows], [row["predicted"] for row in rows]
+    assert actual == [classes[label] for label in labels]
+    assert len(set(zip(clusters, names, strict=True))) == len(set(clusters)) == len(set(names))
+    assert np.mean(np.array(actual) == np.array(names)) == pytest.approx(accuracy(labels, clusters, 10))
+
+
+def test_the_purity_plotted_is_the_share_of_neighbours_of_the_image_s_class(finished):
+    labels, wanted = both_splits(finished)[1], []
+    for split in ("train", "val"):
+        nearest = np.load(finished / "data" / "neighbors" / f"{split}.npy")
+        same = labels[split][nearest] == labels[split][:, None]
+        wanted += [(k, split, pytest.approx(same[:, :k].mean())) for k in (1, 5, 10, 20)]
+    assert [(int(row["k"]), row["split"], float(row["purity"])) for row in plot(finished, "purity")] == wanted
+
+
+def test_the_sizes_plotted_are_those_of_the_final_clusters(finished):
+    wanted = [
+        (cluster, split, np.count_nonzero(clusters == cluster))
+        for split, clusters in predicted(finished).items()
+        for cluster in range(10)
+    ]
+    assert [(int(row["cluster"]), row["split"], int(row["images"])) for row in plot(finished, "sizes")] == wanted
+
+
 def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finished):
     for split, count in (("train", 1437), ("val", 360)):
         neighbors = np.load(finished / "data" / "neighbors" / f"{split}.npy")
@@ -167,6 +253,21 @@ def test_permuted_labels_change_no_byte_that_training_reads(project, tmp_path):
     run(project, sys.executable, "-m", "stages.prepare", PYTHONPATH=path, SCAN_TRACKING="spool")
     after = read(project, OUTPUTS)
     assert {path for path in OUTPUTS if before[path] != after[path]} == {"data/labels/labels.npy"} <= secret
+
+
+def test_training_reads_no_labels(project):
+    """Nor names of files, nor anything that is left of an earlier run: of prepare's outputs the images alone."""
+    before = read(project, OUTPUTS)
+    kept = {path for path in OUTPUTS if path.startswith(("data/images/", "data/source", "data/weights"))}
+    for path in OUTPUTS - kept:
+        (project / path).unlink()
+    for stage in ("pretext", "embed", "neighbors", "cluster", "selflabel"):
+        run_stage(project, stage)
+    folders = ("data/embeddings/", "data/neighbors/", "data/assignments/", "models/")
+    histories = {f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")}
+    made = read(project, files(project) - kept)
+    assert set(made) == {path for path in OUTPUTS if path.startswith(folders)} | histories
+    assert [path for path in made if made[path] != before[path]] == []
 
 
 def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
