@@ -50,7 +50,7 @@ def table(rows: list[Row]) -> list[str]:
     for row in rows:
         ratio = f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})" if row.ratios else ""
         outside = "" if row.outside is None else f"{100 * row.outside:.0f} %"
-        memory = "" if row.mib is None else f"{row.mib:,.0f} MiB"
+        memory = f"{row.mib:,.0f} MiB" if row.mib else ""
         what = f"{row.what}: {row.note}" if row.note else row.what
         rate = f"{row.rate:,.0f}" if row.rate >= 10 else f"{row.rate:.2f}"
         lines.append(f"| {what} | {rate} | {row.peer} | {ratio} | {row.bar} | {outside} | {memory} |")

@@ -1,12 +1,11 @@
 """Neighbour mining: exact beside FAISS's own search, scikit-learn and a dense product; approximate beside exact."""
 
-import resource
 import time
 
 import numpy as np
 import torch
 
-from bench.timing import Row, compared, in_turn
+from bench.timing import Row, compared, in_turn, peak
 from scan_core.neighbors import mine_neighbors
 
 K = 20
@@ -43,9 +42,9 @@ def exact(count: int = 50_000, dimensions: int = 512, spells: int = 3) -> list[R
     def ours() -> int:
         return len(mine_neighbors(rows, K, count, 1.0).nearest)
 
-    before = _peak()
+    before = peak()
     ours()
-    after = _peak()  # the others take more
+    after = peak()  # the others take more
     rates = in_turn({"ours": ours, "FAISS's own search": faiss_alone, "a dense N x N product": dense}, 0.1, spells)
     what = f"exact {K} neighbours of {count:,} x {dimensions}"
     found = [
@@ -56,11 +55,6 @@ def exact(count: int = 50_000, dimensions: int = 512, spells: int = 3) -> list[R
     found[0].mib, found[0].note = after, f"{before:.0f} MiB before the first search; at most 1,536 in all is the bar"
     found[2].note = f"scikit-learn for {SLICE:,} of them"
     return found
-
-
-def _peak() -> float:
-    """MiB that this process has had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _sklearn(rows: np.ndarray) -> int:

@@ -60,7 +60,7 @@ def measure(spells: int) -> list[Row]:
             ):
                 rows.append(_beside(project, what, stage, f"import {imports}", bar, spells, extra))
         idle = sorted(_run(project, ["dvc", "repro"]) for _ in range(spells + 1))[spells // 2]
-        rows.append(Row("`dvc repro` with nothing to do", 1 / idle, note=f"{idle:.2f} s"))
+        rows.append(Row("`dvc repro` with nothing to do", 1 / idle, note=f"{idle:.2f} s", mib=0))
         return rows
 
 
@@ -77,5 +77,5 @@ def _beside(project: Path, what: str, stage: str, imports: str, bar: str, spells
     ratios = [bare / whole for whole, bare in pairs]
     return Row(
         f"{what}, whole, on 1,797 images of 8x8", 1 / whole, f"`{imports}`", ratios,
-        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{bar}",
+        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{bar}", mib=0,
     )  # fmt: skip

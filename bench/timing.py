@@ -2,13 +2,14 @@
 
 import multiprocessing
 import os
-import resource
+import re
 import signal
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from scan_core import device
@@ -26,7 +27,7 @@ class Row:
     ratios: list[float] = field(default_factory=list)  # speed over the peer's, spell by spell
     bar: str = ""
     outside: float | None = None  # share of a step that is not the model's
-    mib: float | None = None  # peak memory of the process
+    mib: float | None = None  # peak memory of the process; 0 where it was others that computed
     note: str = ""
 
     @property
@@ -96,7 +97,14 @@ def _spell(side: Side, seconds: float) -> tuple[float, float]:
         device.keep_freed_memory = lambda: None
     # Only the second counts: in the first, workers that were just started get memory of their own, page by page.
     rates = in_turn({"": side.make(*side.args)}, seconds, 2)
-    return rates[""][1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return rates[""][1], peak()
+
+
+def peak() -> float:
+    """MiB of memory that this program has had at most; ``getrusage`` has its parent's, where that had more."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert found
+    return int(found[1]) / 1024
 
 
 def _signal(processes: list[int], number: signal.Signals) -> None:
@@ -121,4 +129,4 @@ def alone(function: Callable[..., list[Row]], *args: Any) -> list[Row]:
 
 def _with_memory(function: Callable[..., list[Row]], args: tuple[Any, ...]) -> tuple[list[Row], float]:
     rows = function(*args)
-    return rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return rows, peak()
