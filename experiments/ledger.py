@@ -1,7 +1,7 @@
 """Results as Markdown and pictures: one block of ``docs/ledger.md`` an experiment, between two comments."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -92,18 +92,22 @@ def summary(values: list[float]) -> str:
 
 
 def _source(name: str, runs: list[list[Run]], found: dict[Run, Result]) -> str:
-    """Where a table's numbers come from; what its runs differ in, a date say, is named once each, oldest first."""
-    made = sorted((found[run].machine for row in runs for run in row), key=lambda each: each.get("date", ""))
+    """Where a table's numbers come from."""
+    seeds = ", ".join(str(run.seed) for run in runs[0])
+    return (
+        f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {seeds}, each with its own split; "
+        f"validation images, percent, mean ± standard deviation. {_made(found[run] for row in runs for run in row)}"
+    )
+
+
+def _made(found: Iterable[Result]) -> str:
+    """When and where; what the results differ in, a date say, is named once each, oldest first."""
+    made = sorted((result.machine for result in found), key=lambda each: each.get("date", ""))
     said = {
         key: ", ".join(dict.fromkeys(each.get(key, "unknown") for each in made))
         for key in ("date", "commit", "processor", "cores", "packages")
     }
-    seeds = ", ".join(str(run.seed) for run in runs[0])
-    return (
-        f"`python -m experiments {name}`; preset `{runs[0][0].preset}`, seeds {seeds}, each with "
-        f"its own split; validation images, percent, mean ± standard deviation. {said['date']}, commit "
-        f"{said['commit']}, {said['processor']}, {said['cores']} cores; {said['packages']}."
-    )
+    return "{date}, commit {commit}, {processor}, {cores} cores; {packages}.".format(**said)
 
 
 def _quality(preset: str, found: dict[Run, Result], pictures: Path | None) -> Iterator[str]:
@@ -137,6 +141,8 @@ def _quality(preset: str, found: dict[Run, Result], pictures: Path | None) -> It
         points["agreement between seeds (ARI)"] = np.array(agreement)
         rho = spearmanr(*zip(*agreement, strict=True)).statistic
         yield f"| agreement between seeds (ARI; {len(agreement)} settings, their mean ACC) | {rho:.2f} |"
+    yield ""
+    yield f"`python -m experiments all`; validation images. {_made(found.values())}"
     if pictures:
         picture = draw_quality(pictures / "quality.png", points)
         yield ""

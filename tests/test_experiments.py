@@ -405,9 +405,11 @@ def test_a_setting_counts_once_for_quality_and_runs_that_used_labels_not_at_all(
     changes = [(), (("cluster.neighbors", 20),), (("cluster.neighbors", 5),)]  # 20 is the preset's own
     rows = [*(Row("", each) for each in changes), Row("bound", (), labelled=("supervised",))]
     runs = {"all": [[Run("digits", seed, row.changes, row.labelled) for seed in range(3)] for row in rows]}
-    found = {run: result(0.5 + 0.01 * run.seed) for each in runs["all"] for run in each}
+    machine = {"date": "d", "commit": "c", "processor": "p", "cores": "2", "packages": "t"}
+    found = {run: result(0.5 + 0.01 * run.seed, machine=machine) for each in runs["all"] for run in each}
     text = write_ledger({"all": Experiment("All", tuple(rows))}, runs, found, None, whole=True)
     assert "| over 6 runs of `digits` |" in text
+    assert text.endswith("`python -m experiments all`; validation images. d, commit c, p, 2 cores; t.")
 
 
 def test_a_table_says_where_and_when_its_own_runs_were_made():
