@@ -22,7 +22,7 @@ from bench.machine import machine, packages
 from experiments.warm import WarmPython
 from experiments.workers import FOLDER, call, check_committed, make_worker, search_path, worker_environment
 from pipeline import artifacts
-from pipeline.fingerprint import run_key
+from pipeline.fingerprint import run_key, without_times
 from pipeline.machine import data_home
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.tracking import tracking_address
@@ -136,11 +136,9 @@ def results(runs: Iterable[Run], jobs: int, say: Callable[[str], None]) -> dict[
 
 def _key(run: Run) -> str:
     params, root = run.params(), Path.cwd()
-    source: dict[str, Any] = {"weights": weights_signature(params.backbone.weights, root), "packages": packages()}
-    for name, value in signature(params.data, root, data_home(root)).items():
-        listing = isinstance(value, dict)  # whose sha256 is over times too: a touched file is no other run
-        source[name] = {key: part for key, part in value.items() if key != "sha256"} if listing else value
-    key = run_key(params, source)[:16]
+    files = without_times(signature(params.data, root, data_home(root)))
+    weights = weights_signature(params.backbone.weights, root)
+    key = run_key(params, {**files, "weights": weights, "packages": packages()})[:16]
     if run.labelled:  # no stage's code, so that the key does not cover it
         code = hashlib.sha256(LABELLED.read_bytes()).hexdigest()[:8]
         key = "-".join([key, *run.labelled, code])

@@ -56,9 +56,14 @@ def run_key(params: Params, source: dict[str, Any] | None = None) -> str:
 def source_key() -> dict[str, Any]:
     """What the source is and which weights are imported, as far as no time tells: a touched file is no other run."""
     looked = [artifacts.load_json(path) if path.exists() else {} for path in (artifacts.SOURCE, artifacts.WEIGHTS)]
+    return {**without_times(looked[0]), "weights": looked[1].get("sha256")}
+
+
+def without_times(source: dict[str, Any]) -> dict[str, Any]:
+    """A source's signature less what is over times too, which is called ``sha256`` in each of its listings."""
     return {
         name: {key: part for key, part in value.items() if key != "sha256"} if isinstance(value, dict) else value
-        for name, value in {**looked[0], "weights": looked[1].get("sha256")}.items()
+        for name, value in source.items()
     }
 
 

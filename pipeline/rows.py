@@ -1,6 +1,7 @@
 """Events as rows in MLflow, one of the stage and one of the run it belongs to. It is imported here alone."""
 
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -75,7 +76,7 @@ class Delivery:
         if self._is_newest():
             client.update_run(parent, status="RUNNING")
         if stage == "evaluate":  # which ends with a model that MLflow tries out: seconds of imports while it computes
-            import scan_core.weights  # noqa: F401
+            importlib.import_module("scan_core.weights")
 
     def _log_params(self, run: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param
