@@ -389,3 +389,25 @@ def test_the_time_of_a_work_is_that_of_one_without_those_to_warm_up(monkeypatch)
 
     monkeypatch.setattr("bench.gpu.time.perf_counter", lambda: clock[0])
     assert gpu.events(torch.device("cpu"), work, 4) == 0.5 and len(calls) == 3 + 4
+
+
+def test_the_product_that_was_timed_has_the_size_that_is_said(monkeypatch):
+    monkeypatch.setattr(gpu, "events", lambda device, work, repeats: work() is None or 2.0)
+    found = gpu.chip(torch.device("cpu"))
+    assert found["bf16_flops"] == found["bf16_side"] ** 3
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(("epochs", "shown"), [(0, "| 50.0 | – | 0 | – |"), (3, "| 50.0 | 60.0 | 3 | after |")])
+def test_what_a_run_that_was_cut_has_not_done_has_no_score_and_features_of_before_no_time(
+    tmp_path, epochs, shown, earlier
+):
+    here = {"date": "d", "device": "a GPU", "torch": "t", "cuda": "c", "python": "p", "copy_bytes": 1e12}
+    run = {
+        "seed": 0, "kmeans": {"acc": 0.4}, "cluster": {"acc": 0.5}, "selflabel": {"acc": 0.6}, "kept": "after",
+        "features": {"projector": {"purity_20": 0.7, "knn_acc": 0.8}}, "epochs": {"selflabel": epochs}, "cut": "there",
+        "seconds": {"cluster": 60.0} if earlier else {"pretext": 60.0, "cluster": 60.0},
+    }  # fmt: skip
+    chip = {**here, "bf16_side": 8, "bf16_flops": 395e12}
+    text = gpu.write(tmp_path, {"chip": chip, "preset": "cifar10", "cifar10": [run]})
+    assert f"{shown} {'1.0, with features of an earlier call' if earlier else '2.0'} |" in text
