@@ -136,7 +136,7 @@ def pretext(method: str) -> Callable[[Params], Changes]:
         found: Changes = (("pretext.method", method),)
         if method in ("rotation", "none"):  # which have no projector
             found += (("embed.features", "backbone"),)
-        # Of 1,437 digits a batch of 512 leaves two steps an epoch: too few for slow encoders, and for rotation.
+        # Of 1,457 digits a batch of 512 leaves two steps an epoch: too few for slow encoders, and for rotation.
         if preset.data.name == "digits" and method in ("rotation", "moco", "byol"):
             found += (("pretext.batch_size", 128),)
         if method == "rotation":  # which sees four views of each image where the others see two

@@ -23,7 +23,7 @@ from scan_core.ingest import ingest, load_chunks
 from scan_core.labels import numbered
 from scan_core.settings import Data
 from scan_core.sources import Finding, Item, Source, Split, open_source, resolve
-from scan_core.splits import FIXED_SHARE, content_order, official
+from scan_core.splits import FIXED_SHARE, content_order, fewest, official
 from scan_core.store import find_duplicates
 
 HASHED_AT = 32  # pixels: enough to tell images apart
@@ -84,12 +84,8 @@ def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look
         found.findings, found.images, found.gray = known.findings, len(known.names), bool(known.gray.all())
         if known.names:
             labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
-            found.copies = len(
-                {
-                    finding.name
-                    for finding in find_duplicates(known, places, content_order(known.digests), Path(folder))[1]
-                }
-            )
+            pairs = find_duplicates(known, places, content_order(known.digests), Path(folder))
+            found.copies = len(np.unique(np.concatenate(pairs)[:, 1]))
             found.classes, numbers = numbered(labels, source)
             found.labelled = int((numbers >= 0).sum())
             found.splits = Counter(
@@ -141,10 +137,10 @@ def suggest(found: Look, present: Params) -> dict[str, Any]:
     own_split, labelled = found.splits["val"] > 0, found.labelled > 0
     drop, protocol = found.copies > 0 and not own_split, "split" if labelled or own_split else "all"
     kept = found.images - found.copies * drop
-    held_out = int(kept * (FIXED_SHARE if protocol == "all" else found.settings.val_fraction))
-    train, val = (found.splits["train"], found.splits["val"]) if own_split else (kept, held_out)
-    if protocol == "split" and not own_split:
-        train -= val
+    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
+    train, val = kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
+    if own_split:
+        train, val = found.splits["train"], found.splits["val"]
     stem = "stl" if size > 32 else "small"
     batch, classes = max(min(256 if size > LARGE else 512, train // 4), 2), len(found.classes)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)

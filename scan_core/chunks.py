@@ -37,8 +37,7 @@ class Chunk:
     gray: np.ndarray  # (n,) bool
     ends: np.ndarray  # (n,) int64: where each image's bytes end in the chunk's .bin
     shapes: np.ndarray  # (n,2) int32: height, width as stored
-    digests: np.ndarray  # (n,32) uint8: SHA-256 of the stored colour image
-    gray_digests: np.ndarray  # (n,32) uint8: and of the grey one, for when all images are grey
+    digests: np.ndarray  # (n,32) uint8: SHA-256 of the stored image, of the array store in colour
     hashes: np.ndarray  # (n,) uint64: perceptual
     sums: np.ndarray  # (n,3) int64: of the values, by channel
     squares: np.ndarray  # (n,3) int64
@@ -116,7 +115,6 @@ def decode_chunk(
         if target.stored == "jpeg":
             sums.append(_sums(np.asarray(image)[None]))
 
-    gray_digests = [_sha256(data) if is_gray else bytes(32) for data, is_gray in zip(stored, gray, strict=True)]
     if target.stored == "array":
         colour = [to_colour(data) if is_gray else data for data, is_gray in zip(stored, gray, strict=True)]
         digests = [_sha256(data) for data in colour]
@@ -139,7 +137,6 @@ def decode_chunk(
         ends=np.cumsum([len(data) for data in stored], dtype=np.int64),
         shapes=np.array(shapes, np.int32).reshape(-1, 2),
         digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-        gray_digests=np.frombuffer(b"".join(gray_digests), np.uint8).reshape(-1, 32),
         hashes=perceptual_hash(gray_of(pictures)),
         sums=total,
         squares=squares,

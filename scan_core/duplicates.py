@@ -92,20 +92,6 @@ def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return alike
 
 
-def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) int64: the first row of each row's group; rows linked by ``pairs`` (P,2), also by others, are in one."""
-    if not len(pairs):
-        return np.arange(count, dtype=np.int64)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
-    number = connected_components(graph, directed=False)[1]
-    _, first, same = np.unique(number, return_index=True, return_inverse=True)
-    groups: np.ndarray = first[same].astype(np.int64)
-    return groups
-
-
 def joining(count: int, pairs: np.ndarray) -> np.ndarray:
     """Those of ``pairs`` (P,2) that link what the ones before them do not: fewer than rows, and the same groups.
 

@@ -43,8 +43,8 @@ class Data(Settings):
     shard_rows: Annotated[int, Field(ge=1)]  # images in one file of the store
     duplicates: Literal["keep", "drop"]
     protocol: Literal["split", "all"]  # split: report on val; all: train on, and report on, every image
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]  # where the source has no split of its own
-    split_seed: Annotated[int, Field(ge=0)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]  # each image's probability of val, if the source has no split
+    split_seed: Annotated[int, Field(ge=0, lt=2**64)]
     max_rejected: Probability  # share of the files that may be unreadable
     max_pixels: Count  # an image with more is rejected before it is decoded
     max_unpacked: Positive  # GiB in an archive

@@ -1,6 +1,6 @@
-"""The order of the images and their splits: by content and by seed, never by name, folder or label."""
+"""The order of the images and their splits: by content and by seed, never by name, folder, label or other images."""
 
-import math
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +9,7 @@ from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Split
 
-FIXED_SHARE = 0.1  # of the images, for the choice of the model, where every image is trained on
+FIXED_SHARE = 0.1  # of the images: val, which chooses the model, if every image is trained on
 
 
 def content_order(digests: np.ndarray) -> np.ndarray:
@@ -26,12 +26,14 @@ def official(splits: Sequence[Split | None]) -> bool:
     return "val" in splits
 
 
-def choose_rows(splits: Sequence[Split | None], groups: np.ndarray, settings: Data) -> dict[str, np.ndarray]:
+def choose_rows(splits: Sequence[Split | None], digests: np.ndarray, settings: Data) -> dict[str, np.ndarray]:
     """Rows for ``pretext``, ``train`` and ``val``, each ascending int64; never stratified by label.
 
-    ``splits`` are the source's own, (N,); ``groups`` (N,) numbers images that are the same or nearly so, as they first
-    appear: a split by the seed keeps a group on one side. Under ``data.protocol: all`` everything is trained on, and
-    val is a tenth of it. Raises ``ScanError`` where a side has less than two.
+    ``splits`` (N,) are the source's own, ``digests`` (N,32) uint8 the SHA-256 of the images. If the source has no split
+    of its own, each image is val with probability ``data.val_fraction``, by ``drawn`` alone; but at least the two with
+    the smallest draws are val and the two with the largest are train. Under ``data.protocol: all`` everything is
+    trained on, and val is drawn from it with probability ``FIXED_SHARE``. Raises ``ScanError`` if a side has fewer than
+    two images.
     """
     beyond = np.array([split == "extra" for split in splits], dtype=bool)
     own_val = np.array([split == "val" for split in splits], dtype=bool)
@@ -39,49 +41,42 @@ def choose_rows(splits: Sequence[Split | None], groups: np.ndarray, settings: Da
     candidates = np.flatnonzero(clustered)
     if settings.protocol == "all":
         why = "data.protocol is all"
-        apart = np.arange(len(candidates))  # train has them all: nothing is to be kept on one side
-        train, val = candidates, candidates[split_rows(apart, FIXED_SHARE, settings.split_seed)[1]]
+        draws = drawn(digests[candidates], settings.split_seed)
+        train, val = candidates, candidates[(draws < FIXED_SHARE) | _two_smallest(draws)]
     elif own_val.any():
         why = "the source has a split of its own"
         train, val = np.flatnonzero(clustered & ~own_val), np.flatnonzero(own_val)
     else:
-        why = f"data.val_fraction is {settings.val_fraction:g}"
-        parts = split_rows(groups[candidates], settings.val_fraction, settings.split_seed)
-        train, val = candidates[parts[0]], candidates[parts[1]]
+        why = f"data.val_fraction is {settings.val_fraction:g} and copies of an image share a side"
+        draws = drawn(digests[candidates], settings.split_seed)
+        held_out = ((draws < settings.val_fraction) | _two_smallest(draws)) & ~_two_smallest(-draws)
+        train, val = candidates[~held_out], candidates[held_out]
     if min(len(train), len(val)) < 2:
-        largest = np.unique(groups[candidates], return_counts=True)[1].max(initial=0)
-        alike = f"{largest} of them are alike and stay on one side; " if largest > 1 else ""
         raise ScanError(
             f"{why}: of {len(candidates)} images {len(train)} would be for training and {len(val)} for validation; "
-            f"{alike}each needs at least 2"
+            "each needs at least 2; add images"
         )
     pretext = np.union1d(train, np.flatnonzero(beyond)) if settings.extra == "pretext" else train
     return {name: rows.astype(np.int64) for name, rows in {"pretext": pretext, "train": train, "val": val}.items()}
 
 
-def split_rows(groups: np.ndarray, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in ``groups`` (N,) for train and val, each ascending int64.
-
-    Whole groups are drawn until val holds ``ceil(val_fraction * N)`` rows.
-    """
-    count = len(groups)
-    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
-    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers)))[:-1]
-    appearing = np.argsort(first)
-    wanted = held_out(val_fraction, count)
-    val: list[int] = []
-    for group in np.random.default_rng(seed).permutation(len(members)):
-        rows = members[appearing[group]]
-        if len(val) + len(rows) <= wanted:
-            val.extend(rows.tolist())
-    val_rows = np.sort(np.array(val, dtype=np.int64))
-    train_rows = np.setdiff1d(np.arange(count, dtype=np.int64), val_rows)
-    return train_rows, val_rows
+def drawn(digests: np.ndarray, seed: int) -> np.ndarray:
+    """(N,32) uint8 to (N,) float64 in [0,1]: uniform numbers, each of its digest and ``seed`` alone."""
+    data, salt = np.ascontiguousarray(digests).tobytes(), seed.to_bytes(8, "big")
+    heads = (hashlib.sha256(data[start : start + 32] + salt).digest()[:8] for start in range(0, len(data), 32))
+    draws: np.ndarray = np.frombuffer(b"".join(heads), ">u8") / 2.0**64
+    return draws
 
 
-def held_out(val_fraction: float, count: int) -> int:
-    """How many of ``count`` images validation is to hold."""
-    return math.ceil(val_fraction * count - 1e-9)  # 0.07 * 100 is 7.000000000000001
+def _two_smallest(draws: np.ndarray) -> np.ndarray:
+    """(N,) bool: the two smallest of ``draws`` (N,), and what equals them, so that copies stay together."""
+    smallest: np.ndarray = draws <= np.sort(draws)[:2].max(initial=-np.inf)
+    return smallest
+
+
+def fewest(count: int, share: float) -> int:
+    """How many of ``count`` images are drawn with probability ``share`` at least, but for one case in a thousand."""
+    return max(int(count * share - 3 * (count * share * (1 - share)) ** 0.5), 2)
 
 
 def channel_statistics(sums: np.ndarray, squares: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from scan_core.chunks import Chunk, load_thumbs, to_colour
-from scan_core.duplicates import THUMB, exact_groups, groups_of, joining, near_pairs, rows_to_keep
+from scan_core.duplicates import THUMB, exact_groups, joining, near_pairs, rows_to_keep
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 from scan_core.sources import Finding, Split
-from scan_core.splits import channel_statistics, choose_rows, content_order, held_out, official
+from scan_core.splits import channel_statistics, choose_rows, content_order, official
 
 OPEN_FILES = 128  # macOS allows a process 256
 SPLITS = (None, "train", "val", "extra")
@@ -35,7 +35,6 @@ class Plan:
     std: list[float]
     findings: list[Finding]  # duplicates
     across: int  # val images that are also in train, or nearly so
-    short: int  # images that val lacks of data.val_fraction, for groups of alike ones stay on one side
 
 
 def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], settings: Data, folder: Path) -> Plan:
@@ -49,17 +48,14 @@ def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], sett
     # Equal images of several splits come in the splits' order: in the source's, rows would depend on names.
     by_split = np.argsort([SPLITS.index(split) for split in splits], kind="stable")
     by_split = by_split[wanted[by_split]]
-    digests = known.gray_digests if channels == 1 else known.digests
-    order = by_split[content_order(digests[by_split])]
-    pairs, findings = find_duplicates(known, where, order, folder)
-    own = [splits[row] for row in order]
-    if settings.duplicates == "drop" and not official(own):
-        keep = rows_to_keep(len(order), pairs)
-        keep &= exact_groups(digests[order]) == np.arange(len(order))  # copies go even where the first of them goes
-        order, pairs = order[keep], pairs[:0]
-        own = [splits[row] for row in order]
-    groups = groups_of(len(order), pairs)
-    rows = choose_rows(own, groups, settings)
+    found = by_split[content_order(known.digests[by_split])]
+    equal, near = find_duplicates(known, where, found, folder)
+    drop = settings.duplicates == "drop" and not official(splits)
+    keep = rows_to_keep(len(found), np.concatenate([near, equal])) if drop else np.ones(len(found), dtype=bool)
+    if drop:
+        keep[equal[:, 1]] = False  # copies go even if the first of them goes
+    order = found[keep]
+    rows = choose_rows([splits[row] for row in order], known.digests[order], settings)
     train = order[rows["train"]]
     pixels = int(known.shapes[train].astype(np.int64).prod(axis=1).sum())
     measured = channel_statistics(known.sums[train, :channels], known.squares[train, :channels], pixels)
@@ -73,32 +69,58 @@ def plan_store(known: Chunk, where: np.ndarray, splits: list[Split | None], sett
     if flat:
         which = "the images are all of one colour" if len(flat) == channels else f"channel {flat[0]} is the same in all"
         raise ScanError(f"{which}: its standard deviation is 0; check the source, or set data.std")
-    drawn = settings.protocol == "split" and not official(own)
-    clustered = len(rows["train"]) + len(rows["val"])
-    short = held_out(settings.val_fraction, clustered) - len(rows["val"]) if drawn else 0
-    across = int(np.isin(groups[rows["val"]], groups[rows["train"]]).sum()) if settings.protocol == "split" else 0
-    return Plan(order, rows, channels, mean, std, findings, across, short)
+    in_train, in_val = (np.isin(found, order[rows[split]]) for split in ("train", "val"))
+    if settings.protocol == "all":  # val is a part of train
+        in_val[:] = False
+    findings = duplicate_findings([known.names[row] for row in found], equal, near, in_train, in_val)
+    across = int((_also_in(in_train, equal, near) & in_val).sum())
+    return Plan(order, rows, channels, mean, std, findings, across)
 
 
-def find_duplicates(
-    known: Chunk, where: np.ndarray, order: np.ndarray, folder: Path
-) -> tuple[np.ndarray, list[Finding]]:
-    """Pairs of positions in ``order``, (P,2) int64, whose images are the same or nearly so; and what to say of them.
+def find_duplicates(known: Chunk, where: np.ndarray, order: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of positions in ``order``, each (P,2) int64: of equal images, then of images that are nearly the same.
 
-    Of equal images only the first is paired with what is near it. There is a finding for each image that a group has
-    beyond its first, not for each pair.
+    An image is paired with the first that equals it. Of equal images only the first is paired with what is near it.
     """
-    same = exact_groups((known.gray_digests if known.gray.all() else known.digests)[order])
-    firsts = np.flatnonzero(same == np.arange(len(same)))
+    first = exact_groups(known.digests[order])
+    firsts = np.flatnonzero(first == np.arange(len(first)))
     near = firsts[near_pairs(known.hashes[order[firsts]], _Thumbs(folder, where, order[firsts]))]
-    equal = np.stack([same, np.arange(len(same))], axis=1)[same != np.arange(len(same))]
-    names = [known.names[row] for row in order]
-    findings = [Finding(names[b], "duplicate", f"the same image as {names[a]}") for a, b in equal.tolist()]
-    findings += [
-        Finding(names[b], "near_duplicate", f"nearly the same image as {names[a]}")
-        for a, b in joining(len(order), near).tolist()
+    equal = np.stack([first, np.arange(len(first))], axis=1)[first != np.arange(len(first))]
+    return equal, near
+
+
+def duplicate_findings(
+    names: list[str], equal: np.ndarray, near: np.ndarray, in_train: np.ndarray, in_val: np.ndarray
+) -> list[Finding]:
+    """One finding for each image that a group has beyond its first, not for each of ``find_duplicates``'s pairs.
+
+    ``names``, ``in_train`` and ``in_val`` are of the N positions. A finding says if its two images are on two sides.
+    """
+
+    def reason(words: str, a: int, b: int) -> str:
+        crosses = (in_train[a] and in_val[b]) or (in_val[a] and in_train[b])
+        return f"{words} {names[a]}" + (", which is on the other side of the split" if crosses else "")
+
+    return [
+        *(Finding(names[b], "duplicate", reason("the same image as", a, b)) for a, b in equal.tolist()),
+        *(
+            Finding(names[b], "near_duplicate", reason("nearly the same image as", a, b))
+            for a, b in joining(len(names), near).tolist()
+        ),
     ]
-    return np.concatenate([near, equal]), findings
+
+
+def _also_in(rows: np.ndarray, equal: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """(N,) bool: positions that are the same or nearly the same image as one of ``rows`` (N,) bool."""
+    first = np.arange(len(rows))
+    first[equal[:, 1]] = equal[:, 0]
+    same = np.zeros(len(rows), dtype=bool)
+    same[first[rows]] = True
+    alike = same.copy()
+    for a, b in (near.T, near.T[::-1]):
+        alike[a[same[b]]] = True
+    found: np.ndarray = alike[first]
+    return found
 
 
 class _Thumbs:

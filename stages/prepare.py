@@ -84,11 +84,6 @@ def prepare(stage: Stage) -> None:
             f"prepare   warning: {len(lost):,} of {len(given):,} rows of {settings.labels} name no image, such as "
             f"{min(lost)!r}; the source has {known.names[0]!r}"
         )
-    if plan.short > 0.1 * len(plan.rows["val"]):
-        say(
-            f"prepare   warning: val has {plan.short:,} images less than data.val_fraction asks for, for alike ones "
-            "stay on one side; data.duplicates: drop keeps one of them"
-        )
 
 
 app = command("prepare", prepare)

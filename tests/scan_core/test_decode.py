@@ -764,7 +764,7 @@ def test_a_chunk_without_an_image_is_still_a_chunk(tmp_path, stored):
     chunk, data = decoded(tmp_path, [], [Finding("a", "ignored", "b")], stored=stored)
     assert (chunk.names, data) == ([], b"")
     assert chunk.shapes.shape == (0, 2)
-    assert chunk.digests.shape == chunk.gray_digests.shape == (0, 32)
+    assert chunk.digests.shape == (0, 32)
     assert chunk.sums.shape == chunk.squares.shape == (0, 3)
     assert load_thumbs(tmp_path / "000003.npz").shape == (0, 16, 16, 3)
 
@@ -808,7 +808,6 @@ def test_equal_pixels_have_equal_digests(tmp_path):
     assert not np.array_equal(mixed.digests[0], mixed.digests[2])
     alone, _ = decoded(tmp_path, items[:1])  # and in whichever chunk they lie
     assert np.array_equal(alone.digests[0], mixed.digests[0])
-    assert np.array_equal(alone.gray_digests[0], mixed.gray_digests[0])
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -21,7 +21,6 @@ from scan_core.duplicates import (
     WINDOW,
     exact_groups,
     gray_of,
-    groups_of,
     joining,
     near_pairs,
     perceptual_hash,
@@ -34,6 +33,12 @@ PAIRS = st.integers(2, 12).flatmap(
         st.lists(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True).map(sorted), max_size=25),
     )
 )
+
+
+def groups_of(count, pairs):
+    """(count,) number of each row's group: rows linked by ``pairs``, also by others, are in one."""
+    first, second = pairs.T
+    return connected_components(coo_matrix((np.ones(len(pairs)), (first, second)), (count, count)), directed=False)[1]
 
 
 def array_of(pairs):
@@ -252,16 +257,6 @@ def test_exact_groups_name_the_first_of_equal_digests(values):
     digests = np.zeros((len(values), 32), np.uint8)
     digests[:, 31] = values
     assert exact_groups(digests).tolist() == [values.index(value) for value in values]
-
-
-@given(PAIRS)
-def test_groups_are_the_connected_components(case):
-    count, pairs = case
-    groups = groups_of(count, array_of(pairs))
-    assert groups.dtype == np.int64
-    first, second = array_of(pairs).T
-    _, wanted = connected_components(coo_matrix((np.ones(len(pairs)), (first, second)), (count, count)), directed=False)
-    assert groups.tolist() == [wanted.tolist().index(number) for number in wanted]
 
 
 @given(PAIRS)

@@ -66,7 +66,7 @@ WRONG = {
         "duplicates": [True, "remove"],
         "protocol": ["train", None],
         "val_fraction": [0, 1, -0.1, 1.5, NAN, "0.2"],
-        "split_seed": [-1, 0.5],
+        "split_seed": [-1, 0.5, 2**64],
         "max_rejected": [-0.1, 1.1, NAN],
         "max_pixels": [0, -1, 1.5],
         "max_unpacked": [0, -1, INF],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.params import read_params
 from scan_core.errors import ScanError
-from scan_core.splits import channel_statistics, choose_rows, content_order, official, split_rows
+from scan_core.splits import channel_statistics, choose_rows, content_order, drawn, fewest, official
 from tests.scan_core.tiny import change, pixels
 
 DATA = change(read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
@@ -26,14 +26,18 @@ def ordered(array):
     return array[content_order(digests(array))]
 
 
-def grouped(copies):
-    """A group number for each row, of groups of these sizes, one after the other."""
-    return np.repeat(np.r_[0, np.cumsum(copies)[:-1]], copies).astype(np.int64)
+def some(count, seed=0):
+    """``count`` digests of no particular images."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32), dtype=np.uint8)
 
 
-def choose(splits, groups=None, **values):
-    groups = np.arange(len(splits)) if groups is None else groups
-    return choose_rows(splits, groups, change(DATA, **values))
+def choose(splits, hashed=None, **values):
+    return choose_rows(splits, some(len(splits)) if hashed is None else hashed, change(DATA, **values))
+
+
+def val_of(hashed, **values):
+    """The digests that are drawn for val, as bytes."""
+    return {hashed[row].tobytes() for row in choose([None] * len(hashed), hashed, **values)["val"]}
 
 
 # --- content_order
@@ -73,74 +77,88 @@ def test_content_order_keeps_the_sources_order_of_equal_images_and_puts_them_sid
     assert order.index(6) - order.index(5) == 1
 
 
-# --- split_rows
+# --- an image's side
 
 
-@pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.2, 2), (11, 0.2, 3), (50, 0.5, 25), (9, 0.7, 7)])
-def test_without_copies_val_holds_its_fraction_rounded_up(count, fraction, held):
-    train, val = split_rows(np.arange(count), fraction, 0)
-    assert len(val) == held
-    assert train.dtype == val.dtype == np.int64
-    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(count))
-    assert (np.diff(train) > 0).all()
-    assert (np.diff(val) > 0).all()
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_a_draw_is_the_hash_of_the_digest_and_the_seed(seed):
+    hashed = some(20)
+    salted = [digest.tobytes() + bytes.fromhex(f"{seed:016x}") for digest in hashed]
+    wanted = [int(hashlib.sha256(each).hexdigest()[:16], 16) / 2**64 for each in salted]
+    assert drawn(hashed, seed).tolist() == wanted
+    assert drawn(hashed[:0], seed).shape == (0,)
+
+
+@pytest.mark.parametrize("protocol", ["split", "all"])
+def test_no_image_changes_sides_if_others_come_or_go(protocol):
+    hashed = some(5001)
+    before = val_of(hashed[:5000], protocol=protocol)
+    assert val_of(hashed, protocol=protocol) - {hashed[5000].tobytes()} == before
+    assert val_of(hashed[1000:5000], protocol=protocol) == before & {digest.tobytes() for digest in hashed[1000:]}
+    assert val_of(hashed[np.random.default_rng(0).permutation(5000)], protocol=protocol) == before
+
+
+@pytest.mark.parametrize(("protocol", "share"), [("split", 0.05), ("split", 0.5), ("split", 0.93), ("all", 0.1)])
+def test_the_share_is_a_probability(protocol, share):
+    """Over twenty seeds it is within four standard deviations, and it is not exact."""
+    counts = [
+        len(val_of(some(1000), split_seed=seed, protocol=protocol, val_fraction=share if protocol == "split" else 0.5))
+        for seed in range(20)
+    ]
+    assert abs(sum(counts) - 20000 * share) < 4 * (20000 * share * (1 - share)) ** 0.5
+    assert len(set(counts)) > 5
+    assert min(counts) >= fewest(1000, share) > 1000 * share - 50
+
+
+def test_the_split_is_the_seeds_and_every_image_can_be_in_val():
+    drawn_sets = [val_of(some(40), split_seed=seed) for seed in range(40)]
+    assert len({frozenset(each) for each in drawn_sets}) == 40
+    assert len(set.union(*drawn_sets)) == 40
 
 
 @settings(max_examples=40)
-@given(st.lists(st.integers(1, 4), min_size=6, max_size=20), st.floats(0.2, 0.6), st.integers(0, 9), st.randoms())
-def test_a_group_is_on_one_side_wherever_its_rows_are(copies, fraction, seed, random):
-    numbers = grouped(copies).tolist()
-    random.shuffle(numbers)
-    groups = np.array(numbers)
-    train, val = split_rows(groups, fraction, seed)
-    assert not set(groups[train]) & set(groups[val])
-    assert len(train) + len(val) == len(groups)
-    # A group that no longer fits is left to train, so that val is never above its share and misses less than a group.
-    wanted = int(np.ceil(fraction * len(groups)))
-    assert wanted - max(copies) < len(val) <= wanted
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=12), st.floats(0.05, 0.95), st.sampled_from(["split", "all"]))
+def test_copies_share_a_side_also_in_tiny_sets(copies, fraction, protocol):
+    hashed = np.repeat(some(len(copies)), copies, axis=0)
+    try:
+        rows = choose([None] * len(hashed), hashed, val_fraction=fraction, protocol=protocol)
+    except ScanError:
+        assert protocol == "split" and min(copies) == 1, "every image twice is enough"
+        return
+    sides = [{hashed[row].tobytes() for row in rows[split]} for split in ("train", "val")]
+    assert not sides[0] & sides[1] if protocol == "split" else sides[1] <= sides[0]
+    assert sorted(rows["val"]) == [row for row in range(len(hashed)) if hashed[row].tobytes() in sides[1]]
 
 
-def test_a_large_group_of_copies_does_not_end_the_draw():
-    """It does not fit, and the groups after it still do."""
-    for seed in range(8):
-        assert len(split_rows(grouped([30] + [1] * 20), 0.2, seed)[1]) == 10
+@pytest.mark.parametrize("count", [4, 5, 30])
+@pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
+def test_tiny_sets_have_two_images_on_each_side(count, fraction):
+    for seed in range(20):
+        rows = choose([None] * count, val_fraction=fraction, split_seed=seed)
+        order = np.argsort(drawn(some(count), seed))
+        assert set(order[:2]) <= set(rows["val"]) and set(order[-2:]) <= set(rows["train"])
+        assert len(rows["val"]) == {1e-9: 2, 1 - 1e-9: count - 2}.get(fraction, len(rows["val"]))
+        both = choose([None] * count, protocol="all", split_seed=seed)
+        assert set(order[:2]) <= set(both["val"]) and len(both["train"]) == count
 
 
-def test_how_groups_are_numbered_changes_nothing():
-    groups = grouped([1, 3, 1, 2, 1, 1, 4, 1])
-    other = np.random.default_rng(0).permutation(100)[groups]
-    for seed in range(5):
-        assert np.array_equal(split_rows(groups, 0.3, seed)[1], split_rows(other, 0.3, seed)[1])
-
-
-def test_the_split_is_the_seeds():
-    one, same, other = (split_rows(np.arange(40), 0.25, seed)[1].tolist() for seed in (0, 0, 1))
-    assert one == same
-    assert one != other
-
-
-def test_every_image_can_be_drawn_for_val():
-    drawn = {row for seed in range(40) for row in split_rows(np.arange(20), 0.2, seed)[1].tolist()}
-    assert drawn == set(range(20))
-
-
-def test_a_share_that_is_a_whole_number_gains_no_row_by_rounding():
-    """0.07 of 100 is 7, although 0.07 * 100 is a little more in floating point."""
-    assert len(split_rows(np.arange(100), 0.07, 0)[1]) == 7
+@pytest.mark.parametrize(("count", "share", "wanted"), [(0, 0.2, 2), (30, 0.2, 2), (100, 0.5, 35), (1797, 0.2, 308)])
+def test_fewest_are_three_standard_deviations_below_the_share_but_at_least_two(count, share, wanted):
+    assert fewest(count, share) == wanted
 
 
 # --- choose_rows
 
 
-@pytest.mark.parametrize(("count", "fraction"), [(10, 0.05), (10, 0.95), (2, 0.5), (1, 0.5), (0, 0.5)])
-def test_a_side_with_less_than_two_images_is_an_error(count, fraction):
-    with pytest.raises(ScanError, match=r"^data\.val_fraction is 0\.\d+: of .* each needs at least 2$"):
-        choose([None] * count, val_fraction=fraction)
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_side_with_fewer_than_two_images_is_an_error(count):
+    with pytest.raises(ScanError, match=r"^data\.val_fraction is 0\.5 and .* each needs at least 2; add images$"):
+        choose([None] * count, val_fraction=0.5)
 
 
 def test_copies_of_one_image_cannot_be_split():
-    with pytest.raises(ScanError, match=r"data\.val_fraction is 0\.5: of 20 images 20 would be for training and 0 for"):
-        choose([None] * 20, np.zeros(20, np.int64), val_fraction=0.5)
+    with pytest.raises(ScanError, match=r"copies of an image share a side: of 20 images 20 would be for training and"):
+        choose([None] * 20, np.repeat(some(1), 20, axis=0), val_fraction=0.5)
 
 
 @pytest.mark.parametrize("splits", [["train", "val", "val"], ["train", "train", "val"], ["val", "val", "extra"]])
@@ -150,19 +168,15 @@ def test_an_official_split_with_too_few_says_that_it_is_official(splits):
 
 
 def test_too_few_for_the_fixed_tenth_blame_the_protocol():
-    with pytest.raises(ScanError, match=r"data\.protocol is all: of 10 images 10 would .* and 1 for validation"):
-        choose([None] * 10, protocol="all", val_fraction=0.5)
+    with pytest.raises(ScanError, match=r"data\.protocol is all: of 1 images 1 would be for training and 1 for valid"):
+        choose([None], protocol="all", val_fraction=0.5)
 
 
-def test_without_a_split_of_its_own_the_seed_decides():
-    groups = grouped([2, 1, 1, 3, 1, 1, 1])
-    rows = choose([None] * 10, groups, val_fraction=0.3, split_seed=4)
-    train, val = split_rows(groups, 0.3, 4)
-    assert [rows[split].tolist() for split in ("pretext", "train", "val")] == [
-        train.tolist(),
-        train.tolist(),
-        val.tolist(),
-    ]
+def test_without_a_split_of_its_own_the_draws_decide():
+    rows = choose([None] * 100, val_fraction=0.3, split_seed=4)
+    held_out = drawn(some(100), 4) < 0.3
+    assert rows["val"].tolist() == np.flatnonzero(held_out).tolist()
+    assert rows["train"].tolist() == rows["pretext"].tolist() == np.flatnonzero(~held_out).tolist()
     assert all(each.dtype == np.int64 for each in rows.values())
 
 
@@ -170,7 +184,7 @@ def test_an_official_split_is_left_as_it_is_also_where_copies_cross_it():
     splits = ["val", "train", "val", "train", "train"]
     assert official(splits) and not official(["train", None, "extra"])
     for seed in range(3):
-        rows = choose(splits, np.zeros(5, np.int64), split_seed=seed)
+        rows = choose(splits, np.zeros((5, 32), np.uint8), split_seed=seed)
         assert rows["train"].tolist() == rows["pretext"].tolist() == [1, 3, 4]
         assert rows["val"].tolist() == [0, 2]
 
@@ -193,35 +207,22 @@ def test_what_lies_beyond_is_never_held_out(extra):
     splits = [None, "extra"] * 20
     rows = choose(splits, extra=extra, val_fraction=0.5)
     assert not set(rows["val"]) & set(range(1, 40, 2)) and not set(rows["train"]) & set(range(1, 40, 2))
-    assert set(range(1, 40, 2)) <= set(rows["pretext"]) if extra == "pretext" else len(rows["pretext"]) == 10
+    wanted = {*rows["train"], *range(1, 40, 2)} if extra == "pretext" else {*rows["train"]}
+    assert set(rows["pretext"]) == wanted
 
 
-@pytest.mark.parametrize("splits", [[None] * 40, ["train"] * 25 + ["val"] * 15])
+@pytest.mark.parametrize("splits", [[None] * 100, ["train"] * 85 + ["val"] * 15])
 def test_under_protocol_all_everything_is_trained_on_and_a_tenth_chooses(splits):
-    groups = grouped([3] + [1] * 37)
-    rows = choose(splits, groups, protocol="all", val_fraction=0.5)
-    assert rows["train"].tolist() == rows["pretext"].tolist() == list(range(40))
-    assert len(rows["val"]) == 4 and set(rows["val"]) <= set(range(40))
-    assert rows["val"].tolist() == choose(splits, groups, protocol="all", val_fraction=0.2)["val"].tolist()
-
-
-def test_under_protocol_all_alike_images_may_be_in_val():
-    """Train has them all, so nothing is to be kept on one side; and a tenth of them is always there."""
-    rows = choose([None] * 100, grouped([100]), protocol="all")
-    assert len(rows["val"]) == 10 and len(rows["train"]) == 100
-
-
-def test_a_group_that_leaves_no_val_is_named():
-    with pytest.raises(
-        ScanError, match=r"100 would be for training and 0 for validation; 100 of them are alike and stay"
-    ):
-        choose([None] * 100, grouped([100]), val_fraction=0.2)
+    for fraction in (0.2, 0.5):
+        rows = choose(splits, protocol="all", val_fraction=fraction)
+        assert rows["train"].tolist() == rows["pretext"].tolist() == list(range(100))
+        assert rows["val"].tolist() == np.flatnonzero(drawn(some(100), 0) < 0.1).tolist()
 
 
 def test_under_protocol_all_what_lies_beyond_is_not_clustered():
     rows = choose(["train"] * 20 + ["val"] * 20 + ["extra"] * 20, protocol="all", extra="pretext")
     assert rows["train"].tolist() == list(range(40)) and rows["pretext"].tolist() == list(range(60))
-    assert len(rows["val"]) == 4 and rows["val"].max() < 40
+    assert len(rows["val"]) >= 2 and rows["val"].max() < 40
 
 
 # --- channel_statistics

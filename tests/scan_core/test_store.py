@@ -286,25 +286,42 @@ def names_of(plan):
     return {finding.name for finding in plan.findings}
 
 
-def test_duplicates_are_kept_on_one_side_and_listed(tmp_path):
-    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:8])]
+def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
+    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:12])]
+    alike = [(number, 16 + number) for number in range(12)]
+    crossings = set()
     for seed in range(5):
         plan, stats, _ = make(tmp_path / str(seed), images, change(DATA, split_seed=seed))
-        assert stats["count"] == 24 and plan.across == 0
-        kinds = [finding.kind for finding in plan.findings]
-        assert kinds.count("duplicate") == 4 and kinds.count("near_duplicate") == 4
         val = set(plan.order[plan.rows["val"]].tolist())
-        for a, b in [(0, 16), (1, 17), (2, 18), (3, 19), (4, 20), (5, 21), (6, 22), (7, 23)]:
-            assert (a in val) == (b in val)
+        crossing = {pair for pair in alike if (pair[0] in val) != (pair[1] in val)}
+        assert stats["count"] == 28 and plan.across == len(crossing) and crossing <= set(alike[4:])
+        kinds = [finding.kind for finding in plan.findings]
+        assert kinds.count("duplicate") == 4 and kinds.count("near_duplicate") == 8
+        said = [f for f in plan.findings if f.reason.endswith(", which is on the other side of the split")]
+        assert {int(finding.name) for finding in said} <= {number for pair in crossing for number in pair}
+        assert len(said) == len(crossing)
+        crossings |= crossing
+    assert crossings
 
 
-def test_what_validation_lacks_is_counted(tmp_path):
-    """A group of 16 of 20 alike images does not fit into the 6 that it would hold."""
-    images = [(picture(0) // 2 + number).astype(np.uint8) for number in range(16)] + pictures(5)[1:]
-    plan = make(tmp_path, images)[0]
-    assert len(plan.rows["val"]) == 4 and plan.short == 2
-    assert make(tmp_path / "unlike", pictures(20))[0].short == 0
-    assert make(tmp_path / "all", images, change(DATA, protocol="all"))[0].short == 0
+def test_a_copy_of_a_val_image_that_is_near_train_is_counted_too(tmp_path):
+    """Three copies in val, one near them in train, and an image of val alone."""
+    images = [*pictures(4), brighter(picture(9)), *[picture(9)] * 3, picture(10)]
+    plan = make(tmp_path, images, splits=["train"] * 5 + ["val"] * 4)[0]
+    assert plan.across == 3
+
+
+def test_a_colour_image_among_grey_ones_moves_no_other(tmp_path):
+    """And shifts their rows, but does not shuffle them."""
+    gray = pictures(40, gray=True)
+    for number, data in enumerate((DATA, JPEG, change(DATA, protocol="all"))):
+        plan, stats, _ = make(tmp_path / f"{number}-gray", gray, data)
+        other, mixed, _ = make(tmp_path / f"{number}-mixed", [*gray, picture(99)], data)
+        assert (stats["channels"], mixed["channels"]) == (1, 3)
+        assert [row for row in other.order if row < 40] == plan.order.tolist()
+        for split in ("train", "val"):
+            sides = [set(each.order[each.rows[split]].tolist()) for each in (plan, other)]
+            assert sides[1] - {40} == sides[0]
 
 
 def test_thumbnails_are_those_of_the_positions(tmp_path):
@@ -365,7 +382,7 @@ def test_in_official_splits_nothing_is_dropped_and_what_crosses_them_is_counted(
 
 def test_under_protocol_all_nothing_crosses(tmp_path):
     plan, _, _ = make(tmp_path, [*pictures(30), *pictures(30)], change(DATA, protocol="all"))
-    assert plan.across == 0 and len(plan.rows["train"]) == 60 and len(plan.rows["val"]) == 6
+    assert plan.across == 0 and len(plan.rows["train"]) == 60 and 2 <= len(plan.rows["val"]) < 30
 
 
 def test_equal_images_of_several_splits_have_rows_that_no_name_decides(tmp_path):

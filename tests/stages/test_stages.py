@@ -128,7 +128,7 @@ def test_predictions_have_one_row_an_item(finished):
     table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
     assert list(table) == ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability"]
     assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
-    assert table["split"].count("val") == 360
+    assert table["split"].count("val") == 342
     assert all(a >= b for a, b in zip(table["probability"], table["runner_up_probability"], strict=True))
     assert all(a != b for a, b in zip(table["cluster"], table["runner_up"], strict=True))
 
@@ -212,7 +212,7 @@ def test_the_sizes_plotted_are_those_of_the_final_clusters(finished):
 
 
 def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finished):
-    for split, count in (("train", 1437), ("val", 360)):
+    for split, count in (("train", 1455), ("val", 342)):
         neighbors = np.load(finished / "data" / "neighbors" / f"{split}.npy")
         assert neighbors.shape == (count, 20) and neighbors.dtype == np.int64
         assert neighbors.min() >= 0 and neighbors.max() < count
@@ -220,7 +220,7 @@ def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finish
 
 
 def test_more_images_than_exact_rows_are_mined_with_the_recall_that_is_wanted_and_logged(project):
-    """The 1,437 of train; val's 360 are searched exactly, as before."""
+    """The 1,455 of train; val's 342 are searched exactly, as before."""
     exact = {split: np.load(project / "data" / "neighbors" / f"{split}.npy") for split in ("train", "val")}
     set_params(project, {"neighbors": {"exact_rows": 1000, "recall": 0.9}})
     run_stage(project, "neighbors")
@@ -235,7 +235,7 @@ def test_more_images_than_exact_rows_are_mined_with_the_recall_that_is_wanted_an
     assert 0.9 <= logged["train_recall"] < 1 and logged["val_recall"] == 1
     assert shared == pytest.approx(logged["train_recall"], abs=0.02)
     assert np.array_equal(found["val"], exact["val"])
-    assert found["train"].min() >= 0 and not (found["train"] == np.arange(1437)[:, None]).any()
+    assert found["train"].min() >= 0 and not (found["train"] == np.arange(1455)[:, None]).any()
 
 
 @pytest.mark.parametrize("stage", ["prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate"])
@@ -325,7 +325,7 @@ def test_protocol_all_trains_on_and_reports_every_image(project):
     for stage in STAGES:
         run_stage(project, stage)
     rows = {split: np.load(project / "data" / "images" / f"{split}.npy") for split in ("pretext", "train", "val")}
-    assert len(rows["train"]) == len(rows["pretext"]) == 1797 and len(rows["val"]) == 180
+    assert len(rows["train"]) == len(rows["pretext"]) == 1797 and len(rows["val"]) == 179
     table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
     assert table["id"] == list(range(1797)) and set(table["split"]) == {"train"}
     report = (project / "reports" / "report.html").read_text()
@@ -340,7 +340,7 @@ def test_probes_under_protocol_all_are_scored_on_images_they_were_not_fitted_on(
         run_stage(project, stage)
     rows, labels, embeddings = both_splits(project)
     fit = ~np.isin(rows["train"], rows["val"])
-    assert fit.sum() == 1797 - 180
+    assert fit.sum() == 1797 - 179
     wanted = probe_scores(embeddings["train"][fit], labels["train"][fit], embeddings["val"], labels["val"])
     assert metrics(project)["val"]["uses_labels"] == pytest.approx(wanted)
     assert "uses_labels" not in metrics(project)["train"]
@@ -503,20 +503,20 @@ def test_a_changed_setting_does_not_resume(project):
 
 
 BAD_INPUT = [
-    ("neighbors", {"neighbors": {"k": 360}}, "neighbors.k is 360, but there are 360 images; at most 359"),
+    ("neighbors", {"neighbors": {"k": 342}}, "neighbors.k is 342, but there are 342 images; at most 341"),
     ("cluster", {"cluster": {"num_clusters": 1}}, "cluster.num_clusters is 1"),
     (
         "cluster",
         {"cluster": {"neighbors": 21}},
         "cluster.neighbors is 21; neighbors.k is 20, and at most so many can be used",
     ),
-    ("pretext", {"pretext": {"batch_size": 1438}}, "pretext.batch_size is 1438, but there are 1437 images"),
+    ("pretext", {"pretext": {"batch_size": 1456}}, "pretext.batch_size is 1456, but there are 1455 images"),
     ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
     # Said before the pretext task is trained, not after it.
     (
         "pretext",
-        {"neighbors": {"k": 360}},
-        "neighbors.k is 360, but val, in which they are mined, has 360 images",
+        {"neighbors": {"k": 342}},
+        "neighbors.k is 342, but val, in which they are mined, has 342 images",
     ),
     ("pretext", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
     ("pretext", {"selflabel": {"batch_size": 2000}}, "selflabel.batch_size is 2000"),
@@ -568,7 +568,7 @@ def cut_weights(project):
 BROKEN = [
     ("embed", drop("models/pretext.safetensors"), "models/pretext.safetensors is missing"),
     ("neighbors", drop("data/embeddings/val.npy"), "data/embeddings/val.npy is missing; make it with: dvc repro embed"),
-    ("cluster", rewrite("data/neighbors/train.npy", np.zeros((7, 20), np.int64)), "int64 (1437, any) is needed"),
+    ("cluster", rewrite("data/neighbors/train.npy", np.zeros((7, 20), np.int64)), "int64 (1455, any) is needed"),
     ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((9, 4), np.float64)), "train.npy is float64 (9, 4)"),
     ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((90, 4), np.float32)), "first row 0 with 0"),
     ("evaluate", rewrite("data/labels/labels.npy", np.zeros(3, np.int64)), "data/labels/labels.npy is int64 (3,)"),
