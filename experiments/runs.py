@@ -22,7 +22,8 @@ from bench.machine import machine, packages
 from experiments.warm import WarmPython
 from experiments.workers import FOLDER, call, check_committed, make_worker, search_path, worker_environment
 from pipeline import artifacts
-from pipeline.fingerprint import run_key, without_times
+from pipeline.code import stage_code
+from pipeline.fingerprint import run_key, stage_entries, without_times
 from pipeline.machine import data_home
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.tracking import tracking_address
@@ -138,10 +139,11 @@ def _key(run: Run) -> str:
     params, root = run.params(), Path.cwd()
     files = without_times(signature(params.data, root, data_home(root)))
     weights = weights_signature(params.backbone.weights, root)
-    key = run_key(params, {**files, "weights": weights, "packages": packages()})[:16]
+    code = {stage: stage_code(stage) for stage in stage_entries()}
+    key = run_key(params, {**files, "weights": weights, "code": code, "packages": packages()})[:16]
     if run.labelled:  # no stage's code, so that the key does not cover it
-        code = hashlib.sha256(LABELLED.read_bytes()).hexdigest()[:8]
-        key = "-".join([key, *run.labelled, code])
+        labelled = hashlib.sha256(LABELLED.read_bytes()).hexdigest()[:8]
+        key = "-".join([key, *run.labelled, labelled])
     return key
 
 

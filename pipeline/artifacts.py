@@ -12,6 +12,7 @@ from scan_core.errors import ScanError
 
 SOURCE = Path("data/source.json")  # what the source's files are, for DVC
 WEIGHTS = Path("data/weights.json")  # the hash of backbone.weights, for DVC
+CODE = Path("data/code")  # {stage}.json: a digest of each module that the stage depends on, for DVC
 IMAGES = Path("data/images")  # the shards, stats.json, and rows: pretext.npy, train.npy, val.npy
 ITEMS = Path("data/items")  # items.parquet, findings.csv; for evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; for evaluate alone

@@ -12,7 +12,6 @@ from pipeline.params import Params, read_yaml
 from scan_core.errors import ScanError
 
 DVC_FILE = Path("dvc.yaml")
-MADE = ("data/", "models/", "reports/")  # deps that stages have made; the others are code
 WRITTEN = ("params.yaml", "dvc.lock", "bench/results", "docs")  # which git tracks, and which are settings or results
 
 
@@ -44,19 +43,20 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
     return digest.hexdigest()
 
 
-def run_key(params: Params, source: dict[str, Any] | None = None) -> str:
-    """SHA-256 over all parameters, ``source_key()`` and all code that any stage names: one run, one row in MLflow."""
-    digest = hashlib.sha256(json.dumps([params.model_dump(mode="json"), source or {}], sort_keys=True).encode())
-    code = {path for entry in stage_entries().values() for path in entry["deps"] if not path.startswith(MADE)}
-    for path in sorted(code):
-        hash_path(digest, Path(path))
-    return digest.hexdigest()
+def run_key(params: Params, source: dict[str, Any]) -> str:
+    """SHA-256 over all parameters and ``source_key()``: one run, one row in MLflow."""
+    return hashlib.sha256(json.dumps([params.model_dump(mode="json"), source], sort_keys=True).encode()).hexdigest()
 
 
 def source_key() -> dict[str, Any]:
-    """What the source is and which weights are imported, as far as no time tells: a touched file is no other run."""
+    """What ``source`` has found, as far as no time tells: a touched file is no other run.
+
+    The images' signature, the hash of imported weights, and the digests of all stages' code.
+    """
+    code = {stage: artifacts.CODE / f"{stage}.json" for stage in stage_entries()}
     looked = [artifacts.load_json(path) if path.exists() else {} for path in (artifacts.SOURCE, artifacts.WEIGHTS)]
-    return {**without_times(looked[0]), "weights": looked[1].get("sha256")}
+    digests = {stage: artifacts.load_json(path) for stage, path in code.items() if path.exists()}
+    return {**without_times(looked[0]), "weights": looked[1].get("sha256"), "code": digests}
 
 
 def without_times(source: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +78,13 @@ def git_commit() -> str:
 
 
 def hash_path(digest: Any, path: Path) -> None:
-    """Feeds a file, or the files under a folder with their relative names, to ``digest``."""
+    """Feeds a file, or the files under a folder with their names, to ``digest``; not what Python caches there."""
     if not path.exists():
         raise ScanError(f"{path} is missing; make it with: dvc repro")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
     for file in files:
+        if file.is_dir() or "__pycache__" in file.parts:
+            continue
         digest.update(f"\0{file.as_posix()}\0".encode())
         stat = file.stat()
         digest.update(_content(file.resolve(), stat.st_mtime_ns, stat.st_size))

@@ -1,4 +1,4 @@
-"""source: have the images or imported weights changed? DVC runs it each time, for it cannot see them by itself."""
+"""source: have the images, imported weights or code changed? DVC runs it each time, because it cannot see that itself."""
 
 import hashlib
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 import typer
 
 from pipeline import artifacts
+from pipeline.code import stage_code
+from pipeline.fingerprint import stage_entries
 from pipeline.machine import data_home
 from pipeline.params import read_params
 from pipeline.progress import say
@@ -20,12 +22,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main() -> None:
-    """List the source's files, sizes and times, and the hash of imported weights: what reads them runs again then."""
+    """List the source's files, sizes and times, the hash of imported weights, and the code that each stage depends on.
+
+    A stage reruns if what is listed for it has changed.
+    """
     try:
         root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         params = read_params()
         artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
         artifacts.save_json(artifacts.WEIGHTS, weights_signature(params.backbone.weights, root))
+        for stage in stage_entries():
+            artifacts.save_json(artifacts.CODE / f"{stage}.json", stage_code(stage))
     except (ScanError, OSError) as error:
         say(f"source: error: {' '.join(str(error).split())}")
         sys.exit(1)

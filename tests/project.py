@@ -28,9 +28,9 @@ TINY: dict[str, Any] = {
     "selflabel": {"epochs": 2, "batch_size": 256, "threshold": 0.12},
     "evaluate": {"kmeans_runs": 2},
 }
+SOURCE_OUTPUTS = {"data/source.json", "data/weights.json", *(f"data/code/{stage}.json" for stage in STAGES)}
 OUTPUTS = {
-    "data/source.json",
-    "data/weights.json",
+    *SOURCE_OUTPUTS,
     *(f"data/images/{name}" for name in ("pixels-00000.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
     *("data/items/items.parquet", "data/items/findings.csv", "data/labels/labels.npy", "data/labels/classes.json"),
     *("data/embeddings/train.npy", "data/embeddings/val.npy"),

@@ -3,10 +3,10 @@
 import pytest
 from dvc_data.hashfile.meta import Meta
 
-from pipeline.artifacts import SOURCE, WEIGHTS
+from pipeline.artifacts import CODE, SOURCE, WEIGHTS
+from pipeline.code import stage_code
 from pipeline.fingerprint import DVC_FILE, stage_entries
 from pipeline.params import Params, read_yaml
-from tests.closure import code_of
 from tests.project import LABEL_STAGES, OUTPUTS, STAGES
 
 SECRET = {"data/labels", "data/items"}
@@ -27,24 +27,25 @@ def test_labels_and_names_reach_prepare_and_evaluate_only(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_code_deps_are_the_import_closure(stage):
-    named = [
-        path for path in stage_entries()[stage]["deps"] if path.split("/")[0] in ("scan_core", "pipeline", "stages")
-    ]
-    expected = code_of(stage)
-    paste = "\n".join(f"      - {path}" for path in expected)
-    assert sorted(named) == expected, f"put these code deps into dvc.yaml under {stage}:\n{paste}"
+def test_a_stage_names_the_digests_of_its_own_code_and_no_code(stage):
+    deps = stage_entries()[stage]["deps"]
+    assert [path for path in deps if not path.startswith(("data/", "models/", "reports/"))] == []
+    assert [path for path in deps if path.startswith(f"{CODE}/")] == [f"{CODE}/{stage}.json"]
 
 
-def test_metrics_code_is_no_dependency_of_training():
-    for stage in STAGES[:-1]:
-        assert "scan_core/metrics.py" not in stage_entries()[stage]["deps"]
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_that_reads_labels_or_scores_is_in_no_other_stage(stage):
+    assert {"scan_core.labels", "scan_core.splits"} & stage_code(stage).keys() == (
+        {"scan_core.labels", "scan_core.splits"} if stage == "prepare" else set()
+    )
+    for module in ("scan_core.metrics", "scan_core.evaluation", "scan_core.probes", "pipeline.report"):
+        assert (module in stage_code(stage)) == (stage == "evaluate"), module
 
 
 def test_source_only_looks():
     """It runs each time, and is not one of those that make something."""
     entry = read_yaml(DVC_FILE)["stages"]["source"]
-    outs = [SOURCE.as_posix(), WEIGHTS.as_posix()]
+    outs = [SOURCE.as_posix(), WEIGHTS.as_posix(), *(f"{CODE}/{stage}.json" for stage in STAGES)]
     assert entry == {"cmd": "python -m stages.source", "always_changed": True, "outs": outs}
     assert SOURCE.as_posix() in stage_entries()["prepare"]["deps"]
     assert WEIGHTS.as_posix() in stage_entries()["pretext"]["deps"]
@@ -52,7 +53,7 @@ def test_source_only_looks():
 
 def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():
     made = [path for entry in stage_entries().values() for path in outputs(entry)]
-    made += [SOURCE.as_posix(), WEIGHTS.as_posix()]
+    made += read_yaml(DVC_FILE)["stages"]["source"]["outs"]
     assert len(made) == len(set(made))
     for output in OUTPUTS:
         assert any(output == path or output.startswith(path + "/") for path in made), output

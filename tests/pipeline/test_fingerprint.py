@@ -14,6 +14,7 @@ def project(tmp_path, monkeypatch):
     folder = make_project(tmp_path / "project")
     (folder / "data" / "embeddings").mkdir(parents=True)
     (folder / "data" / "embeddings" / "train.npy").write_bytes(b"1")
+    run_stage(folder, "source")
     monkeypatch.chdir(folder)
     return folder
 
@@ -30,15 +31,16 @@ def test_its_own_parameters_count_and_others_do_not(project):
     ("path", "counts"),
     [
         ("data/embeddings/train.npy", True),
-        ("scan_core/neighbors.py", True),
-        ("scan_core/losses.py", False),
-        ("pipeline/progress.py", False),
+        ("data/embeddings/__pycache__/train.pyc", False),
+        ("data/code/neighbors.json", True),
+        ("data/code/cluster.json", False),
     ],
 )
 def test_files_count_if_they_are_deps(project, path, counts):
     before = fingerprint("neighbors", read_params())
+    (project / path).parent.mkdir(exist_ok=True)
     with (project / path).open("ab") as file:
-        file.write(b"\n# changed\n")
+        file.write(b"\n")
     assert (fingerprint("neighbors", read_params()) != before) == counts
 
 
@@ -49,14 +51,14 @@ def test_a_renamed_file_in_a_dependency_counts(project):
 
 
 def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project):
-    before = run_key(read_params())
+    before = run_key(read_params(), source_key())
     (project / "data" / "embeddings" / "train.npy").write_bytes(b"2")
-    assert run_key(read_params()) == before
+    assert run_key(read_params(), source_key()) == before
     set_params(project, {"evaluate": {"kmeans_runs": 3}})
-    changed = run_key(read_params())
+    changed = run_key(read_params(), source_key())
     assert changed != before
-    (project / "scan_core" / "metrics.py").write_text("# changed")
-    assert run_key(read_params()) != changed
+    (project / "data" / "code" / "evaluate.json").write_text("{}")
+    assert run_key(read_params(), source_key()) != changed
 
 
 def test_another_source_is_another_run_and_a_touched_one_is_not(project, tmp_path):

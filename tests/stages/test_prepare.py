@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from scan_core import ingest
-from tests.project import environment, files, make_project, run, run_stage, set_params
+from tests.project import OUTPUTS, SOURCE_OUTPUTS, environment, files, make_project, run, run_stage, set_params
 
 pytestmark = pytest.mark.slow
 
@@ -98,11 +98,9 @@ def project(tmp_path):
 
 def test_the_outputs_are_whole_and_nothing_else_is_left(project):
     made, said = prepare(project)
-    assert {path.removeprefix("data/") for path in made} == {
-        "source.json", "weights.json", "images/pixels-00000.npy", "images/stats.json", "images/pretext.npy",
-        "images/train.npy", "images/val.npy", "items/items.parquet", "items/findings.csv", "labels/labels.npy",
-        "labels/classes.json",
-    }  # fmt: skip
+    assert set(made) == SOURCE_OUTPUTS | {
+        path for path in OUTPUTS if path.startswith(("data/images/", "data/items/", "data/labels/"))
+    }
     assert not [path for path in (project / ".scan" / "resume").rglob("*") if path.suffix != ".lock"]
     assert not list((project / ".scan" / "outputs").rglob("*"))
     items = pq.read_table(project / "data" / "items" / "items.parquet").to_pydict()
@@ -378,7 +376,7 @@ def test_too_many_that_cannot_be_used_end_the_run_with_their_list(project):
     assert "data.max_rejected is 0.05, and 5 of 45 images (11.1 %) cannot be used; see .scan/rejected.csv" in said
     with (project / ".scan" / "rejected.csv").open() as file:
         assert [row["source"] for row in csv.DictReader(file)] == [f"bad-{number}.png" for number in range(5)]
-    assert files(project) == {"data/source.json", "data/weights.json"}
+    assert files(project) == SOURCE_OUTPUTS
     for number in range(5):
         (project / "images" / f"bad-{number}.png").unlink()
     prepare(project)
@@ -407,7 +405,7 @@ def test_a_wrong_number_of_processes_is_an_error(project, workers):
 
 
 def test_prepare_before_source_says_what_is_missing(project):
-    assert "data/source.json is missing" in failure(project, "prepare")
+    assert "data/code/prepare.json is missing" in failure(project, "prepare")
 
 
 def test_a_folder_that_went_after_source_is_an_error(project):
@@ -497,7 +495,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(long_project, t
     process = started(long_project)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)  # workers that outlive their parent would keep its standard error open
-    assert files(long_project) == {"data/source.json", "data/weights.json"}, "it had finished before the kill"
+    assert files(long_project) == SOURCE_OUTPUTS, "it had finished before the kill"
     left = {int(path.stem) for path in (long_project / ".scan" / "resume").rglob("*.npz")}
     assert 3 <= len(left) < 20
 

@@ -29,6 +29,7 @@ from scan_core.quality import quality_scores
 from scan_core.weights import load_model
 from tests.project import (
     OUTPUTS,
+    SOURCE_OUTPUTS,
     STAGES,
     environment,
     files,
@@ -258,7 +259,7 @@ def test_permuted_labels_change_no_byte_that_training_reads(project, tmp_path):
 def test_training_reads_no_labels(project):
     """Nor names of files, nor anything that is left of an earlier run: of prepare's outputs the images alone."""
     before = read(project, OUTPUTS)
-    kept = {path for path in OUTPUTS if path.startswith(("data/images/", "data/source", "data/weights"))}
+    kept = {path for path in OUTPUTS if path.startswith(("data/images/", *SOURCE_OUTPUTS))}
     for path in OUTPUTS - kept:
         (project / path).unlink()
     for stage in ("pretext", "embed", "neighbors", "cluster", "selflabel"):

@@ -1,0 +1,236 @@
+"""The code that a stage depends on, as what it means: one digest for each module of the stage's import closure.
+
+A digest covers the module's syntax tree without what changes no output: comments, docstrings, positions, the texts of
+errors and of ``say``, and names that only such texts read. Modules are found where Python would find them, and are
+read but never imported.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+OURS = ("scan_core", "pipeline", "stages")
+# How a stage is run, shown and recorded: no output depends on it. pipeline.params only reads the settings; the classes
+# that say what they mean reach a stage through the modules of scan_core that use them.
+OUTSIDE = (
+    *("pipeline.cli", "pipeline.delivery", "pipeline.fingerprint", "pipeline.machine", "pipeline.packaging"),
+    *("pipeline.params", "pipeline.progress", "pipeline.resume", "pipeline.rows", "pipeline.served_model"),
+    *("pipeline.stage", "pipeline.tracking"),
+)
+ERRORS = {"ScanError", "ValueError", "TypeError"}  # the text of Refused is data: it goes to data/items/findings.csv
+MESSAGES = {"say", "warnings.warn"}
+# Calls that make a text, or a part of one, and do nothing else: builtins by name, and methods of texts.
+BUILTINS = {"abs", "bool", "float", "getattr", "int", "len", "list", "max", "min", "repr", "round", "sorted", "str"}
+METHODS = {"format", "join", "lower", "partition", "removeprefix", "rpartition", "split", "splitlines", "strip"}
+
+
+def stage_code(stage: str) -> dict[str, str]:
+    """The SHA-256 of each module that ``stage`` imports, by name, and of each file that such a module reads, by path."""
+    waiting = [f"stages.{stage}", "pipeline.artifacts"]  # pipeline.stage, which is outside, reads artifacts for all
+    seen, digests = set(waiting), dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        file = module_file(name)
+        if file is None:
+            raise ModuleNotFoundError(f"there is no module {name}")
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        digest, nodes = meaning(file.read_text(encoding="utf-8"))
+        if digest != NOTHING:  # a package's __init__ may hold a docstring alone
+            digests[name] = digest
+        for read in _files_read(file.parent, nodes):
+            path = f"{package.replace('.', '/')}/{read.relative_to(file.parent).as_posix()}"
+            digests[path] = hashlib.sha256(read.read_bytes()).hexdigest()
+        new = set(_imports(nodes, package)) - seen
+        seen |= new
+        waiting += new
+    return dict(sorted(digests.items()))
+
+
+@functools.cache
+def _folders(top: str) -> list[str]:
+    """Where a top package lies. A submodule is not looked up likewise, which would run its parents."""
+    spec = importlib.util.find_spec(top)
+    return list((spec and spec.submodule_search_locations) or ())
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a module, or None."""
+    top, *rest = name.split(".")
+    for folder in _folders(top):
+        path = Path(folder, *rest)
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def _imports(nodes: list[ast.AST], package: str) -> Iterator[str]:
+    """Modules of ours that a module of ``package`` imports at its top or in a function, and the packages they lie in."""
+    for node in nodes:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for parts in [name.split(".") for name in names]:
+            for end in range(1, len(parts) + 1 if parts[0] in OURS else 0):
+                name = ".".join(parts[:end])
+                if f"{name}.".startswith(tuple(f"{outside}." for outside in OUTSIDE)):
+                    break
+                if module_file(name):
+                    yield name
+
+
+def _files_read(folder: Path, nodes: list[ast.AST]) -> Iterator[Path]:
+    """Files in ``folder`` that are no code and that one of the module's strings names, by their name or their folder's."""
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    for path in folder.iterdir():
+        if path.name in texts and path.suffix != ".py" and not (path / "__init__.py").exists():
+            yield from [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())
+
+
+@functools.cache  # stages share modules
+def meaning(source: str) -> tuple[str, list[ast.AST]]:
+    """The SHA-256 of a module's meaning, the same in every version of Python, and its imports and constants."""
+    tree = ast.parse(source)
+    drop = _Drop()
+    drop.visit(tree)
+    while drop.again:  # what has gone may have been the last to read another name
+        drop.again = False
+        for scope in (tree, *_functions(tree)):
+            drop.unread_in(scope)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Constant))]
+    return hashlib.sha256(_canonical(tree).encode()).hexdigest(), nodes
+
+
+def _functions(node: ast.AST) -> Iterator[ast.AST]:
+    """The functions and methods that lie in no other function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield child
+        elif isinstance(child, ast.stmt):
+            yield from _functions(child)
+
+
+def _reads(scope: ast.AST) -> set[str]:
+    """Names that are read in ``scope``, or that a function in it assigns for the module to read."""
+    found = set[str]()
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Global):
+            found.update(node.names)
+    return found
+
+
+class _Drop(ast.NodeTransformer):
+    """Drops texts from a module, and then from each scope what binds a name that only texts have read."""
+
+    def __init__(self) -> None:
+        self.lost = set[str]()  # names that were read in what has gone
+        self.unread = set[str]()  # those that nothing in the scope reads any more
+        self.scope: ast.AST | None = None  # the module or a function; None at first, when only texts go
+        self.again = False
+
+    def unread_in(self, scope: ast.AST) -> None:
+        self.scope, self.unread = scope, self.lost - _reads(scope)
+        if self.unread:
+            self.generic_visit(scope)
+
+    def _gone(self, *nodes: ast.AST) -> None:
+        self.again = True
+        self.lost.update(*map(_reads, nodes))
+
+    def _is_unread(self, name: str) -> bool:
+        return name in self.unread and (name.startswith("_") or not isinstance(self.scope, ast.Module))
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in MESSAGES:
+            self._gone(node)
+            return None
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        return None
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        if node.msg:
+            self._gone(node.msg)
+            node.msg = None
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id in ERRORS and (node.args or node.keywords):
+            self._gone(*node.args, *node.keywords)
+            node.args, node.keywords = [], []
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return node if self.scope else self.generic_visit(node)  # what it binds are attributes
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        if self._is_unread(node.name) and not node.decorator_list:
+            self._gone(node)
+            return None
+        return node if isinstance(self.scope, ast.Module) else self.generic_visit(node)
+
+    def _assigned(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> ast.AST | None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        unread = all(isinstance(target, ast.Name) and self._is_unread(target.id) for target in targets)
+        if unread and node.value and _makes_only_a_text(node.value):
+            self._gone(node.value)
+            return None
+        return self.generic_visit(node)
+
+    visit_Assign = visit_AnnAssign = visit_AugAssign = _assigned
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        kept = [alias for alias in node.names if (alias.asname or alias.name) not in self.unread]
+        self.again |= kept != node.names
+        node.names = kept
+        return node if kept else None
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        if node.name in self.unread:
+            node.name = None
+        return self.generic_visit(node)
+
+
+def _makes_only_a_text(value: ast.expr) -> bool:
+    """Whether without ``value`` nothing else is lost."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Call):
+            called = node.func.id in BUILTINS if isinstance(node.func, ast.Name) else True
+            called = node.func.attr in METHODS if isinstance(node.func, ast.Attribute) else called
+            if not called:
+                return False
+        elif isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)):
+            return False
+    return True
+
+
+def _canonical(node: object) -> str:
+    """A syntax tree as text: classes, and fields that are not empty, which alone are the same in all Python versions."""
+    if isinstance(node, ast.Constant):
+        return ascii(node.value)
+    if isinstance(node, list):
+        return f"[{','.join(map(_canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    fields = [
+        f"{name}={_canonical(value)}"
+        for name, value in ast.iter_fields(node)
+        if value is not None and value != [] and name not in ("ctx", "type_comment")
+    ]
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+NOTHING = meaning("")[0]
