@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 OURS = ("scan_core", "pipeline", "stages")
 # How a stage is run, shown and recorded: no output depends on it. pipeline.params only reads the settings; the classes
@@ -28,7 +29,7 @@ METHODS = {"format", "join", "lower", "partition", "removeprefix", "rpartition",
 
 
 def stage_code(stage: str) -> dict[str, str]:
-    """The SHA-256 of each module that ``stage`` imports, by name, and of each file that such a module reads, by path."""
+    """The SHA-256 of each module that ``stage`` imports, by its name, and of each file that these read, by its path."""
     waiting = [f"stages.{stage}", "pipeline.artifacts"]  # pipeline.stage, which is outside, reads artifacts for all
     seen, digests = set(waiting), dict[str, str]()
     while waiting:
@@ -37,13 +38,13 @@ def stage_code(stage: str) -> dict[str, str]:
         if file is None:
             raise ModuleNotFoundError(f"there is no module {name}")
         package = name if file.stem == "__init__" else name.rpartition(".")[0]
-        digest, nodes = meaning(file.read_text(encoding="utf-8"))
-        if digest != NOTHING:  # a package's __init__ may hold a docstring alone
-            digests[name] = digest
-        for read in _files_read(file.parent, nodes):
+        meant, imports = meaning(file.read_text(encoding="utf-8"))
+        if meant != NOTHING:  # the __init__ of a package may hold a docstring alone
+            digests[name] = hashlib.sha256(meant.encode()).hexdigest()
+        for read in _files_read(file.parent, meant):
             path = f"{package.replace('.', '/')}/{read.relative_to(file.parent).as_posix()}"
             digests[path] = hashlib.sha256(read.read_bytes()).hexdigest()
-        new = set(_imports(nodes, package)) - seen
+        new = set(_modules(imports, package)) - seen
         seen |= new
         waiting += new
     return dict(sorted(digests.items()))
@@ -67,15 +68,13 @@ def module_file(name: str) -> Path | None:
     return None
 
 
-def _imports(nodes: list[ast.AST], package: str) -> Iterator[str]:
-    """Modules of ours that a module of ``package`` imports at its top or in a function, and the packages they lie in."""
-    for node in nodes:
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+def _modules(imports: list[ast.Import | ast.ImportFrom], package: str) -> Iterator[str]:
+    """The project's modules that a module of ``package`` imports, and the packages that hold them."""
+    for node in imports:
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = [f"{module}.{alias.name}" for alias in node.names]
+            names = [f"{module}.{name}" for name in names]
         for parts in [name.split(".") for name in names]:
             for end in range(1, len(parts) + 1 if parts[0] in OURS else 0):
                 name = ".".join(parts[:end])
@@ -85,35 +84,33 @@ def _imports(nodes: list[ast.AST], package: str) -> Iterator[str]:
                     yield name
 
 
-def _files_read(folder: Path, nodes: list[ast.AST]) -> Iterator[Path]:
-    """Files in ``folder`` that are no code and that one of the module's strings names, by their name or their folder's."""
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+def _files_read(folder: Path, meant: str) -> Iterator[Path]:
+    """Files in ``folder`` that are no code, if one of the module's strings is their name or that of their folder."""
     for path in folder.iterdir():
-        if path.name in texts and path.suffix != ".py" and not (path / "__init__.py").exists():
+        if ascii(path.name) in meant and path.suffix != ".py" and not (path / "__init__.py").exists():
             yield from [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())
 
 
 @functools.cache  # stages share modules
-def meaning(source: str) -> tuple[str, list[ast.AST]]:
-    """The SHA-256 of a module's meaning, the same in every version of Python, and its imports and constants."""
+def meaning(source: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """What a module means, as a text that is the same in every version of Python, and its imports."""
     tree = ast.parse(source)
     drop = _Drop()
     drop.visit(tree)
     while drop.again:  # what has gone may have been the last to read another name
         drop.again = False
-        for scope in (tree, *_functions(tree)):
+        for scope in (tree, *_outermost(tree, ast.FunctionDef)):
             drop.unread_in(scope)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Constant))]
-    return hashlib.sha256(_canonical(tree).encode()).hexdigest(), nodes
+    return _canonical(tree), list(_outermost(tree, (ast.Import, ast.ImportFrom)))
 
 
-def _functions(node: ast.AST) -> Iterator[ast.AST]:
-    """The functions and methods that lie in no other function."""
+def _outermost(node: ast.AST, kind: Any) -> Iterator[Any]:
+    """Statements of a kind that lie in no other of it."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef):
+        if isinstance(child, kind):
             yield child
-        elif isinstance(child, ast.stmt):
-            yield from _functions(child)
+        elif not isinstance(child, ast.expr):
+            yield from _outermost(child, kind)
 
 
 def _reads(scope: ast.AST) -> set[str]:
@@ -218,7 +215,7 @@ def _makes_only_a_text(value: ast.expr) -> bool:
 
 
 def _canonical(node: object) -> str:
-    """A syntax tree as text: classes, and fields that are not empty, which alone are the same in all Python versions."""
+    """A syntax tree as text: its classes, and those fields that are not empty, as others differ between versions."""
     if isinstance(node, ast.Constant):
         return ascii(node.value)
     if isinstance(node, list):
@@ -233,4 +230,4 @@ def _canonical(node: object) -> str:
     return f"{type(node).__name__}({','.join(fields)})"
 
 
-NOTHING = meaning("")[0]
+NOTHING, _ = meaning("")

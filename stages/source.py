@@ -1,4 +1,4 @@
-"""source: have the images, imported weights or code changed? DVC runs it each time, because it cannot see that itself."""
+"""source: have the images, imported weights or code changed? DVC runs it each time, as it cannot see that itself."""
 
 import hashlib
 import os

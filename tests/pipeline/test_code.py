@@ -1,0 +1,221 @@
+"""The digests of a stage's code: what changes them, what does not, and where the code is found."""
+
+import ast
+import json
+import os
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pipeline.code import ERRORS, OURS, meaning, module_file, stage_code
+from tests.project import ROOT, STAGES, make_project, run, run_stage
+
+MODULES = sorted({name for stage in STAGES for name in stage_code(stage) if "/" not in name})
+CODE = '''
+"""What it is for."""
+from scan_core.errors import ScanError
+from pipeline.progress import say
+from somewhere import helper
+
+LIMIT = 5
+_ALLOWED = "png and jpg"
+
+def _explain(path):
+    """For the error."""
+    return f"{path}: {_ALLOWED} are allowed{helper(path)}"
+
+def work(path, most=3):
+    """Works."""
+    kinds = ["a", "b"]  # both
+    problem = f"{path} is no image"
+    problem += "; " + ", ".join(sorted(kinds))
+    if not path:
+        raise ScanError(problem)
+    try:
+        count = most * LIMIT + len(kinds)
+    except OSError as error:
+        raise ValueError(_explain(error)) from None
+    assert count > 0, f"count is {count}"
+    say(f"{path} has {count} images")
+    if count > 7:
+        raise Refused(f"damaged: {path}")
+    return count
+'''
+TEXTS = [
+    ("# both", "# each of them"),
+    ("# both", ""),
+    ('"""What it is for."""', '"""Something else."""\n"""And more."""\n'),
+    ('"""Works."""', ""),
+    ("kinds =", "kinds  = \\\n   "),
+    ("is no image", "cannot be read"),  # put together before the raise
+    ('problem += "; " + ", ".join(sorted(kinds))', ""),
+    ("raise ScanError(problem)", 'raise ScanError(f"{path}: {problem}")'),
+    ("png and jpg", "PNG and JPEG"),  # a constant and a function that only errors read
+    ("are allowed", "are read"),
+    (', f"count is {count}"', ""),
+    ("has {count} images", "is read"),
+]
+CHANGES = [
+    ("LIMIT = 5", "LIMIT = 6"),
+    ("most * LIMIT", "most + LIMIT"),
+    ("most=3", "most=4"),
+    ('"b"]', '"c"]'),
+    ("count > 7", "count >= 7"),
+    ("count > 0,", "count > 1,"),
+    ("damaged: ", "broken: "),  # goes to findings.csv
+    ("raise ScanError(problem)", "raise OSError(problem)"),
+    ("raise ScanError(problem)", "return problem"),
+    ("except OSError", "except Exception"),
+    ("    return count\n", ""),
+]
+
+
+def digest(source):
+    return meaning(source)[0]  # before it is hashed, so that a failure shows where two differ
+
+
+@pytest.mark.parametrize(("old", "new"), TEXTS)
+def test_a_text_changes_no_digest(old, new):
+    assert CODE.count(old) == 1
+    assert digest(CODE.replace(old, new)) == digest(CODE)
+
+
+def test_without_all_its_texts_it_means_the_same():
+    bare = """
+    from scan_core.errors import ScanError
+    LIMIT = 5
+    def work(path, most=3):
+        kinds = ["a", "b"]
+        if not path: raise ScanError()
+        try: count = most * LIMIT + len(kinds)
+        except OSError: raise ValueError() from None
+        assert count > 0
+        if count > 7: raise Refused(f"damaged: {path}")
+        return count
+    """
+    assert digest(textwrap.dedent(bare)) == digest(CODE)
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+def test_what_is_computed_changes_the_digest(old, new):
+    assert CODE.count(old) == 1
+    assert digest(CODE.replace(old, new)) != digest(CODE)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "loss = loader.step()",  # what else it does is not lost
+        "loss = (seen := 5)",
+        "self.loss = 5",
+        "for loss in loader: pass",
+        "global loss; loss = 5",
+    ],
+)
+def test_what_does_more_than_make_a_text_counts_though_only_an_error_reads_it(statement):
+    def source(line):
+        return f"def train(loader):\n    {line}\n    raise ScanError(f'{{loss}}')\n"
+
+    assert digest(source(statement)) != digest(source("pass"))
+
+
+class OtherTexts(ast.NodeTransformer):
+    """Changes each docstring, and each string in the call of an error."""
+
+    def visit_Expr(self, node):
+        return ast.Expr(ast.Constant("Other.")) if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Call(self, node):
+        if isinstance(node.func, ast.Name) and node.func.id in ERRORS:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                    inner.value += " Other."
+        return self.generic_visit(node)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_text_of_a_module_counts_and_each_of_its_statements_does(name):
+    source = module_file(name).read_text(encoding="utf-8")
+    assert digest(f"# A comment.\n\n{source}\n# Another.\n") == digest(source)
+    other = ast.unparse(OtherTexts().visit(ast.parse(source)))  # no comment is left in it, nor a line where it was
+    assert other != ast.unparse(ast.parse(source)) and digest(other) == digest(source)
+    assert digest(f"{source}\nOTHER = 1\n") != digest(source)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_reads_a_private_name_of_another(name):
+    """Whether only texts read one is asked of its own module alone."""
+    for node in ast.walk(ast.parse(module_file(name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert [alias.name for alias in node.names if alias.name.startswith("_")] == []
+
+
+def test_a_stage_depends_on_what_it_imports_and_on_files_that_are_read_there(tmp_path, monkeypatch):
+    for name, text in {
+        "stages/__init__.py": '"""Stages."""',
+        "stages/work.py": "def work():\n    from house.data import folder\n    import house.plain\n",
+        "pipeline/__init__.py": "",
+        "pipeline/artifacts.py": "import pipeline.stage\nfrom pipeline.stage import Stage",
+        "pipeline/stage.py": "import house.never",
+        "house/__init__.py": '"""A house."""',
+        "house/data/__init__.py": "LIMIT = 5",
+        "house/data/folder.py": "from ..errors import A\nif TYPE_CHECKING:\n  import house.never\nPAGE = 'page.j2'",
+        "house/data/page.j2": "page",
+        "house/data/other.j2": "other",
+        "house/errors.py": "A = 1",
+        "house/plain.py": "WHERE = 'lists', 'data'",
+        "house/lists/a.txt": "a",
+        "house/never.py": "raise RuntimeError",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("pipeline.code.OURS", ("house", "pipeline", "stages"))
+    monkeypatch.setattr("pipeline.code._folders", lambda top: [str(tmp_path / top)])
+    before = stage_code("work")
+    assert list(before) == [
+        "house.data", "house.data.folder", "house.errors", "house.plain", "house/data/page.j2", "house/lists/a.txt",
+        "pipeline.artifacts", "stages.work",
+    ]  # fmt: skip
+    (tmp_path / "house/lists/a.txt").write_text("b")
+    (tmp_path / "house/data/__init__.py").write_text("LIMIT = 6")
+    after = stage_code("work")
+    assert {name for name in before if before[name] != after[name]} == {"house.data", "house/lists/a.txt"}
+
+
+SHOWN = "import json; from pipeline.code import stage_code; print(json.dumps(stage_code('evaluate')))"
+
+
+def shown(folder, python=sys.executable, **environment):
+    return json.loads(run(folder, str(python), "-c", SHOWN, **environment).stdout)
+
+
+def test_code_is_found_where_it_is_installed_and_a_copy_in_the_current_folder_comes_first(tmp_path):
+    for package in OURS:
+        shutil.copytree(ROOT / package, tmp_path / "installed" / package)
+    (tmp_path / "empty").mkdir()
+    path = str(tmp_path / "installed")
+    assert shown(tmp_path / "empty", PYTHONPATH=path) == stage_code("evaluate")
+    copy = make_project(tmp_path / "copy")
+    with (copy / "scan_core" / "metrics.py").open("a") as file:
+        file.write("\nCHANGED = 1\n")
+    changed = shown(copy, PYTHONPATH=path)
+    assert {name for name, value in stage_code("evaluate").items() if changed[name] != value} == {"scan_core.metrics"}
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
+def test_other_pythons_agree(version):
+    found = [*(Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"), shutil.which(f"python{version}")]
+    if not found[0]:
+        pytest.skip(f"there is no Python {version}")
+    assert shown(ROOT, found[0], PYTHONDONTWRITEBYTECODE="1", PYTHONPATH="") == stage_code("evaluate")
+
+
+def test_source_writes_the_digests_of_each_stage(tmp_path):
+    project = make_project(tmp_path / "project")
+    run_stage(project, "source")
+    for stage in STAGES:
+        assert json.loads((project / "data" / "code" / f"{stage}.json").read_text()) == stage_code(stage)
+    assert len(os.listdir(project / "data" / "code")) == len(STAGES)
