@@ -165,10 +165,13 @@ def choose_model(before: Tensor, after: Tensor, nearest: Tensor, learned: bool) 
     sizes = [torch.unique(assigned, return_counts=True)[1] for assigned in (before, after)]
     alive = [int((GUARD_SHRINK * held >= sizes[0].min()).sum()) for held in sizes]
     if alive[1] < alive[0]:
-        return "before", f"self-labelling left {alive[1]} of {alive[0]} clusters in use"
+        return "before", f"self-labeling left {alive[1]} of {alive[0]} clusters in use"
     together = [int((assigned == assigned[nearest]).sum()) for assigned in (before, after)]
     count = len(nearest)
     if 100 * (together[0] - together[1]) > GUARD_PERCENT * count:  # in whole images: no rounding decides
         was, is_now = together[0] / count, together[1] / count
-        return "before", f"nearest neighbours in one cluster fell from {was:.3f} to {is_now:.3f}"
-    return "after", f"{alive[1]} clusters in use, nearest neighbours in one cluster: {together[1] / count:.3f}"
+        return "before", (
+            f"neighbor agreement fell from {was:.3f} to {is_now:.3f}: "
+            "fewer images share a cluster with their nearest neighbor"
+        )
+    return "after", f"{alive[1]} clusters in use, neighbor agreement {together[1] / count:.3f}"
