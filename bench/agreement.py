@@ -12,18 +12,19 @@ from torch.nn import functional as F
 
 from bench.steps import preset
 from bench.views import MEAN, SIMCLR, STD, STRONG, pixels
-from scan_core import selflabel as selflabelling
-from scan_core import strong_views, training
-from scan_core.augment import plain_view, random_view
-from scan_core.device import make_fabric, seeded
-from scan_core.images import images_on
+from scan_core.clustering import selflabel as selflabelling
+from scan_core.clustering.scan import start_scan, train_scan
+from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.compute.device import make_fabric, seed_everything
+from scan_core.images.store import images_on
 from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
-from scan_core.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
-from scan_core.pretext import start_pretext, train_pretext
-from scan_core.scan import start_scan, train_scan
-from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
+from scan_core.pretext.methods import start_pretext, train_pretext
 from scan_core.settings import NoAugmentation
-from scan_core.training import Progress, TrainingState, compiled_model
+from scan_core.training.step import Progress, TrainingState, compiled_model
+from scan_core.training.step import step as training
+from scan_core.views import strong as strong_views
+from scan_core.views.random_view import plain_view, random_view
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def agreement(device: torch.device) -> list[Difference]:
     torch.backends.cudnn.allow_tf32 = False
     stored, rows = pixels(256), torch.arange(64)
     both = [images_on(where, stored, MEAN, STD) for where in (torch.device("cpu"), device)]
-    one, other = (random_view(images, rows, SIMCLR, seeded(0)).cpu() for images in both)
+    one, other = (random_view(images, rows, SIMCLR, seed_everything(0)).cpu() for images in both)
     found = [Difference("SimCLR views", relative(one, other), 1e-4)]
-    one, other = (random_view(images, rows, STRONG, seeded(0)).cpu() for images in both)
+    one, other = (random_view(images, rows, STRONG, seed_everything(0)).cpu() for images in both)
     found.append(Difference("strong views, pixels", float(((one - other).abs() > 1e-3).float().mean()), 0.05))
     for name, (head, loss) in _objectives().items():
         torch.manual_seed(0)
@@ -88,7 +89,7 @@ def repeated(device: torch.device) -> list[Difference]:
     selflabel = params.selflabel.model_copy(update={"epochs": 3, "threshold": 1e-6})
 
     def model(head: Callable[[int], nn.Module]) -> Model:
-        seeded(0)
+        seed_everything(0)
         backbone = build_backbone(params.backbone, images.channels)
         return Model(backbone, head(feature_size(backbone)))
 
@@ -133,7 +134,7 @@ def repeated(device: torch.device) -> list[Difference]:
 
 
 def as_it_is(work: Any, _: torch.device) -> Any:
-    """In place of ``graphs.recorded``."""
+    """In place of ``graphs.cuda_graphed``."""
     return work
 
 

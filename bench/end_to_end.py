@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scan_core.evaluation import kmeans_scores
-from scan_core.images import Images
-from scan_core.inference import embed, log_probabilities
-from scan_core.metrics import clustering_metrics, neighbor_purity
-from scan_core.neighbors import mine_neighbors
-from scan_core.pretext import start_pretext, train_pretext
-from scan_core.probes import predict_knn
-from scan_core.scan import best_model, start_scan, train_scan
-from scan_core.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
-from scan_core.training import Epoch, Progress, TrainingState
+from scan_core.clustering.neighbors import mine_neighbors
+from scan_core.clustering.scan import best_model, start_scan, train_scan
+from scan_core.clustering.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
+from scan_core.evaluation.metrics import clustering_metrics, neighbor_purity
+from scan_core.evaluation.probes import predict_knn
+from scan_core.evaluation.scores import kmeans_scores
+from scan_core.images.store import Images
+from scan_core.models.inference import embed, log_probabilities
+from scan_core.pretext.methods import start_pretext, train_pretext
+from scan_core.training.step import Epoch, Progress, TrainingState
 
 PART = 15 * 2**20  # bytes
 

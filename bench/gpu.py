@@ -27,8 +27,8 @@ from bench.end_to_end import OutOfTime, Run, read_archive
 from bench.steps import preset
 from bench.timing import Row
 from bench.views import MEAN, STD
-from scan_core.device import make_fabric
-from scan_core.images import images_on
+from scan_core.compute.device import make_fabric
+from scan_core.images.store import images_on
 
 H200_BF16 = 790e12  # FLOP/s of a bf16 product there; the bar of 80,000 views/s is for it, and scales
 SPELLS, SPELL_STEPS = 5, 20

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench.timing import Row, compared, in_turn, peak
-from scan_core.neighbors import mine_neighbors
+from scan_core.clustering.neighbors import mine_neighbors
 
 K = 20
 SLICE = 5_000  # queries of scikit-learn's search, and of that from which an exact one of a million is extrapolated

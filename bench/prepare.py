@@ -102,12 +102,12 @@ def work_seconds(path: Path, size: int, folder: Path) -> float:
 def work(path: Path, size: int, folder: Path) -> float:
     """``work_seconds`` in this process: what the stage calls, from the listing of the folder to the written store."""
     from pipeline.params import read_params
-    from scan_core.decode import target_of
-    from scan_core.ingest import ingest, load_chunks
-    from scan_core.labels import labels_and_splits
+    from scan_core.data.decode import target_of
+    from scan_core.data.ingest import ingest, load_chunks
+    from scan_core.data.labels import labels_and_splits
+    from scan_core.data.sources import open_source
+    from scan_core.data.store import plan_store, write_store
     from scan_core.settings import Data
-    from scan_core.sources import open_source
-    from scan_core.store import plan_store, write_store
 
     settings = Data(**dict(read_params(Path("presets/digits.yaml")).data, name="folder", path=str(path), size=size))
     chunks, store = folder / "chunks", folder / "store"

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bench.steps import LONG, constant, driven, preset, setting
 from bench.timing import Row, Side, Work, apart, compared
 from bench.views import Loaded, Photos, pixels
-from scan_core.device import make_fabric, seeded
+from scan_core.compute.device import make_fabric, seed_everything
 from scan_core.losses import nt_xent
-from scan_core.networks import build_backbone
-from scan_core.simclr import start_simclr, train_simclr
+from scan_core.models.networks import build_backbone
+from scan_core.pretext.simclr import start_simclr, train_simclr
 
 CORES = os.cpu_count() or 1
 RESNET18_FLOP = 3.34e9  # forward and backward of one 32x32 view: three times 2 * 0.557 G multiply-adds
@@ -59,7 +59,7 @@ def _ours(precision: str, batch: int) -> Work:
     fabric = make_fabric(precision, "cpu")
     params, images, rows = setting("resnet18", fabric)
     settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
-    state = start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric)
+    state = start_simclr(settings, build_backbone(params.backbone, 3), len(rows), seed_everything(0), fabric)
     return driven(train_simclr(state, images, rows, settings, fabric))
 
 
@@ -67,7 +67,7 @@ def _usual(precision: str, batch: int) -> Work:
     """The same network, loss and optimiser, fed by a DataLoader of PIL images."""
     fabric = make_fabric(precision, "cpu")
     params, _, rows = setting("resnet18", fabric)
-    state = start_simclr(params.pretext, build_backbone(params.backbone, 3), len(rows), seeded(0), fabric)
+    state = start_simclr(params.pretext, build_backbone(params.backbone, 3), len(rows), seed_everything(0), fabric)
     loaded = Loaded(Photos(pixels(8 * batch), on_tensors=False, views=2), batch, CORES)
 
     def loss(model: nn.Module) -> Tensor:

@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from bench.timing import Row, compared, in_turn
 from bench.views import MEAN, STD, pixels
 from pipeline.params import Params, read_params
-from scan_core.augment import plain_view, random_view
-from scan_core.device import make_fabric, seeded
-from scan_core.graphs import Recorded, recordable, recorded
-from scan_core.images import Images, images_on
-from scan_core.inference import batch_of, embed
+from scan_core.clustering.scan import start_scan, train_scan
+from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.compute.cuda_graphs import CudaGraphed, cuda_graphed, make_capturable
+from scan_core.compute.device import make_fabric, seed_everything
+from scan_core.images.store import Images, images_on
 from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
-from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
-from scan_core.scan import start_scan, train_scan
-from scan_core.selflabel import start_selflabel, train_selflabel
+from scan_core.models.inference import batch_of, embed
+from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.pretext.simclr import start_simclr, train_simclr
 from scan_core.settings import NoAugmentation
-from scan_core.simclr import start_simclr, train_simclr
-from scan_core.training import Progress, Step, compiled
+from scan_core.training.step import Progress, Step, compiled
+from scan_core.views.random_view import plain_view, random_view
 
 LONG = 1_000_000  # rows of an epoch, and epochs
 PRESETS = {"resnet18": "cifar10", "digits": "digits"}
@@ -78,9 +78,9 @@ def constant(
         optimizer.zero_grad()
         return ()
 
-    once = recorded(step, fabric.device)
-    if isinstance(once, Recorded):
-        recordable(optimizer, fabric.device)
+    once = cuda_graphed(step, fabric.device)
+    if isinstance(once, CudaGraphed):
+        make_capturable(optimizer, fabric.device)
 
     def work() -> int:
         once()
@@ -109,10 +109,10 @@ def pretext_step(fabric: Any, network: str, batch: int) -> Sides:
     params, images, rows = setting(network, fabric)
     settings = params.pretext.model_copy(update={"batch_size": batch, "epochs": LONG})
     states = [
-        start_simclr(settings, build_backbone(params.backbone, images.channels), len(rows), seeded(0), fabric)
+        start_simclr(settings, build_backbone(params.backbone, images.channels), len(rows), seed_everything(0), fabric)
         for _ in range(2)
     ]
-    views = random_view(images, rows[:batch].repeat(2), settings.augmentation, seeded(0))
+    views = random_view(images, rows[:batch].repeat(2), settings.augmentation, seed_everything(0))
 
     def loss(model: nn.Module) -> Tensor:
         first, second = model(views)[1].chunk(2)
@@ -139,7 +139,7 @@ def scan_step(fabric: Any, network: str, batch: int, frozen: bool) -> Sides:
     ]
     neighbors = torch.randint(len(rows), (len(rows), settings.neighbors))
     val_neighbors = torch.randint(64, (64, settings.val_neighbors))
-    views = random_view(images, rows[: 2 * batch], settings.augmentation, seeded(0))
+    views = random_view(images, rows[: 2 * batch], settings.augmentation, seed_everything(0))
     if frozen:
         views = torch.randn(2 * batch, feature_size(states[0].module.backbone), device=fabric.device)
 
@@ -169,7 +169,7 @@ def selflabel_step(fabric: Any, network: str, batch: int) -> Sides:
     states = [start(), start()]
     states[0].extra.update(assignments=[torch.zeros(64, dtype=torch.int32)], confident=[1.0])  # the first look, done
     plain = plain_view(images, rows[:batch])
-    strong = random_view(images, rows[:batch], settings.augmentation, seeded(0))
+    strong = random_view(images, rows[:batch], settings.augmentation, seed_everything(0))
 
     def loss(model: nn.Module) -> Tensor:
         with torch.no_grad():

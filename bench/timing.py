@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scan_core import device
+from scan_core.compute import device
 
 Work = Callable[[], int]  # does a piece of work; how many images (rows, ...) that was
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from bench.timing import Row, Side, Work, apart, compared
-from scan_core.augment import random_view
-from scan_core.images import images_on
+from scan_core.images.store import images_on
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
+from scan_core.views.random_view import random_view
 
 BATCH = 512
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]

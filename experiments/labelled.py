@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import artifacts
-from pipeline.machine import use_threads, wanted_device
+from pipeline.environment import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.stage import Stage
-from scan_core.augment import random_view
-from scan_core.device import choose_compute, make_fabric, seeded
-from scan_core.inference import log_probabilities
-from scan_core.metrics import clustering_metrics
-from scan_core.networks import ClusterHeads, Model, build_backbone, feature_size
-from scan_core.scan import best_model, start_scan, train_scan
-from scan_core.training import Stepper, batches, build_optimizer, check_batch
-from scan_core.weights import load_model
+from scan_core.clustering.scan import best_model, start_scan, train_scan
+from scan_core.compute.device import configure_compute, make_fabric, seed_everything
+from scan_core.evaluation.metrics import clustering_metrics
+from scan_core.models.files import load_model
+from scan_core.models.inference import log_probabilities
+from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.training.step import Stepper, batches, build_optimizer, check_batch
+from scan_core.views.random_view import random_view
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -35,7 +35,7 @@ class _Data:
 
     def __init__(self) -> None:
         self.params: Params = read_params()
-        self.compute = choose_compute(self.params.precision, wanted_device())
+        self.compute = configure_compute(self.params.precision, wanted_device())
         use_threads()
         self.fabric = make_fabric(self.compute.precision, self.compute.device.type)
         self.images, self.rows, self.stats = Stage.images(self.compute)
@@ -85,7 +85,7 @@ def supervised() -> None:
     values, index = np.unique(data.labels[rows[known].numpy()], return_inverse=True)
     target = torch.full((data.stats["count"],), -1)
     target[rows[known]] = torch.from_numpy(index)
-    generator = seeded(data.params.seed)
+    generator = seed_everything(data.params.seed)
     backbone = build_backbone(data.params.backbone, data.stats["channels"])
     model = Model(backbone, ClusterHeads(feature_size(backbone), len(values), 1)).to(data.compute.device)
     _train_supervised(data, model, rows[known], target, generator)

@@ -23,12 +23,12 @@ from experiments.warm import WarmPython
 from experiments.workers import FOLDER, call, check_committed, make_worker, search_path, worker_environment
 from pipeline import artifacts
 from pipeline.code import stage_code
+from pipeline.environment import data_home
 from pipeline.fingerprint import run_key, stage_entries, without_times
-from pipeline.machine import data_home
 from pipeline.params import PARAMS_FILE, Params, read_yaml
-from pipeline.tracking import tracking_address
+from pipeline.tracking.spool import tracking_address
+from scan_core.data.folder import signature
 from scan_core.errors import ScanError
-from scan_core.files import signature
 from stages.source import weights_signature
 
 LABELLED = Path("experiments/labelled.py")
@@ -195,8 +195,8 @@ def _execute(run: Run, folder: Path, bin_folder: Path, environment: dict[str, st
 
 def send(say: Callable[[str], None]) -> None:
     """Delivers the workers' records to MLflow: about five seconds a run, so it is a command of its own."""
-    from pipeline.delivery import send_waiting
-    from pipeline.rows import connect
+    from pipeline.tracking.delivery import send_waiting
+    from pipeline.tracking.mlflow_runs import connect
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking_address(Path.cwd())
     for folder in sorted(FOLDER.glob("worker-*")):

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from bench.machine import packages
-from pipeline.machine import data_home
-from pipeline.tracking import tracking_address
+from pipeline.environment import data_home
+from pipeline.tracking.spool import tracking_address
 from scan_core.errors import ScanError
 
 FOLDER = Path(".scan/experiments")

@@ -11,7 +11,7 @@ from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json, r
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
 from pipeline.progress import say
-from pipeline.tracking import tracking_address
+from pipeline.tracking.spool import tracking_address
 from scan_core.errors import ScanError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -94,8 +94,9 @@ def data(
     use: bool = typer.Option(False, "--use", help="Put the settings into params.yaml, whose others stay."),
 ) -> None:
     """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
-    from pipeline import look, presets
-    from pipeline.machine import worker_count
+    from pipeline import inspect_source as look
+    from pipeline import presets
+    from pipeline.environment import worker_count
 
     try:
         if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -161,8 +162,8 @@ def import_weights(
     to: str | None = typer.Option(None, help="Where to; by default weights/, under the checkpoint's name."),
 ) -> None:
     """Make a published checkpoint a file that backbone.weights can name; nothing pickled in it is run."""
-    from scan_core.checkpoints import import_checkpoint
-    from scan_core.weights import save_backbone
+    from scan_core.import_weights import import_checkpoint
+    from scan_core.models.files import save_backbone
 
     try:
         source = Path(file)
@@ -193,7 +194,7 @@ def import_weights(
 @app.command()
 def send() -> None:
     """Send MLflow the records that it could not take when they were made."""
-    from pipeline.delivery import send_waiting
+    from pipeline.tracking.delivery import send_waiting
 
     try:
         sent = send_waiting(Path.cwd())

@@ -17,9 +17,8 @@ OURS = ("scan_core", "pipeline", "stages")
 # How a stage is run, shown and recorded: no output depends on it. pipeline.params only reads the settings; the classes
 # that say what they mean reach a stage through the modules of scan_core that use them.
 OUTSIDE = (
-    *("pipeline.cli", "pipeline.delivery", "pipeline.fingerprint", "pipeline.machine", "pipeline.packaging"),
-    *("pipeline.params", "pipeline.progress", "pipeline.resume", "pipeline.rows", "pipeline.served_model"),
-    *("pipeline.stage", "pipeline.tracking"),
+    *("pipeline.cli", "pipeline.environment", "pipeline.fingerprint", "pipeline.params", "pipeline.progress"),
+    *("pipeline.resume", "pipeline.stage", "pipeline.tracking"),
 )
 ERRORS = {"ScanError", "ValueError", "TypeError"}  # the text of Refused is data: it goes to data/items/findings.csv
 MESSAGES = {"say", "warnings.warn"}

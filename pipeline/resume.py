@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.machine import allowed, seconds_between_saves
+from pipeline.environment import allowed, seconds_between_saves
 from pipeline.progress import say
 from scan_core.errors import ScanError
 
@@ -44,7 +44,7 @@ class Scratch:
                 self._lock.acquire()
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def drop_others(self, stage: str) -> None:
+    def delete_stale(self, stage: str) -> None:
         """Deletes what runs of ``stage`` on other inputs left unfinished a week ago or earlier, none being at work."""
         for folder in self.folder.parent.glob(f"{stage}-*"):
             old = folder.is_dir() and time.time() - folder.stat().st_mtime > DAYS_KEPT * 86_400
@@ -105,7 +105,7 @@ class Scratch:
         os.replace(partial, file)
         self._saved = time.monotonic()
 
-    def hand_over(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
+    def save_for_waiter(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
         """Saves the state of the last epoch if another run waits for it: the second need not train again."""
         if any(locked(file) for file in self.folder.parent.glob(f"{self.folder.name}.waiting-*")):
             try:

@@ -17,21 +17,21 @@ import typer
 from filelock import FileLock, Timeout
 
 from pipeline import artifacts
+from pipeline.environment import data_home, use_threads, wanted_device
 from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
-from pipeline.machine import data_home, use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
 from pipeline.resume import Scratch, launched, training_environment
-from pipeline.tracking import Silence, Tracker
+from pipeline.tracking.spool import NullTracker, Tracker
+from scan_core.data.sources import resolve
 from scan_core.errors import ScanError
-from scan_core.sources import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scan_core.device import Compute
-    from scan_core.images import Images
-    from scan_core.training import Progress, TrainingState
+    from scan_core.compute.device import Compute
+    from scan_core.images.store import Images
+    from scan_core.training.step import Progress, TrainingState
 
 
 class Stage:
@@ -51,7 +51,7 @@ class Stage:
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # which reads all of the images
-        self.tracker = Silence() if self.rank else Tracker(self.root, name)
+        self.tracker = NullTracker() if self.rank else Tracker(self.root, name)
         self._outputs: list[tuple[Path, Path]] = []
         self._scratch: Scratch | None = None
         if not self.rank:
@@ -120,7 +120,7 @@ class Stage:
         """The store on the device, rows by split (on the host), statistics."""
         import torch
 
-        from scan_core.images import array_images, jpeg_images
+        from scan_core.images.store import array_images, jpeg_images
 
         stats = artifacts.load_json(artifacts.IMAGES / "stats.json")
         index = {split: torch.from_numpy(row) for split, row in artifacts.load_rows(stats["count"]).items()}
@@ -145,7 +145,7 @@ class Stage:
         ``depends_on`` are the settings that the work depends on, which may be fewer than the stage's.
         """
         self._scratch = Scratch(self.root, self.name, fingerprint(self.name, self.params, depends_on))
-        self._scratch.drop_others(self.name)
+        self._scratch.delete_stale(self.name)
         return self._scratch.folder
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
@@ -153,14 +153,14 @@ class Stage:
 
         Of several processes only the first returns: what has come out is for it to write.
         """
-        from scan_core.processes import from_first
-        from scan_core.training import Epoch
+        from scan_core.compute.distributed import broadcast
+        from scan_core.training.step import Epoch
 
         saved = None
         if not self.rank:
             self._scratch = Scratch(self.root, self.name, self.fingerprint)
             saved = self._scratch.load(self.environment)
-        saved = from_first(saved)
+        saved = broadcast(saved)
         if saved is not None:
             state.load_state_dict(saved)
         if self.rank:
@@ -181,7 +181,7 @@ class Stage:
                 else:
                     progress.step_done(record.images)
             progress.stopped_early()
-        self._scratch.hand_over(state.state_dict(), self.environment)
+        self._scratch.save_for_waiter(state.state_dict(), self.environment)
 
     def finish(self) -> None:
         """Moves the outputs into place, one rename each, and then forgets the unfinished state."""

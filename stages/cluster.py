@@ -8,13 +8,13 @@ def cluster(stage: Stage) -> None:
     """Train heads with the SCAN loss; write models/cluster.safetensors, the head and epoch of the lowest val loss."""
     import torch
 
-    from scan_core.device import choose_compute, make_fabric
-    from scan_core.scan import best_model, start_scan, train_scan
-    from scan_core.training import check_batch
-    from scan_core.weights import load_model, save_model
+    from scan_core.clustering.scan import best_model, start_scan, train_scan
+    from scan_core.compute.device import configure_compute, make_fabric
+    from scan_core.models.files import load_model, save_model
+    from scan_core.training.step import check_batch
 
     params, settings = stage.params, stage.params.cluster
-    compute = stage.use(choose_compute(params.precision, stage.device))
+    compute = stage.use(configure_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
     train, val = (torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val"))

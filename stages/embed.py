@@ -6,11 +6,11 @@ from pipeline.stage import Stage, command, run
 
 def embed(stage: Stage) -> None:
     """Embed train and val with models/pretext.safetensors; write data/embeddings."""
-    from scan_core.device import choose_compute
-    from scan_core.inference import embed as embed_rows
-    from scan_core.weights import load_model
+    from scan_core.compute.device import configure_compute
+    from scan_core.models.files import load_model
+    from scan_core.models.inference import embed as embed_rows
 
-    compute = stage.use(choose_compute(stage.params.precision, stage.device))
+    compute = stage.use(configure_compute(stage.params.precision, stage.device))
     images, rows, _ = stage.images(compute)
     model, _ = load_model(artifacts.MODELS / "pretext.safetensors")
     projected = stage.params.embed.features == "projector"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.packaging import environment, requirements
 from pipeline.stage import Stage, command, flatten, run
+from pipeline.tracking.packaging import environment, requirements
 
 SPLITS = ("train", "val")
 EXAMPLES = 4  # images logged with the model
@@ -17,25 +17,25 @@ EXAMPLES = 4  # images logged with the model
 
 def evaluate(stage: Stage) -> None:
     """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
-    from pipeline.report import write_report
-    from pipeline.samples import draw_neighbors, draw_samples
-    from scan_core.device import choose_compute
-    from scan_core.evaluation import (
+    from pipeline.report.page import write_report
+    from pipeline.report.samples import draw_neighbors, draw_samples
+    from scan_core.compute.device import configure_compute
+    from scan_core.evaluation.probes import probe_scores
+    from scan_core.evaluation.quality import quality_scores
+    from scan_core.evaluation.scores import (
         accuracy_of_surest,
         kmeans_scores,
         model_scores,
         predicted_classes,
         purity_scores,
     )
-    from scan_core.inference import log_probabilities, small_pixels
-    from scan_core.probes import probe_scores
-    from scan_core.quality import quality_scores
-    from scan_core.weights import load_model
+    from scan_core.models.files import load_model
+    from scan_core.models.inference import log_probabilities, small_pixels
 
     params = stage.params
     # What is reported on: the images held out, or all of them, of which val is then a part.
     reported = "train" if params.data.protocol == "all" else "val"
-    compute = stage.use(choose_compute(params.precision, stage.device))
+    compute = stage.use(configure_compute(params.precision, stage.device))
     images, rows, stats = stage.images(compute)
     labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (stats["count"],))
     classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
@@ -111,7 +111,7 @@ def write_predictions(path: Path, rows: np.ndarray, probabilities: np.ndarray) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from scan_core.metrics import likeliest
+    from scan_core.evaluation.metrics import likeliest
 
     items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
     ranked = likeliest(probabilities, 2)
@@ -134,7 +134,7 @@ def write_plots(
     classes: list[str],
 ) -> dict[str, list[dict[str, Any]]]:
     """The plots as data, for ``dvc plots`` and for the report: file name → rows."""
-    from scan_core.evaluation import PURITY_AT, accuracy_by_epoch
+    from scan_core.evaluation.scores import PURITY_AT, accuracy_by_epoch
 
     clusters = probabilities["val"].shape[1]
     assigned = {split: values.argmax(axis=1) for split, values in probabilities.items()}

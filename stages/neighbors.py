@@ -2,7 +2,7 @@
 
 from pipeline import artifacts
 from pipeline.stage import Stage, command, run
-from scan_core.neighbors import mine_neighbors
+from scan_core.clustering.neighbors import mine_neighbors
 
 
 def neighbors(stage: Stage) -> None:

@@ -5,14 +5,14 @@ from collections import Counter
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.machine import worker_count
+from pipeline.environment import worker_count
 from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage, command, run
-from scan_core.decode import target_of
-from scan_core.ingest import check_rejected, ingest, load_chunks
-from scan_core.labels import images_of, labels_and_splits, numbered, read_labels
-from scan_core.sources import open_source, resolve
-from scan_core.store import plan_store, write_store
+from scan_core.data.decode import target_of
+from scan_core.data.ingest import check_rejected, ingest, load_chunks
+from scan_core.data.labels import images_of, labels_and_splits, numbered, read_labels
+from scan_core.data.sources import open_source, resolve
+from scan_core.data.store import plan_store, write_store
 
 
 def prepare(stage: Stage) -> None:

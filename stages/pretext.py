@@ -6,14 +6,14 @@ from pipeline.stage import Stage, command, run
 
 def pretext(stage: Stage) -> None:
     """Train the backbone on data/images by pretext.method; write models/pretext.safetensors and its history."""
-    from scan_core.device import choose_compute, make_fabric
-    from scan_core.pretext import start_pretext, train_pretext, trained_model
+    from scan_core.compute.device import configure_compute, make_fabric
+    from scan_core.models.files import save_model
+    from scan_core.pretext.methods import start_pretext, train_pretext, trained_model
     from scan_core.settings import check_neighbors
-    from scan_core.training import check_batch
-    from scan_core.weights import save_model
+    from scan_core.training.step import check_batch
 
     params, settings = stage.params, stage.params.pretext
-    compute = stage.use(choose_compute(params.precision, stage.device))
+    compute = stage.use(configure_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
     # What later stages would refuse, before hours of training.

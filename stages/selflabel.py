@@ -9,13 +9,13 @@ def selflabel(stage: Stage) -> None:
     """Refine models/cluster.safetensors on confident samples; write models/selflabel.safetensors, or the same model."""
     import torch
 
-    from scan_core.device import choose_compute, make_fabric
-    from scan_core.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
-    from scan_core.training import check_batch
-    from scan_core.weights import load_model, save_model
+    from scan_core.clustering.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
+    from scan_core.compute.device import configure_compute, make_fabric
+    from scan_core.models.files import load_model, save_model
+    from scan_core.training.step import check_batch
 
     params, settings = stage.params, stage.params.selflabel
-    compute = stage.use(choose_compute(params.precision, stage.device))
+    compute = stage.use(configure_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
     nearest = torch.from_numpy(artifacts.load_neighbors("val", len(rows["val"])))[:, 0]

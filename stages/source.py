@@ -9,13 +9,13 @@ import typer
 
 from pipeline import artifacts
 from pipeline.code import stage_code
+from pipeline.environment import data_home
 from pipeline.fingerprint import stage_entries
-from pipeline.machine import data_home
 from pipeline.params import read_params
 from pipeline.progress import say
+from scan_core.data.folder import signature
+from scan_core.data.sources import resolve
 from scan_core.errors import ScanError
-from scan_core.files import signature
-from scan_core.sources import resolve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -21,7 +21,7 @@ from bench import agreement, end_to_end, gpu, steps
 from bench.machine import machine
 from bench.timing import Row, Side, apart, compared, in_turn
 from pipeline.params import read_params
-from scan_core.device import choose_compute
+from scan_core.compute.device import configure_compute
 from tests import project
 from tests.project import ROOT
 
@@ -90,7 +90,7 @@ def noting(path, name):
         time.sleep(0.01)
         return 1
 
-    choose_compute("fp32", "cpu")  # as any loop of ours
+    configure_compute("fp32", "cpu")  # as any loop of ours
     return work
 
 
@@ -134,7 +134,7 @@ def test_a_part_that_was_not_measured_keeps_what_it_had(monkeypatch, tmp_path):
     ],
 )
 def test_a_loop_and_its_ceiling_see_as_many_images_a_step(sides, arguments):
-    from scan_core.device import make_fabric
+    from scan_core.compute.device import make_fabric
 
     what, works = sides(make_fabric("fp32", "cpu"), "digits", *arguments)
     assert set(works) == {"loop", "ceiling"} and "digits" in what

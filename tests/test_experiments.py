@@ -20,7 +20,7 @@ from experiments.runs import Result, Run, _file, _pretext_key, results, send
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
 from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
 from pipeline.code import OURS
-from pipeline.tracking import Tracker
+from pipeline.tracking.spool import Tracker
 from scan_core.errors import ScanError
 from tests.project import ROOT, environment, make_dvc_project, make_project, run, run_stage
 

@@ -284,7 +284,7 @@ def test_params_is_the_digits_preset_to_the_byte():
 
 
 def test_the_network_of_cifar_has_the_published_number_of_parameters():
-    from scan_core.networks import build_backbone, feature_size
+    from scan_core.models.networks import build_backbone, feature_size
 
     backbone = build_backbone(read_params(PRESETS / "cifar10.yaml").backbone, 3)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_168_832

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from pipeline.delivery import recorded, send_waiting
-from pipeline.tracking import Tracker, spools
+from pipeline.tracking.delivery import recorded, send_waiting
+from pipeline.tracking.spool import Tracker, spools
 from tests.docker.servers import COMPOSE, LOOPBACK, MlflowServer, running_database, wait_until
 from tests.project import STAGES, make_project, run, run_stage
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import delivery
 from pipeline.artifacts import METRICS, PREDICTIONS, STEPS
 from pipeline.cli import app, without_passwords
+from pipeline.tracking.spool import delivery
 from tests.project import ROOT, set_params
 
 SECRET = "postgresql+psycopg://anna:s3cr@t/x@host:5432/mlflow"

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.params import Params, read_yaml
 from scan_core.errors import ScanError
-from scan_core.networks import build_backbone
-from scan_core.weights import load_backbone
+from scan_core.models.files import load_backbone
+from scan_core.models.networks import build_backbone
 from stages.source import weights_signature
 from tests.project import ROOT, merge
 

@@ -202,7 +202,9 @@ def test_code_is_found_where_it_is_installed_and_a_copy_in_the_current_folder_co
     with (copy / "scan_core" / "metrics.py").open("a") as file:
         file.write("\nCHANGED = 1\n")
     changed = shown(copy, PYTHONPATH=path)
-    assert {name for name, value in stage_code("evaluate").items() if changed[name] != value} == {"scan_core.metrics"}
+    assert {name for name, value in stage_code("evaluate").items() if changed[name] != value} == {
+        "scan_core.evaluation.metrics"
+    }
 
 
 @pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])

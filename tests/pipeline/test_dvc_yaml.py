@@ -35,10 +35,15 @@ def test_a_stage_names_the_digests_of_its_own_code_and_no_code(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_that_reads_labels_or_scores_is_in_no_other_stage(stage):
-    assert {"scan_core.labels", "scan_core.splits"} & stage_code(stage).keys() == (
-        {"scan_core.labels", "scan_core.splits"} if stage == "prepare" else set()
+    assert {"scan_core.data.labels", "scan_core.data.splits"} & stage_code(stage).keys() == (
+        {"scan_core.data.labels", "scan_core.data.splits"} if stage == "prepare" else set()
     )
-    for module in ("scan_core.metrics", "scan_core.evaluation", "scan_core.probes", "pipeline.report"):
+    for module in (
+        "scan_core.evaluation.metrics",
+        "scan_core.evaluation.scores",
+        "scan_core.evaluation.probes",
+        "pipeline.report.page",
+    ):
         assert (module in stage_code(stage)) == (stage == "evaluate"), module
 
 

@@ -71,7 +71,7 @@ def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch)
     at_work = Scratch(tmp_path, "pretext", "f" * 64)
     os.utime(at_work.folder, (0, 0))
     os.utime(scratch.folder, (0, 0))
-    scratch.drop_others("pretext")
+    scratch.delete_stale("pretext")
     assert others[6].load(HERE)["epoch"] == 3 and not others[8].folder.exists()
     assert at_work.folder.exists() and scratch.folder.exists()
     at_work.close(finished=False)
@@ -149,11 +149,11 @@ def test_the_second_of_two_waits_for_the_first(tmp_path, second, capsys):
 def test_the_second_goes_on_from_the_end_of_the_first(tmp_path, second):
     first = Scratch(tmp_path, "pretext", "d" * 64)
     wait = second()
-    first.hand_over(state(120), HERE)
+    first.save_for_waiter(state(120), HERE)
     first.close(finished=True)
     opened = wait()
     assert opened.load(HERE)["epoch"] == 120
-    opened.hand_over(state(120), HERE)
+    opened.save_for_waiter(state(120), HERE)
     opened.close(finished=True)
     assert not opened.folder.exists()  # nobody waits for the second
     assert [file.suffix for file in opened.folder.parent.iterdir()] == [".lock"]
@@ -163,7 +163,7 @@ def test_what_nobody_waits_for_is_handed_to_nobody(tmp_path):
     scratch = Scratch(tmp_path, "pretext", "d" * 64)
     left = scratch.folder.with_suffix(".waiting-12345678")
     left.touch()  # of a run that was killed while it waited
-    scratch.hand_over(state(120), HERE)
+    scratch.save_for_waiter(state(120), HERE)
     scratch.close(finished=True)
     assert not scratch.folder.exists() and not left.exists()
 
@@ -176,6 +176,6 @@ def test_a_disk_without_room_for_the_second_does_not_fail_the_first(tmp_path, se
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", full)
-    first.hand_over(state(120), HERE)
+    first.save_for_waiter(state(120), HERE)
     first.close(finished=True)
     assert wait().load(HERE) is None and "has to train again (disk full)" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from scan_core.device import make_fabric
+from scan_core.compute.device import make_fabric
 
 torch.set_num_threads(1)
 settings.register_profile("same", derandomize=True, database=None, deadline=None)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scan_core.clustering.scan import validation_loss
 from scan_core.losses import imbalance, mean_entropy, scan_loss
-from scan_core.scan import validation_loss
 
 PRIOR = (0.6, 0.3, 0.1)
 

@@ -21,7 +21,7 @@ from scan_core.settings import (
     SimclrAugmentation,
     StrongAugmentation,
 )
-from tests.scan_core.tiny import (
+from tests.tiny import (
     PLAIN,
     backbone_settings,
     cluster_settings,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.tracking import spools, tracking_address
+from pipeline.tracking.spool import spools, tracking_address
 from tests.project import OUTPUTS, STAGES, files, make_dvc_project, permuted_labels, run, set_params, stages_run
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.tracking import spools
+from pipeline.tracking.spool import spools
 from tests.project import OUTPUTS, ROOT, environment, files, make_project, run, run_stage
 
 pytestmark = pytest.mark.slow

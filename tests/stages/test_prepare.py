@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from scan_core import ingest
+from scan_core.data import ingest
 from tests.project import OUTPUTS, SOURCE_OUTPUTS, environment, files, make_project, run, run_stage, set_params
 
 pytestmark = pytest.mark.slow

@@ -82,10 +82,10 @@ def test_every_stage_takes_real_steps_at_the_preset_s_resolution(name, tmp_path,
     import torch
 
     from pipeline.artifacts import load_csv, load_json
-    from scan_core.networks import build_backbone
+    from scan_core.models.networks import build_backbone
 
     # After so few steps the guard may keep either model: here it is the one that was trained.
-    monkeypatch.setattr("scan_core.selflabel.choose_model", lambda *_: ("after", "the guard is set aside"))
+    monkeypatch.setattr("scan_core.clustering.selflabel.choose_model", lambda *_: ("after", "the guard is set aside"))
     values, changes = reduced(name)
     print(f"\n{name}, reduced: " + ", ".join(f"{key} {old} → {new}" for key, (old, new) in changes.items()))
     project = make_project(tmp_path / "project")

@@ -20,13 +20,13 @@ from filelock import FileLock
 
 from pipeline.resume import Scratch
 from pipeline.stage import Stage
-from pipeline.tracking import Tracker
-from scan_core.device import choose_compute
-from scan_core.inference import log_probabilities
-from scan_core.metrics import accuracy, match_clusters
-from scan_core.probes import probe_scores
-from scan_core.quality import quality_scores
-from scan_core.weights import load_model
+from pipeline.tracking.spool import Tracker
+from scan_core.compute.device import configure_compute
+from scan_core.evaluation.metrics import accuracy, match_clusters
+from scan_core.evaluation.probes import probe_scores
+from scan_core.evaluation.quality import quality_scores
+from scan_core.models.files import load_model
+from scan_core.models.inference import log_probabilities
 from tests.project import (
     OUTPUTS,
     SOURCE_OUTPUTS,
@@ -160,7 +160,7 @@ def accuracy_of_the_surest(project, step):
     """Of a saved model on val: the surest 5, 10, … 100 %, clusters being matched on all of them."""
     labels = both_splits(project)[1]["val"]
     with contextlib.chdir(project):
-        compute = choose_compute("fp32", "cpu")
+        compute = configure_compute("fp32", "cpu")
         images, rows, _ = Stage.images(compute)
         model, _ = load_model(Path("models") / f"{step}.safetensors")
         probabilities = log_probabilities(model, images, rows["val"], compute)[0].exp().numpy()

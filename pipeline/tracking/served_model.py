@@ -1,0 +1,37 @@
+"""The model as MLflow serves it: uint8 images in, each one's cluster and its probability out. Packaged by delivery."""
+
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+
+
+class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
+    """Input (B,height,width,channels) uint8 at the size the network was trained on; see its signature."""
+
+    def load_context(self, context: Any) -> None:
+        """Reads the weights that were logged with the model."""
+        from pathlib import Path
+
+        from scan_core.models.files import load_model
+
+        self.model, self.description = load_model(Path(context.artifacts["weights"]))
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row an image: ``cluster`` and ``probability``."""
+        import torch
+
+        from scan_core.compute.device import configure_compute
+        from scan_core.images.store import images_on
+        from scan_core.models.inference import log_probabilities
+
+        compute = configure_compute("fp32", "auto")
+        pixels = np.ascontiguousarray(model_input, dtype=np.uint8)
+        images = images_on(compute.device, pixels, self.description["mean"], self.description["std"])
+        log_p = log_probabilities(self.model.to(compute.device), images, torch.arange(len(pixels)), compute)[0]
+        best = log_p.exp().max(dim=1)
+        return pd.DataFrame({"cluster": best.indices.cpu().numpy(), "probability": best.values.double().cpu().numpy()})
+
+
+mlflow.models.set_model(ClusterModel())

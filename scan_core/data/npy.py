@@ -1,0 +1,64 @@
+"""Images in .npy arrays."""
+
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scan_core.data.sources import Finding, Item, Source
+from scan_core.errors import ScanError
+from scan_core.settings import Data
+
+ARRAYS_ALLOWED = "uint8 or bool of shape (N,H,W), (N,H,W,1), (N,H,W,3) or (N,H,W,4) is allowed"
+
+
+def open_npy(path: Path, settings: Data) -> Source:
+    """The images of a .npy file, (N,H,W) or (N,H,W,C) uint8 or bool with 1, 3 or 4 channels, mapped, not loaded.
+
+    Items are named ``<file>/<row>`` and hold (H,W) or (H,W,C) uint8; bool becomes 0 and 255. No label, no split.
+    Raises ``ScanError`` for any other file, dtype or shape.
+    """
+    shape, dtype = _header(path)
+    problem = f"{path} is {dtype} of shape {shape}; {ARRAYS_ALLOWED}"
+    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4):
+        raise ScanError(f"{problem}; move the channels last")
+    if dtype not in (np.uint8, np.bool_) or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)):
+        raise ScanError(problem)
+    if 0 in shape:
+        raise ScanError(f"{problem}, and at least one image of at least one pixel is needed")
+    _map(path)  # a truncated file is seen now
+
+    def read() -> Iterator[Item | Finding]:
+        for row, pixels in enumerate(_map(path)):
+            image = np.array(pixels, np.uint8, order="C")  # a copy: what is handed on keeps no file open
+            if dtype == np.bool_:
+                image *= 255
+            yield Item(row_name(path.name, row), image[..., 0] if image.shape[2:] == (1,) else image)
+
+    return Source(read, None, shape[0])
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype, before anything is mapped or, of an object array, unpickled."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(file)
+    except (OSError, ValueError, TypeError, tokenize.TokenError, RecursionError) as error:
+        raise ScanError(f"{path} is no .npy file; a .npy file, {ARRAYS_ALLOWED}; write one with numpy.save") from error
+    return shape, dtype
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise ScanError(f"{path} is a .npy file that cannot be read ({error}); get or write it again") from error
+
+
+def row_name(file: str, row: int) -> str:
+    """What a row of a table or an array is called."""
+    return f"{file}/{row:07d}"

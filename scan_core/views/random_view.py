@@ -1,0 +1,37 @@
+"""From stored pixels to what a network sees: a plain view, or a random one."""
+
+import torch
+from torch import Tensor
+
+from scan_core.images.store import ArrayImages, Images, JpegImages
+from scan_core.settings import AnyAugmentation, NoAugmentation, StrongAugmentation
+from scan_core.views import simclr as simclr_views
+from scan_core.views import strong as strong_views
+
+
+def plain_view(images: Images, rows: Tensor) -> Tensor:
+    """(B,) rows to (B,channels,side,side) float32: the centre, normalised and nothing else."""
+    return images.normalize(images.windows(rows).float() / 255)
+
+
+def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:
+    """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised.
+
+    ``side`` is that of ``images``, or what SimCLR's views are told to have.
+    """
+    if isinstance(settings, NoAugmentation):
+        return plain_view(images, rows)
+    batch, side = len(rows), images.side
+    if isinstance(settings, StrongAugmentation):
+        strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)
+        views, cut = strong_views.apply(images.windows(rows, strong.window), strong)
+        return images.normalize(views).masked_fill_(cut, 0)
+    side = settings.crop_size or side
+    height, width = images.sizes(rows)
+    drawn = simclr_views.draw(settings, batch, height, width, generator)
+    if isinstance(images, JpegImages):  # the crop comes while decoding, from all of the image
+        pixels, drawn = images.resized_crops(rows, drawn.boxes(height, width), side), drawn.cropped()
+    else:
+        assert isinstance(images, ArrayImages)
+        pixels = images.whole(rows)
+    return images.normalize(simclr_views.apply(pixels, drawn, side))

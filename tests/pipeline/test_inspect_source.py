@@ -1,0 +1,290 @@
+"""``scan data PATH``: it counts what is there, shows it, and what it suggests are settings."""
+
+import contextlib
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline import inspect_source as look
+from pipeline.cli import app
+from pipeline.params import Params, read_params, read_yaml
+from scan_core.errors import ScanError
+from scan_core.settings import Pretext
+from tests.project import ROOT, make_project, merge, run_stage, set_params
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def present():
+    return read_params(ROOT / "presets" / "digits.yaml")
+
+
+@pytest.fixture(scope="module")
+def base(present):
+    return present.data
+
+
+def picture(seed, width=40, height=30, mode="RGB"):
+    """Smooth, so that a copy saved again is nearly the same."""
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of ten, one image in no class, a copy, a grey one, one cut off, a text and a hidden file."""
+    folder = tmp_path / "photos"
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+    for seed in range(20):
+        picture(seed).save(folder / ("cats" if seed % 2 else "dogs") / f"{seed}.png")
+    picture(0).save(folder / "copy.jpg", quality=90)
+    picture(21, 50, 60, "L").save(folder / "dogs" / "grey.jpg")
+    (folder / "cats" / "cut.png").write_bytes((folder / "cats" / "1.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("cats are harder")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    return folder
+
+
+def looked(path, base, tmp_path, workers=1):
+    return look.look(str(path), base, tmp_path, tmp_path / "scratch", workers)
+
+
+def test_everything_in_a_folder_is_counted(photos, base, tmp_path):
+    found = looked(photos, base, tmp_path)
+    assert (found.images, found.labelled, found.classes, found.copies) == (22, 21, ["cats", "dogs"], 1)
+    assert {finding.name: finding.kind for finding in found.findings} == {
+        ".DS_Store": "ignored",
+        "cats/cut.png": "rejected",
+        "notes.txt": "ignored",
+    }
+    assert found.formats == {"PNG": 21, "JPEG": 2} and found.modes == {"RGB": 22, "L": 1}  # headers of all that has one
+    assert (min(found.widths), max(found.widths), max(found.heights)) == (40, 50, 60)
+    assert found.splits == {"no split of its own": 22}
+    assert list((tmp_path / "scratch").iterdir()) == [], "it leaves nothing behind"
+
+
+def test_an_archive_shows_the_same_as_the_folder(photos, base, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in sorted(photos.rglob("*")):
+            archive.write(file, file.relative_to(photos))
+    folder, packed = looked(photos, base, tmp_path), looked(tmp_path / "photos.zip", base, tmp_path, 2)
+    for name in ("images", "labelled", "classes", "copies", "formats", "modes", "splits"):
+        assert getattr(folder, name) == getattr(packed, name), name
+    assert packed.settings.name == "archive"
+
+
+def test_what_is_suggested_are_valid_settings(photos, present, tmp_path):
+    suggested = look.suggest(looked(photos, present.data, tmp_path), present)
+    assert suggested["data"] | {"path": None} == {
+        "name": "folder", "path": None, "labels": "folders", "size": 32, "view": None, "fit": "crop", "store": "auto",
+        "duplicates": "drop", "protocol": "split", "mean": None, "std": None,
+    }  # fmt: skip
+    assert suggested["cluster"]["num_clusters"] == 2
+    # 21 images without the copy, each held out with probability a fifth: only two are sure to be.
+    assert suggested["neighbors"]["k"] == 1 and suggested["cluster"]["val_neighbors"] == 1
+    settings = merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested)
+    assert settings["pretext"]["augmentation"]["flip"] == 0.5 and settings["pretext"]["augmentation"]["hue"] == 0.1
+    assert settings["selflabel"]["augmentation"]["cutout"] == 10
+
+
+def test_grey_images_keep_the_views_that_are_there(present, tmp_path):
+    """They may be digits, which a flip makes into something else."""
+    np.save(tmp_path / "grey.npy", np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8))
+    suggested = look.suggest(looked(tmp_path / "grey.npy", present.data, tmp_path), present)
+    assert not any("augmentation" in group for group in suggested.values())
+
+
+def changed(values, suggested):
+    """Settings after ``--use``: each that is suggested takes the place of the one there."""
+    return {key: value | suggested.get(key, {}) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+FROZEN = {  # as scan weights import prints them
+    "data": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 224, "view": 160},
+    "backbone": {"name": "timm", "model": "vit_small_patch14_dinov2", "stem": "imagenet", "weights": "w.safetensors"},
+    "pretext": {"method": "none"},
+    "embed": {"features": "backbone"},
+    "cluster": {"train": "head", "augmentation": {"kind": "none"}, "num_clusters": 10, "prior": [0.1] * 10},
+    "selflabel": {"train": "head"},
+}
+
+
+def seen(base, gray, count):
+    found = look.Look("photos", base, heights=[40] * count, widths=[40] * count, images=count, gray=gray)
+    found.splits["no split of its own"] = count
+    return found
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_whatever_stood_there_a_network_is_trained_from_scratch(preset, gray):
+    own = read_yaml(ROOT / "presets" / f"{preset}.yaml")
+    others = [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
+    methods = Pretext.model_fields["method"].annotation.__args__
+    others += [{"pretext": {"method": method}, "embed": {"features": "backbone"}} for method in methods]
+    for values in (own, *(changed(own, other) for other in others)):
+        before = Params.model_validate_json(json.dumps(values))
+        for count in (8, 500, 3000):
+            suggested = look.suggest(seen(before.data, gray, count), before)
+            after = Params.model_validate_json(json.dumps(changed(values, suggested)))
+            assert (after.data.mean, after.data.std, after.data.stored) == (None, None, "array")
+            assert (after.backbone.name, after.backbone.model, after.backbone.weights) == ("resnet18", None, None)
+            assert (after.cluster.train, after.selflabel.train, after.cluster.prior) == ("all", "all", None)
+            assert after.cluster.augmentation.kind != "none"
+            kept = before.pretext.method not in ("none", "moco") or (before.pretext.method == "moco" and count == 3000)
+            assert after.pretext.method == (before.pretext.method if kept else "simclr")
+            assert after.neighbors.smoothing == min(before.neighbors.smoothing, after.neighbors.k)
+
+
+@pytest.mark.parametrize(("size", "stem", "batch"), [(32, "small", 512), (64, "stl", 512), (96, "stl", 256)])
+def test_the_network_and_its_batch_fit_the_size(present, size, stem, batch):
+    found = look.Look("photos", present.data, heights=[size] * 3000, widths=[size] * 3000, images=3000)
+    found.splits["no split of its own"] = 3000
+    suggested = look.suggest(found, present)
+    assert (suggested["backbone"]["stem"], suggested["pretext"]["batch_size"]) == (stem, batch)
+    assert suggested["cluster"]["augmentation"]["cutout"] == suggested["data"]["size"] // 3
+
+
+def test_without_labels_everything_is_grouped(present, tmp_path):
+    for seed in range(8):
+        picture(seed, 300, 80).save(tmp_path / f"{seed}.png")
+    suggested = look.suggest(looked(tmp_path, present.data, tmp_path / "elsewhere"), present)
+    assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
+    assert suggested["data"]["fit"] == "pad", "most images are long"
+    assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
+
+
+def test_many_images_get_the_usual_number_of_neighbours(present, tmp_path):
+    np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (900, 8, 8), dtype=np.uint8))
+    suggested = look.suggest(looked(tmp_path / "many.npy", present.data, tmp_path), present)
+    assert suggested["neighbors"]["k"] == 50 and suggested["cluster"]["neighbors"] == 20
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_what_is_suggested_runs(tmp_path, channels):
+    """Put into params.yaml, whose other settings and comments stay: the stages up to the clustering take it."""
+    photos = tmp_path / "a long name # with what YAML takes for a comment, and [brackets] that rich takes for a style"
+    photos.mkdir()
+    for seed in range(60):
+        pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, *channels), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{seed}.png")
+    cifar = read_yaml(ROOT / "presets" / "cifar10.yaml")
+    data = {key: cifar["data"][key] for key in ("size", "mean", "std")}
+    views = {name: {"augmentation": cifar[name]["augmentation"]} for name in ("pretext", "selflabel")}
+    project = make_project(tmp_path / "project", {"data": data, **views})
+    shutil.copytree(ROOT / "presets", project / "presets")
+    with (project / "params.yaml").open("a") as file:
+        file.write("# mine\n")
+    before = (project / "params.yaml").read_bytes()
+    with contextlib.chdir(project):
+        printed = CliRunner().invoke(app, ["data", str(photos), "--use"]).stdout
+    assert "[brackets]" in printed
+    suggested = YAML(typ="safe", pure=True).load(printed.partition("puts them there):")[2].partition("params.yaml")[0])
+    assert suggested["data"]["path"] == str(photos) and suggested["neighbors"]["k"] == 1
+    now = read_yaml(project / "params.yaml")
+    for group, values in suggested.items():
+        assert now[group] | values == now[group], group
+    kept = printed.partition("kept as ")[2].split()[0]
+    assert (project / kept).read_bytes() == before and (project / "params.yaml").read_text().endswith("# mine\n")
+    assert now["seed"] == read_yaml(project / kept)["seed"] and now["embed"] == read_yaml(project / kept)["embed"]
+    for stage in ("source", "prepare"):
+        run_stage(project, stage)
+    set_params(project, {"backbone": {"name": "convnet", "width": 4, "stem": "small"}})  # it need not learn
+    for stage in ("pretext", "embed", "neighbors", "cluster"):
+        run_stage(project, stage)
+
+
+def test_settings_that_are_not_valid_are_not_used(photos, tmp_path, monkeypatch):
+    project = make_project(tmp_path / "project")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    before = (project / "params.yaml").read_bytes()
+    monkeypatch.setattr(look, "suggest", lambda *_: {"data": {"size": 4}})
+    with contextlib.chdir(project):
+        done = CliRunner().invoke(app, ["data", str(photos), "--use"])
+    assert done.exit_code == 1 and done.stderr.splitlines()[-1] == (
+        "scan: error: params.yaml stays as it is, for with these settings data.size is 4; input should be greater than "
+        "or equal to 8; scan use digits first"
+    )
+    assert (project / "params.yaml").read_bytes() == before
+    assert [path.name for path in (project / ".scan").iterdir()] == ["contact_sheet.png"]
+
+
+def test_a_photo_of_a_phone_has_a_size(base, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    picture(0, 200, 120).save(tmp_path / "photo.heic")
+    found = looked(tmp_path, base, tmp_path / "elsewhere")
+    assert (found.images, found.widths, found.heights, found.formats) == (1, [200], [120], {"HEIF": 1})
+
+
+def test_a_hidden_table_makes_no_data_set_of_tables(photos):
+    (photos / ".cache").mkdir()
+    (photos / ".cache" / "x.parquet").write_bytes(b"")
+    assert look.kind_of(photos) == "folder"
+    (photos / "x.parquet").write_bytes(b"")
+    assert look.kind_of(photos) == "parquet"
+
+
+def test_the_contact_sheet_shows_the_images_it_can(photos, base, tmp_path):
+    found = looked(photos, base, tmp_path)
+    assert look.contact_sheet(found, tmp_path / "sheets" / "sheet.png") == 22
+    with Image.open(tmp_path / "sheets" / "sheet.png") as sheet:
+        assert sheet.size == (12 * 102 + 6, 2 * 102 + 6)
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_a_sample_is_drawn_from_everything(base, tmp_path):
+    np.save(
+        tmp_path / "many.npy", np.arange(500, dtype=np.uint16)[:, None, None].repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    )
+    found = looked(tmp_path / "many.npy", base, tmp_path)
+    rows = [int(item.name.rpartition("/")[2]) for item in found.sample]
+    assert len(set(rows)) == 96 and min(rows) < 100 and max(rows) > 400
+
+
+@pytest.mark.parametrize("content", [None, b"not an archive"])
+def test_what_cannot_be_read_is_one_line(base, tmp_path, content):
+    path = tmp_path / "photos.zip"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ScanError) as caught:
+        looked(path, base, tmp_path)
+    assert "\n" not in str(caught.value) and "photos.zip" in str(caught.value)
+
+
+def test_the_command_prints_it_all(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sheet = tmp_path / "sheet.png"
+    done = CliRunner().invoke(app, ["data", str(photos), "--sheet", str(sheet)], env={"SCAN_WORKERS": "1"})
+    assert done.exit_code == 0, done.output
+    for part in ("22", "21 PNG", "1 L", "2 classes, 21 of 22", "1 truncated", "cats/cut.png", "num_clusters: 2"):
+        assert part in done.output, part
+    assert sheet.exists()
+    monkeypatch.setattr(look, "look", lambda *_: pytest.fail("it read everything first"))
+    failed = CliRunner().invoke(app, ["data", str(photos), "--sheet", "sheet"])
+    assert failed.exit_code == 1 and failed.output == "scan: error: --sheet is sheet; a .png or .jpg file is allowed\n"
+
+
+def test_a_path_where_nothing_lies_is_one_line(tmp_path):
+    failed = CliRunner().invoke(app, ["data", str(tmp_path / "nothing")])
+    assert failed.exit_code == 1 and "scan: error: there is nothing at" in failed.output
+
+
+def test_no_image_at_all_is_said_without_a_suggestion(tmp_path, base):
+    (tmp_path / "empty" / "notes").mkdir(parents=True)
+    (tmp_path / "empty" / "notes" / "a.txt").write_text("x")
+    found = looked(tmp_path / "empty", base, tmp_path)
+    assert found.images == 0 and [finding.kind for finding in found.findings] == ["ignored"]
+    look.show(found, {}, tmp_path / "sheet.png", look.contact_sheet(found, tmp_path / "sheet.png"))
+    assert (tmp_path / "sheet.png").stat().st_size

@@ -1,0 +1,304 @@
+"""Features of a frozen backbone, computed once: the same training as on images, and no pass of the backbone more."""
+
+import copy
+
+import pytest
+import torch
+
+from scan_core.clustering import selflabel
+from scan_core.clustering.scan import best_model, start_scan, train_scan
+from scan_core.clustering.selflabel import final_model, start_selflabel, train_selflabel
+from scan_core.losses import scan_loss
+from scan_core.models import inference
+from scan_core.training.step import Epoch, Step
+from scan_core.views.random_view import plain_view
+from tests.tiny import (
+    PLAIN,
+    TRAIN,
+    VAL,
+    change,
+    cluster_model,
+    cluster_settings,
+    epochs_of,
+    images,
+    neighbors,
+    optimizer,
+    selflabel_settings,
+    simclr_augmentation,
+    strong_augmentation,
+    through_a_file,
+)
+
+ROWS = TRAIN[torch.randperm(32, generator=torch.Generator().manual_seed(1))]  # rows are not positions
+MINED, VAL_MINED = neighbors(32, 5), neighbors(16, 4)
+PRIOR = (0.6, 0.3, 0.1)
+SGD, FAST = optimizer(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0), optimizer(lr=0.1)
+
+
+def cluster(**values):
+    return cluster_settings(**{"train": "head", "augmentation": PLAIN, "epochs": 3, **values})
+
+
+def start(settings, fabric, seed=0):
+    return start_scan(settings, cluster_model(), seed, fabric)
+
+
+def train(state, settings, fabric, val_rows=VAL):
+    return train_scan(state, images(), ROWS, MINED, val_rows, VAL_MINED, settings, fabric)
+
+
+def labelling(**values):
+    return selflabel_settings(**{"train": "head", "threshold": 0.5, "epochs": 3, **values})
+
+
+@torch.no_grad()
+def parting_model():
+    """New features of all images are much the same: a head by their differences, which parts them into all clusters."""
+    model = cluster_model()
+    features = model.backbone.eval()(plain_view(images(), TRAIN))
+    model.head.linear.weight.mul_(1 / features.std(dim=0).mean())
+    model.head.linear.bias.copy_(-model.head.linear.weight @ features.mean(dim=0))
+    return model
+
+
+def start_labelling(settings, fabric, seed=0):
+    return start_selflabel(settings, parting_model(), seed, fabric)
+
+
+def label(state, settings, fabric, val_rows=VAL):
+    return train_selflabel(state, images(), ROWS, val_rows, settings, fabric)
+
+
+def on_images(settings):
+    """Settings for a loop whose network is frozen already, but that is not told so: it computes features anew."""
+    return change(settings, train="all")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many images each pass of a network's backbone has, of networks that ``watch`` is given; and in which mode."""
+
+    class Passes(list):
+        def watch(self, module):
+            module.backbone.register_forward_hook(
+                lambda backbone, given, _: self.append((len(given[0]), backbone.training))
+            )
+
+    return Passes()
+
+
+def assert_close(found, wanted, where="state"):
+    """Numbers to rounding; whole numbers, generators and assignments to the bit."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_close(found[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted), where
+        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_close(one, other, f"{where}[{number}]")
+    elif isinstance(wanted, torch.Tensor) and wanted.is_floating_point():
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=where)
+    elif isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted), where
+    else:
+        assert found == (pytest.approx(wanted, rel=1e-5, abs=1e-6) if isinstance(wanted, float) else wanted), where
+
+
+# --- Clustering
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"optimizer": SGD}, {"neighbors": 0}, {"prior": PRIOR, "entropy_of": "both"}, {"optimizer": FAST}],
+    ids=["adam", "sgd", "itself", "prior", "fast"],
+)
+def test_heads_trained_on_features_are_those_trained_on_images(fp32, values):
+    """Their weights, all losses, what is kept, assignments, and the random numbers drawn."""
+    settings, states = cluster(**values), []
+    for each in (settings, on_images(settings)):
+        states.append(start(settings, fp32))
+        found = epochs_of(train(states[-1], each, fp32))
+        assert len(found) == 3
+    assert_close(states[0].state_dict(), states[1].state_dict())
+    assert_close(best_model(states[0]).state_dict(), best_model(states[1]).state_dict())
+    losses = torch.tensor(states[0].extra["head_losses"])
+    assert float((losses[0] - losses[-1]).abs().min()) > 1e-3  # something was learnt
+
+
+def test_a_step_is_plain_gradient_descent_of_the_heads_on_the_features_of_plain_views(fp32):
+    """By hand: order, one neighbour of each anchor, the features of both, w - lr * gradient."""
+    settings, data = cluster(optimizer=SGD, entropy_weight=3.0), images()
+    state = start(settings, fp32)
+    module = copy.deepcopy(state.module).eval()
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    next(train(state, settings, fp32))
+
+    anchors = torch.randperm(32, generator=generator)[:8]
+    partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
+    with torch.no_grad():
+        features = [module.backbone(plain_view(data, ROWS[each])) for each in (anchors, partners)]
+    assert torch.equal(state.generator.get_state(), generator.get_state())
+    sum(scan_loss(*head.log_softmax(1).chunk(2), 3.0)[0] for head in module.head(torch.cat(features))).backward()
+    for found, wanted in zip(state.module.head.parameters(), module.head.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted - 0.1 * wanted.grad)
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(512, [32, 16]), (10, [10, 10, 10, 2, 10, 6]), (32, [32, 16])])
+def test_clustering_passes_each_image_through_the_backbone_once(monkeypatch, fp32, passes, batch, sizes):
+    """In eval mode, before the first step; then never, however many epochs: also those of a resume."""
+    monkeypatch.setattr(inference, "BATCH", batch)
+    settings = cluster(epochs=4)
+    state = start(settings, fp32)
+    passes.watch(state.module)
+    progress = train(state, settings, fp32)
+    assert isinstance(next(progress), Step)
+    assert passes == [(size, False) for size in sizes]
+    for done in progress:
+        if isinstance(done, Epoch) and done.number == 2:
+            break
+    resumed = start(settings, fp32, seed=7)
+    resumed.load_state_dict(through_a_file(state))
+    passes.watch(resumed.module)
+    assert len(epochs_of(train(resumed, settings, fp32))) == 2
+    assert passes == [(size, False) for size in 2 * sizes]
+
+
+@pytest.mark.parametrize(
+    ("values", "frozen"),
+    [
+        ({"augmentation": strong_augmentation()}, True),
+        ({"augmentation": simclr_augmentation()}, True),
+        ({"train": "all"}, False),
+        ({"train": "all", "augmentation": strong_augmentation()}, False),
+    ],
+    ids=["strong", "simclr", "all", "all, strong"],
+)
+def test_features_that_change_are_not_kept(fp32, passes, values, frozen):
+    """Those of augmented images, or of a backbone that trains: each step's views pass it."""
+    settings = cluster(epochs=2, **values)
+    state = start(settings, fp32)
+    passes.watch(state.module)
+    epochs_of(train(state, settings, fp32))
+    assert passes == 2 * [*[(16, not frozen)] * 4, (16, False)]
+
+
+def test_without_augmentation_the_backbone_may_train_on_plain_views(fp32):
+    settings = cluster(train="all", optimizer=SGD, epochs=1)
+    state = start(settings, fp32)
+    module = copy.deepcopy(state.module).train()
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    next(train(state, settings, fp32))
+    anchors = torch.randperm(32, generator=generator)[:8]
+    partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
+    assert torch.equal(state.generator.get_state(), generator.get_state())
+    logits = module(plain_view(images(), ROWS[torch.cat([anchors, partners])]))[1]
+    sum(scan_loss(*head.log_softmax(1).chunk(2), 5.0)[0] for head in logits).backward()
+    for (name, found), wanted in zip(state.module.named_parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
+
+
+# --- Self-labelling
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"optimizer": SGD}, {"ema": 0.9}, {"threshold": 0.65, "batch_size": 2}, {"class_weights": False}],
+    ids=["adam", "sgd", "average", "skipped", "unweighted"],
+)
+def test_self_labelling_on_features_is_that_on_images(monkeypatch, fp32, values):
+    """Pseudo-labels of each step, confident shares, assignments, weights, and the random numbers drawn."""
+    given, original = [], selflabel.confident_cross_entropy
+
+    def spy(strong, weak, *others):
+        given[-1].append(weak)
+        return original(strong, weak, *others)
+
+    monkeypatch.setattr(selflabel, "confident_cross_entropy", spy)
+    settings, states = labelling(**values), []
+    for each in (settings, on_images(settings)):
+        given.append([])
+        states.append(start_labelling(settings, fp32))
+        assert len(epochs_of(label(states[-1], each, fp32))) == 3
+    assert_close(states[0].state_dict(), states[1].state_dict())
+    assert_close(final_model(states[0]).state_dict(), final_model(states[1]).state_dict())
+    assert_close(*given)
+    assert len(set(states[0].extra["confident"])) > 1  # something was learnt
+    assert all(len(set(each.tolist())) > 1 for each in states[0].extra["assignments"])
+    skipped = sum(each["skipped_steps"] for each in states[0].history)
+    assert (len(given[0]) + skipped, skipped > 0) == (3 * 32 // settings.batch_size, "threshold" in values)
+
+
+def test_pseudo_labels_of_known_features_are_those_of_plain_views(monkeypatch, fp32):
+    """Each of its own image, though the order is another in each epoch, and by the head as it is then."""
+    given, original = [], selflabel.confident_cross_entropy
+
+    def spy(strong, weak, *others):
+        given.append(weak)
+        return original(strong, weak, *others)
+
+    monkeypatch.setattr(selflabel, "confident_cross_entropy", spy)
+    settings, data = labelling(threshold=0.34, epochs=1), images()
+    state = start_labelling(settings, fp32)
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    order = ROWS[torch.randperm(32, generator=generator)].view(4, 8)
+    heads = [copy.deepcopy(state.module)]
+    for _ in label(state, settings, fp32):
+        heads.append(copy.deepcopy(state.module))
+    assert not torch.equal(heads[0].head.linear.weight, heads[3].head.linear.weight)
+    assert len(given) == 4
+    for batch, module, weak in zip(order, heads[:4], given, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(weak, module.eval()(plain_view(data, batch))[1][0].log_softmax(1))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_self_labelling_passes_each_plain_image_through_the_backbone_once(fp32, passes, ema):
+    """And, in each step that is done, its strong views. Of the average's backbone, which is the same, nothing."""
+    settings = labelling(ema=ema, threshold=0.65, batch_size=2)
+    state = start_labelling(settings, fp32)
+    for module in (state.module, state.average) if ema else (state.module,):
+        passes.watch(module)
+    steps = [done for done in label(state, settings, fp32) if isinstance(done, Step)]
+    done = sum(step.images == 4 for step in steps)
+    assert 3 < done < len(steps) - 3
+    assert passes == [(32, False), (16, False), *[(2, False)] * done]
+
+
+def test_self_labelling_of_a_backbone_that_trains_keeps_no_features(fp32, passes):
+    settings = labelling(train="all", threshold=0.34, epochs=1)
+    state = start_labelling(settings, fp32)
+    passes.watch(state.module)
+    assert len([done for done in label(state, settings, fp32) if isinstance(done, Step)]) == 4
+    assert passes == [(16, False), (32, False), *[(8, True)] * 8, (32, False), (16, False)]
+
+
+# --- Both
+
+
+LOOPS = {"cluster": (cluster, start, train), "selflabel": (labelling, start_labelling, label)}
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+
+
+@each_loop
+def test_under_bf16_features_are_kept_in_float32_and_differ_by_its_rounding_alone(fp32, bf16, loop):
+    make, begin, run = LOOPS[loop]
+    settings = make(epochs=1, optimizer=change(SGD, lr=1e-3))
+    losses = [epochs_of(run(begin(settings, fabric), settings, fabric))[0]["loss"] for fabric in (fp32, bf16)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@each_loop
+def test_kept_features_are_no_part_of_the_state(fp32, loop):
+    """They are computed again: a resume reads no more than without them."""
+    make, begin, run = LOOPS[loop]
+    settings = make()
+    kept, anew = begin(settings, fp32), begin(settings, fp32)
+    epochs_of(run(kept, settings, fp32))
+    epochs_of(run(anew, on_images(settings), fp32))
+    assert kept.extra.keys() == anew.extra.keys()
+    assert kept.state_dict().keys() == anew.state_dict().keys()

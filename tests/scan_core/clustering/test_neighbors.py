@@ -1,0 +1,346 @@
+"""Mined neighbours: brute force, a row that is never its own neighbour, and how near an inverted file comes to it."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scan_core.clustering import neighbors
+from scan_core.clustering.neighbors import Mined, mine_neighbors
+from scan_core.errors import ScanError
+
+EXACT = 1_000_000  # rows: more than any test has
+
+
+def unit(rows):
+    rows = np.asarray(rows, dtype=np.float64)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_rows(count, dimensions=6, seed=0):
+    return unit(np.random.default_rng(seed).normal(size=(count, dimensions)))
+
+
+def by_brute_force(embeddings, k):
+    """For each row the cosine with every other, sorted."""
+    found = []
+    for row, embedding in enumerate(embeddings):
+        others = [(float(embedding @ embeddings[i]), i) for i in range(len(embeddings)) if i != row]
+        found.append(sorted(others, reverse=True)[:k])
+    return found
+
+
+@pytest.mark.parametrize(("count", "k"), [(30, 5), (12, 11), (2, 1), (200, 20)])
+def test_neighbors_are_those_of_brute_force(count, k):
+    embeddings = random_rows(count)
+    mined = mine_neighbors(embeddings, k, EXACT, 0.5)
+    found, similarity = mined.nearest, mined.similarity
+    wanted = by_brute_force(embeddings, k)
+    assert mined.recall == 1.0
+    assert found.dtype == np.int64
+    assert similarity.dtype == np.float32
+    assert found.shape == similarity.shape == (count, k)
+    assert found.tolist() == [[index for _, index in row] for row in wanted]
+    np.testing.assert_allclose(similarity, [[cosine for cosine, _ in row] for row in wanted], atol=1e-5)
+
+
+def test_neighbors_come_nearest_first():
+    similarity = mine_neighbors(random_rows(50), 10, EXACT, 0.5).similarity
+    assert (np.diff(similarity, axis=1) <= 0).all()
+
+
+def assert_others(embeddings, mined, k):
+    """No row is its own neighbour or has one twice; each cosine is that of its neighbour; the nearest come first."""
+    assert mined.nearest.shape == mined.similarity.shape == (len(embeddings), k)
+    assert (mined.nearest.dtype, mined.similarity.dtype) == (np.int64, np.float32)
+    assert ((mined.nearest >= 0) & (mined.nearest < len(embeddings))).all()
+    assert (mined.nearest != np.arange(len(embeddings))[:, None]).all()
+    assert (np.diff(np.sort(mined.nearest, axis=1), axis=1) > 0).all()
+    cosines = np.einsum("nkd,nd->nk", embeddings[mined.nearest], embeddings)
+    np.testing.assert_allclose(mined.similarity, cosines, atol=1e-5)
+    assert (np.diff(mined.similarity, axis=1) <= 0).all()
+
+
+def assert_valid(embeddings, k, exact_rows=EXACT):
+    """Each row has the k highest cosines among the others, whichever of equals they are."""
+    mined = mine_neighbors(embeddings, k, exact_rows, 1.0)
+    assert_others(embeddings, mined, k)
+    wanted = [[cosine for cosine, _ in row] for row in by_brute_force(embeddings, k)]
+    np.testing.assert_allclose(mined.similarity, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
+def test_a_row_is_not_its_own_neighbor_where_others_equal_it(copies):
+    """Fewer, as many and more copies than the 5 neighbours: then a row may be missing from its own list."""
+    embeddings = np.concatenate([np.repeat(random_rows(3), copies, axis=0), random_rows(10, seed=1)])
+    assert_valid(embeddings[np.random.default_rng(0).permutation(len(embeddings))], 5)
+
+
+def test_rows_that_are_all_equal_have_other_rows_as_neighbors():
+    assert_valid(np.repeat(random_rows(1), 12, axis=0), 4)
+
+
+def test_with_all_others_as_neighbors_each_is_there_once():
+    embeddings = np.repeat(random_rows(3), 4, axis=0)
+    found = mine_neighbors(embeddings, 11, EXACT, 0.5).nearest
+    for row in range(12):
+        assert sorted(found[row].tolist()) == [other for other in range(12) if other != row]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=25), st.integers(1, 3))
+def test_self_is_excluded_whatever_the_copies(pattern, k):
+    assert_valid(random_rows(5)[pattern], k)
+
+
+@pytest.mark.parametrize("k", [5, 6, 50])
+def test_too_many_neighbors_are_an_error_that_names_the_setting(k):
+    with pytest.raises(ScanError, match=rf"neighbors\.k is {k}, but there are 5 images; at most 4 is allowed"):
+        mine_neighbors(random_rows(5), k, EXACT, 0.5)
+
+
+@pytest.mark.parametrize("exact_rows", [EXACT, 3])
+@pytest.mark.parametrize(("value", "length"), [(np.nan, "nan"), (np.inf, "inf"), (0.0, "0"), (2.0, "4.899")])
+def test_rows_that_are_not_finite_or_not_of_unit_length_are_an_error_that_names_the_first(value, length, exact_rows):
+    embeddings = random_rows(5)
+    embeddings[[2, 4]] = value
+    with pytest.raises(ScanError) as error:
+        mine_neighbors(embeddings, 2, exact_rows, 0.5)
+    message = str(error.value)
+    assert message.startswith(f"2 of 5 embeddings do not have length 1, first row 2 with {length}: ")
+    assert "pretext.optimizer.lr" in message and "embed.features" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("exact_rows", [EXACT, 1])
+def test_blocks_of_queries_change_nothing(monkeypatch, exact_rows):
+    """Nor do those in which rows come into the inverted file."""
+    embeddings = clustered(1200, 20)
+    whole = mine_neighbors(embeddings, 3, exact_rows, 0.9)
+    monkeypatch.setattr(neighbors, "BLOCK", 77)
+    in_blocks = mine_neighbors(embeddings, 3, exact_rows, 0.9)
+    assert np.array_equal(in_blocks.nearest, whole.nearest)
+    np.testing.assert_allclose(in_blocks.similarity, whole.similarity, atol=1e-6)
+
+
+# --- Smoothed rows
+
+
+@pytest.mark.parametrize("block", [65_536, 7])
+def test_smoothed_rows_are_means_weighted_by_the_cosine_cubed(monkeypatch, block):
+    monkeypatch.setattr(neighbors, "BLOCK", block)
+    embeddings = random_rows(40, 3)
+    mined = mine_neighbors(embeddings, 15, EXACT, 0.5)
+    assert (mined.similarity < -0.1).any()  # whose weight is none, not less
+    found = neighbors.smooth(embeddings, mined)
+    for row, embedding in enumerate(embeddings.astype(np.float64)):
+        total = embedding.copy()
+        for index, cosine in zip(mined.nearest[row], mined.similarity[row], strict=True):
+            total += max(float(cosine), 0.0) ** 3 * embeddings[index]
+        np.testing.assert_allclose(found[row], total / np.linalg.norm(total), atol=1e-6)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("exact_rows", [EXACT, 100])
+def test_with_smoothing_the_neighbors_are_those_of_smoothed_rows(exact_rows):
+    embeddings = random_rows(300, 8)
+    kept = embeddings.copy()
+    found = mine_neighbors(embeddings, 6, exact_rows, 1.0, smoothing=5)
+    first = mine_neighbors(embeddings, 5, exact_rows, 1.0)
+    wanted = mine_neighbors(neighbors.smooth(embeddings, first), 6, exact_rows, 1.0)
+    assert np.array_equal(found.nearest, wanted.nearest)
+    assert np.array_equal(found.similarity, wanted.similarity)
+    assert not np.array_equal(found.nearest[:, :5], first.nearest)
+    assert np.array_equal(embeddings, kept)
+
+
+def test_smoothing_finds_more_of_a_row_s_own_cluster():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 32))
+    cluster = rng.integers(5, size=500)
+    embeddings = unit(centres[cluster] + 2.0 * rng.normal(size=(500, 32)))
+
+    def own(smoothing):
+        nearest = mine_neighbors(embeddings, 20, EXACT, 0.5, smoothing=smoothing).nearest
+        return float((cluster[nearest] == cluster[:, None]).mean())
+
+    assert own(20) > own(0) + 0.1
+
+
+# --- More rows than are searched exactly
+
+
+def clustered(count, centres, dimensions=16, seed=0):
+    rng = np.random.default_rng(seed)
+    return unit(
+        rng.normal(size=(centres, dimensions))[rng.integers(centres, size=count)]
+        + 0.3 * rng.normal(size=(count, dimensions))
+    )
+
+
+def share_of_true(embeddings, mined):
+    """The share of the neighbours that are as near as brute force's, of ties either: all rows, in float64."""
+    cosines = embeddings.astype(np.float64) @ embeddings.T.astype(np.float64)
+    np.fill_diagonal(cosines, -np.inf)
+    k = mined.nearest.shape[1]
+    least = -np.partition(-cosines, k - 1, axis=1)[:, k - 1 : k]
+    return float((np.take_along_axis(cosines, mined.nearest, axis=1) >= least - 1e-6).mean())
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The inverted files that are made."""
+    made, original = [], neighbors._inverted_file
+
+    def spy(embeddings, gpu):
+        made.append(original(embeddings, gpu))
+        return made[-1]
+
+    monkeypatch.setattr(neighbors, "_inverted_file", spy)
+    return made
+
+
+MANY = clustered(6000, 60)
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.8, 0.95, 0.99])
+def test_an_inverted_file_has_the_recall_that_is_wanted_and_reports_it(probed, recall):
+    """As brute force over all rows has it, not the sample alone; the least power of 2 of cells that suffices."""
+    mined = mine_neighbors(MANY, 10, 5999, recall)
+    assert_others(MANY, mined, 10)
+    assert mined.recall >= recall
+    assert share_of_true(MANY, mined) == pytest.approx(mined.recall, abs=0.02)
+    (index,) = probed
+    assert (index.nlist, index.ntotal) == (256, 6000)
+    assert index.nprobe < 64
+    if index.nprobe > 1:
+        index.nprobe //= 2
+        fewer = Mined(*neighbors._others(MANY, np.arange(6000), 10, index)[::-1], 0.0)
+        assert share_of_true(MANY, fewer) < recall + 0.02
+
+
+def test_more_recall_takes_more_cells(probed):
+    found = [mine_neighbors(MANY, 10, 5999, recall).recall for recall in (0.1, 0.9, 0.999)]
+    assert found[0] < 0.8 < found[1] < 0.999 <= found[2]
+    assert probed[0].nprobe < probed[1].nprobe < probed[2].nprobe
+
+
+@pytest.mark.parametrize(("exact_rows", "exact"), [(300, True), (301, True), (299, False), (1, False)])
+def test_only_more_rows_than_exact_rows_are_searched_by_an_inverted_file(probed, exact_rows, exact):
+    embeddings = random_rows(300, 16)
+    mined = mine_neighbors(embeddings, 5, exact_rows, 0.1)
+    assert len(probed) == (0 if exact else 1)
+    assert (mined.recall == 1.0) is exact
+    assert (share_of_true(embeddings, mined) == 1.0) is exact
+
+
+def test_a_recall_of_1_is_that_of_an_exact_search():
+    """Points without any structure, of which no cell holds a row's neighbours."""
+    assert_valid(random_rows(300, 32), 20, exact_rows=299)
+
+
+def test_where_the_recall_cannot_be_had_all_cells_are_visited_and_the_search_ends(monkeypatch, probed):
+    """One that never finds any, so that the doubling must end by itself; then the reported recall is that, 0."""
+    original = neighbors._others
+
+    def nothing(embeddings, rows, k, index=None, gpu=None):
+        similarity, nearest = original(embeddings, rows, k, index, gpu)
+        return (similarity if index is None else similarity - 2), nearest
+
+    monkeypatch.setattr(neighbors, "_others", nothing)
+    assert mine_neighbors(random_rows(200), 5, 100, 1.0).recall == 0.0
+    assert probed[0].nprobe == probed[0].nlist
+
+
+def test_on_a_gpu_no_more_cells_are_visited_than_faiss_allows(monkeypatch):
+    def on_gpu(memory, queries, rows, k, metric, vectorsMemoryLimit):
+        return faiss.knn(queries, rows, k, metric=metric)
+
+    monkeypatch.setattr(faiss, "knn_gpu", on_gpu, raising=False)
+    monkeypatch.setattr(neighbors, "GPU_PROBES", 4)
+    index, embeddings = neighbors._inverted_file(MANY), MANY
+    reached = neighbors._probe(index, embeddings, 10, 1.0, gpu="memory")
+    assert index.nprobe == 4 and 0.5 < reached < 1
+    assert neighbors._probe(index, embeddings, 10, 1.0) == 1 and index.nprobe > 4
+    assert neighbors._probe(index, embeddings, 10, 0.1, gpu="memory") > 0.1 and index.nprobe == 1
+
+
+def test_the_recall_of_a_search_in_all_cells_is_1(probed):
+    for recall in (0.1, 1.0):
+        mine_neighbors(MANY, 10, 5999, recall)
+    low, high = probed
+    assert low.nprobe == 1 < high.nprobe
+    high.nprobe = high.nlist
+    everywhere = Mined(*neighbors._others(MANY, np.arange(6000), 10, high)[::-1], 1.0)
+    assert share_of_true(MANY, everywhere) == 1.0
+
+
+@pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
+def test_copies_of_a_row_are_its_neighbors_and_it_is_not_in_an_inverted_file_either(copies):
+    """Fewer, as many and more copies than the 5 neighbours, and than a cell would hold."""
+    embeddings = np.concatenate([np.repeat(random_rows(30), copies, axis=0), random_rows(100, seed=1)])
+    embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
+    assert_valid(embeddings, 5, exact_rows=50)
+    assert_others(embeddings, mine_neighbors(embeddings, 5, 50, 0.1), 5)
+
+
+def test_rows_of_an_inverted_file_that_are_all_equal_have_other_rows_as_neighbors():
+    embeddings = np.repeat(random_rows(1), 200, axis=0)
+    mined = mine_neighbors(embeddings, 4, 100, 0.9)
+    assert_others(embeddings, mined, 4)
+    assert mined.recall == 1.0
+
+
+def test_rows_in_cells_with_fewer_rows_than_neighbors_get_the_nearest_of_all(probed):
+    """A recall so low that one cell is enough, and that holds about 5 rows."""
+    embeddings, k = random_rows(400, 16), 30
+    mined = mine_neighbors(embeddings, k, 399, 1e-6)
+    assert_others(embeddings, mined, k)
+    (index,) = probed
+    assert index.nprobe == 1
+    short = (index.search(embeddings, k + 1)[1] < 0).any(axis=1)
+    assert short.mean() > 0.5
+    exact = mine_neighbors(embeddings, k, EXACT, 1.0)
+    assert np.array_equal(mined.nearest[short], exact.nearest[short])
+    np.testing.assert_allclose(mined.similarity[short], exact.similarity[short], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 12, 20, 33, 64])
+def test_an_inverted_file_of_few_rows_has_no_more_cells_than_rows(probed, count):
+    embeddings = random_rows(count)
+    assert_valid(embeddings, 1, exact_rows=1)
+    assert_others(embeddings, mine_neighbors(embeddings, count - 1, 1, 0.5), count - 1)
+    assert all(index.nlist <= count for index in probed)
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.95])
+def test_the_same_embeddings_give_the_same_bytes(recall):
+    first, second = (mine_neighbors(MANY.copy(), 10, 1000, recall) for _ in range(2))
+    assert first.nearest.tobytes() == second.nearest.tobytes()
+    assert first.similarity.tobytes() == second.similarity.tobytes()
+    assert first.recall == second.recall
+
+
+def test_mining_leaves_the_embeddings_as_they_are():
+    embeddings = MANY.copy()
+    mine_neighbors(embeddings, 10, 1000, 0.9)
+    assert np.array_equal(embeddings, MANY)
+
+
+@pytest.mark.parametrize(("device", "there", "used"), [
+    ("auto", 1, True), ("cuda", 1, True), ("cpu", 1, False), ("auto", 0, False), ("cpu", 0, False),
+])  # fmt: skip
+def test_a_gpu_is_used_where_there_is_one_and_it_is_wanted(monkeypatch, device, there, used):
+    calls = []
+
+    def on_gpu(memory, queries, rows, k, metric, vectorsMemoryLimit):
+        assert memory == "memory" and vectorsMemoryLimit > 0
+        calls.append(len(queries))
+        return faiss.knn(queries, rows, k, metric=metric)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: there)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "memory", raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", on_gpu, raising=False)
+    embeddings = random_rows(40)
+    assert_others(embeddings, mine_neighbors(embeddings, 5, EXACT, 0.5, device), 5)
+    assert calls == [40] * used

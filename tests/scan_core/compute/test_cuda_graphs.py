@@ -1,0 +1,282 @@
+"""What a GPU is to do is recorded once and replayed: with a stand-in for CUDA, whose graphs run their work again."""
+
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from scan_core.clustering.scan import start_scan, train_scan
+from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.compute import cuda_graphs as graphs
+from scan_core.compute.cuda_graphs import WARMUP_CALLS, CudaGraphed, cuda_graphed, make_capturable
+from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
+from scan_core.settings import NoAugmentation
+from scan_core.training.step import MIN_STEPS_TO_COMPILE, Stepper, build_optimizer, compiled
+from scan_core.views import per_image
+from scan_core.views import strong as strong_views
+from tests.tiny import (
+    BACKBONE,
+    TRAIN,
+    VAL,
+    as_on_a_gpu,
+    cluster_model,
+    cluster_settings,
+    epochs_of,
+    images,
+    neighbors,
+    optimizer,
+    pretext_settings,
+    selflabel_settings,
+    strong_augmentation,
+    through_a_file,
+)
+
+
+class Stream:
+    """Notes for whom it waits."""
+
+    waits: ClassVar = []
+
+    def wait_stream(self, other):
+        self.waits.append((self, other))
+
+
+class Seen(TorchDispatchMode):
+    """What a graph would keep: each operation, its numbers, and where the tensors lie that are not made inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.operations, self.alive = set(), [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, values = func.overloadpacket.__name__, tree_flatten((args, kwargs))[0]
+        assert name not in ("lift_fresh", "_local_scalar_dense", "nonzero"), f"{name}: from or to the host"
+        given = {each.untyped_storage().data_ptr() for each in values if isinstance(each, torch.Tensor)}
+        numbers = [each for each in values if isinstance(each, (bool, int, float))]
+        self.operations.append((name, numbers, sorted(given - self.made)))
+        found = func(*args, **(kwargs or {}))
+        made = [each for each in tree_flatten(found)[0] if isinstance(each, torch.Tensor)]
+        self.alive += made  # no other takes its place
+        self.made |= {each.untyped_storage().data_ptr() for each in made} - given
+        return found
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Streams and graphs as ``CudaGraphed`` uses them: a ``CudaGraphed`` to be used for it, what was done, the usual stream.
+
+    A replay does the work again and must find every number and place as they were. What is recorded is undone, as a
+    GPU would not have done it.
+    """
+    usual, log, recorders = Stream(), [], []
+    Stream.waits.clear()
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+            with Seen() as seen:
+                outputs = self.recorder.work(*self.recorder.inputs)
+            assert seen.operations == self.operations
+            for kept, new in zip(self.recorder.outputs, outputs, strict=True):
+                kept.copy_(new)
+
+    @contextmanager
+    def graph(made, stream):
+        log.append("record")
+        (made.recorder,) = (each for each in recorders if each.stream is stream)
+        before = [(each, each.clone()) for each in made.recorder.held()]
+        with Seen() as seen:
+            yield
+        made.operations = seen.operations
+        for each, value in before:
+            each.data.copy_(value)
+
+    @contextmanager
+    def on(stream):
+        log.append(stream)
+        yield
+
+    class Watched(CudaGraphed):
+        def __init__(self, work, held=list):
+            recorders.append(self)
+            self.held = held
+            super().__init__(work)
+
+    for name, value in {
+        "Stream": Stream, "current_stream": lambda: usual, "stream": on, "CUDAGraph": Graph, "graph": graph,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    return Watched, log, usual
+
+
+def test_elsewhere_nothing_is_recorded():
+    def work():
+        return ()
+
+    assert cuda_graphed(work, torch.device("cpu")) is work
+
+
+def test_several_processes_record_nothing(monkeypatch, cuda):
+    def work():
+        return ()
+
+    assert isinstance(cuda_graphed(work, torch.device("cuda")), CudaGraphed)
+    monkeypatch.setattr(graphs, "processes", lambda: 2)
+    assert cuda_graphed(work, torch.device("cuda")) is work
+
+
+def test_work_is_recorded_after_some_calls_and_then_replayed_on_what_it_is_given(cuda):
+    watched, log, usual = cuda
+    total, calls = torch.zeros(3), []
+
+    def work(one, other):
+        calls.append(None)
+        total.add_(one)
+        return (one + other, total.clone())
+
+    run, wanted = watched(work, lambda: [total]), torch.zeros(3)
+    for number in range(WARMUP_CALLS + 3):
+        one, other = torch.full((3,), float(number)), torch.rand(3)
+        found, summed = run(one, other)
+        wanted += one
+        torch.testing.assert_close(found, one + other)
+        torch.testing.assert_close(summed, wanted)
+    assert torch.equal(total, wanted)  # the recording itself has computed nothing
+    assert log == [run.stream] * WARMUP_CALLS + ["record"] + ["replay"] * 3
+    assert Stream.waits == [(run.stream, usual), (usual, run.stream)] * WARMUP_CALLS
+
+
+def test_what_it_gives_is_overwritten_by_the_next_call_and_what_it_was_given_is_not(cuda):
+    run = cuda[0](lambda value: (2 * value,))
+    for _ in range(WARMUP_CALLS):
+        run(torch.zeros(2))
+    given = torch.ones(2)
+    (first,) = run(given)
+    (second,) = run(torch.full((2,), 5.0))
+    assert first is second and second.tolist() == [10, 10] and given.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "muon"])
+def test_a_recorded_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp32, cuda, name):
+    """The rate is the step's, not the recording's; means are the epoch's, not those of one tensor, overwritten."""
+    settings = optimizer(name=name, lr=0.1, schedule="cosine", warmup_epochs=1)
+    inputs = [torch.randn(4, 6, generator=torch.Generator().manual_seed(number)) for number in range(12)]
+
+    def train(record):
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(6, 5)
+        model, own = fp32.setup(linear, build_optimizer(settings, linear, fp32))
+
+        def objective(seen):
+            loss = model(seen).square().mean()
+            return loss, {"loss": loss, "largest": seen.max()}
+
+        def watch(work, device):
+            def held():
+                state = [each for values in own.optimizer.state.values() for each in values.values()]
+                return [*linear.parameters(), *[each for each in state if isinstance(each, torch.Tensor)]]
+
+            return cuda[0](work, held) if record else work
+
+        monkeypatch.setattr("scan_core.training.step.recorded", watch)
+        step, means = Stepper(fp32, own, settings, 4, 3, objective), []
+        for epoch in range(3):
+            for number in range(4):
+                step(epoch, inputs[4 * epoch + number])
+            means.append(step.means(epoch))
+        return linear, means
+
+    (plain, wanted), (replayed, found) = train(False), train(True)
+    assert "replay" in cuda[1]
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    for one, other in zip(replayed.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_optimiser_can_be_recorded_also_where_its_state_is_of_one_that_could_not():
+    own = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.25, fused=True)
+    rate = make_capturable(own, torch.device("cpu"))
+    assert own.param_groups[0]["lr"] is rate and float(rate) == 0.25 and own.param_groups[0]["capturable"]
+    own.load_state_dict(through_a_file(own))
+    again = make_capturable(own, torch.device("cpu"))
+    assert own.param_groups[0]["lr"] is again and again is not rate and float(again) == 0.25
+    make_capturable(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.25), torch.device("cpu"))
+
+
+WAYS = (*METHODS, "scan", "head", "cached", "selflabel", "selflabel head")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cuda, way):
+    """Sixteen steps; SGD, so that all that a recording would change is weights, momentum and BatchNorm's statistics."""
+    common = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine"), "epochs": 4}
+
+    def train(record):
+        head = {"train": "head"} if way in ("head", "cached", "selflabel head") else {}
+        if way in METHODS:
+            settings = pretext_settings(method=way, **common)
+            state = start_pretext(settings, BACKBONE, 3, len(TRAIN), 0, fp32)
+            loop = train_pretext(state, images(), TRAIN, settings, fp32)
+        elif way.startswith("selflabel"):
+            settings = selflabel_settings(**common, **head)
+            state = start_selflabel(settings, cluster_model(), 0, fp32)
+            loop = train_selflabel(state, images(), TRAIN, VAL, settings, fp32)
+        else:
+            plain = {"augmentation": NoAugmentation(kind="none")} if way == "cached" else {}
+            settings = cluster_settings(**common, **head, **plain)
+            state = start_scan(settings, cluster_model(), 0, fp32)
+            loop = train_scan(state, images(), TRAIN, neighbors(32, 5), VAL, neighbors(16, 4), settings, fp32)
+
+        def held():
+            momentum = [value["momentum_buffer"] for value in state.optimizer.state.values()]
+            return [*state.module.parameters(), *state.module.buffers(), *momentum]
+
+        def watch(work, device):
+            return cuda[0](work, held) if record else work
+
+        for module in ("training", "selflabel"):
+            monkeypatch.setattr(f"scan_core.{module}.recorded", watch)
+        monkeypatch.setattr("scan_core.training.step.Recorded", CudaGraphed if record else type(None))
+        return state.module, epochs_of(loop)
+
+    (plain, wanted), (replayed, found) = train(False), train(True)
+    assert cuda[1].count("replay") > 8
+    assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
+    for one, other in zip(replayed.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
+    """With what a GPU is given: no image chosen by an index, and all that was drawn in one tensor."""
+    watched, log, _ = cuda
+    monkeypatch.setattr(strong_views, "recorded", lambda work, device: watched(work))
+    monkeypatch.setattr(per_image, "on_gpu", lambda images: True)
+    monkeypatch.setattr(per_image, "compiled", lambda function: function)
+    strong_views._recorded_views.cache_clear()
+    pixels = torch.randint(0, 256, (2 * WARMUP_CALLS, 8, 3, 8, 8), dtype=torch.uint8)
+    settings, generators = strong_augmentation(), [torch.Generator().manual_seed(0) for _ in range(2)]
+    found = []
+    for each in pixels:
+        views, cut = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[0]))
+        found.append((views, cut.clone()))
+    monkeypatch.undo()
+    assert log.count("record") == 1 and log.count("replay") == WARMUP_CALLS
+    strong_views._recorded_views.cache_clear()
+    for each, (views, cut) in zip(pixels, found, strict=True):  # views are no other call's by now
+        wanted, where = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[1]))
+        torch.testing.assert_close(views, wanted, rtol=0, atol=1e-6)
+        assert torch.equal(cut, where)
+
+
+def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
+    model = cluster_model()
+    assert compiled(model, fp32, MIN_STEPS_TO_COMPILE) is model  # on a CPU
+    made = as_on_a_gpu(monkeypatch, MIN_STEPS_TO_COMPILE)
+    assert compiled(model, fp32, MIN_STEPS_TO_COMPILE - 1) is model and made == []
+    twin = compiled(model, fp32, MIN_STEPS_TO_COMPILE)
+    assert made == [model.backbone] and twin.head is model.head and model.backbone is made[0]
+    assert [id(each) for each in twin.parameters()] == [id(each) for each in model.parameters()]

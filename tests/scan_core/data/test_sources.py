@@ -1,0 +1,67 @@
+"""Which source a setting means, and how names are written and classes ordered."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.params import read_params
+from scan_core.data.sources import class_order, open_source, printable, resolve
+from scan_core.errors import ScanError
+from tests.tiny import change
+
+DIGITS = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+
+
+def test_a_named_set_needs_no_path(tmp_path):
+    source = open_source(DIGITS, tmp_path / "root", tmp_path / "home")
+    assert next(iter(source.read())).name == "digits/0000"
+
+
+@pytest.mark.parametrize("name", ["folder", "archive", "parquet", "npy"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_path_with_nothing_there_is_an_error_that_says_where(tmp_path, name, absolute):
+    path = tmp_path / "sub" / "images"
+    settings = change(DIGITS, name=name, path=str(path) if absolute else "sub/images")
+    with pytest.raises(ScanError) as error:
+        open_source(settings, tmp_path, tmp_path / "home")
+    assert str(error.value) == f"data.path is {settings.path}; there is nothing at {path}"
+
+
+def test_a_relative_path_starts_at_the_project_and_a_tilde_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert resolve("images", tmp_path) == tmp_path / "images"
+    assert resolve("/images", tmp_path) == Path("/images")
+    assert resolve("~/images", tmp_path) == tmp_path / "me" / "images"
+
+
+def test_names_become_text_that_any_file_can_hold():
+    assert printable("käfer/1.png") == "käfer/1.png"
+    assert printable(os.fsdecode(b"k\xe4fer.png")) == "k\\udce4fer.png"
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ({"10", "9", "-3"}, ["-3", "9", "10"]),
+        ({"1.5", "10", "2"}, ["1.5", "2", "10"]),
+        ({"10", "9", "cat"}, ["10", "9", "cat"]),
+        ({"10", "9", "nan"}, ["10", "9", "nan"]),
+        ({"10", "9", "Infinity"}, ["10", "9", "Infinity"]),
+        ({"1.0", "1", "01"}, ["01", "1", "1.0"]),
+        ({"9007199254740993", "9007199254740992", "10000000000000000"},
+         ["9007199254740992", "9007199254740993", "10000000000000000"]),
+        ({"True", "False"}, ["False", "True"]),
+        ({"b", "B", "a"}, ["B", "a", "b"]),
+        (set(), []),
+    ],
+)  # fmt: skip
+def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
+    assert class_order(names) == wanted
+
+
+@given(st.sets(st.integers()))
+def test_integers_are_in_order(numbers):
+    assert class_order({str(number) for number in numbers}) == [str(number) for number in sorted(numbers)]

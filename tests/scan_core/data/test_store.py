@@ -1,0 +1,418 @@
+"""The store: the same bytes for any order of the source, any chunks and any shards; duplicates; JPEGs."""
+
+import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.params import read_params
+from scan_core.data import store as module
+from scan_core.data.chunks import decode_chunk
+from scan_core.data.decode import target_of
+from scan_core.data.ingest import load_chunks
+from scan_core.data.sources import Item
+from scan_core.data.store import plan_store, write_store
+from scan_core.errors import ScanError
+from tests.tiny import change, refused
+
+ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+DATA = change(ALL, name="folder", path="images", size=8, view=None, extra="pretext", val_fraction=0.3)
+JPEG = change(DATA, store="jpeg", size=16)
+
+
+def picture(seed, shape=(16, 16), gray=False):
+    """An image unlike those of other seeds."""
+    values = np.random.default_rng(seed).integers(0, 256, (*shape, 1 if gray else 3), dtype=np.uint8)
+    return values[..., 0] if gray else values
+
+
+def brighter(image):
+    """A near duplicate of it."""
+    return (np.minimum(image, 250) + 3).astype(np.uint8)
+
+
+def pictures(count, gray=False):
+    return [picture(seed, gray=gray) for seed in range(count)]
+
+
+def chunks_of(folder, images, data, size=5, splits=None):
+    """``images`` decoded into chunks of ``size``, and what ``load_chunks`` says of them; names are positions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = splits or [None] * len(images)
+    items = [Item(f"{number}", image, None, splits[number]) for number, image in enumerate(images)]
+    starts = range(0, len(items), size)
+    for number, start in enumerate(starts):
+        decode_chunk(items[start : start + size], [], target_of(data), folder, number)
+    return load_chunks(folder, len(starts))
+
+
+def make(folder, images, data=DATA, size=5, splits=None):
+    """The plan, what is known, and the files of a store."""
+    known, where = chunks_of(folder / "chunks", images, data, size, splits)
+    plan = plan_store(known, where, known.splits, data, folder / "chunks")
+    stats = write_store(plan, known, where, data, folder / "chunks", folder / "store")
+    return plan, stats, {path.name: path.read_bytes() for path in (folder / "store").iterdir()}
+
+
+def shards_of(files):
+    """The array that the shards make together."""
+    return np.concatenate([np.load(io.BytesIO(files[name])) for name in sorted(files) if name.endswith(".npy")])
+
+
+def images_of(files):
+    """The decoded images of JPEG shards."""
+    images = []
+    for name in sorted(files):
+        if name.endswith(".npy"):
+            blob = files[name.replace(".npy", ".bin")]
+            table = np.load(io.BytesIO(files[name]))
+            assert table.dtype == np.int64 and table[0, 0] == 0 and table[-1, 1] == len(blob)
+            assert np.array_equal(table[1:, 0], table[:-1, 1])
+            for start, end, height, width in table.tolist():
+                image = Image.open(io.BytesIO(blob[start:end]))
+                assert (image.height, image.width) == (height, width)
+                images.append(image)
+    return images
+
+
+# --- arrays
+
+
+def test_rows_are_the_images_in_their_order(tmp_path):
+    images = [picture(seed, (8, 8)) for seed in range(12)]
+    plan, stats, files = make(tmp_path, images)
+    assert np.array_equal(shards_of(files), np.stack([images[row] for row in plan.order]))
+    assert stats["count"] == 12 and stats["rows"] == [12] and stats["channels"] == 3
+    assert (stats["store"], stats["size"], stats["view"]) == ("array", 8, 8)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 14), st.integers(1, 14), st.booleans())
+def test_shards_of_any_size_make_the_same_array_from_any_chunks(shard_rows, size, gray):
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        images = [*pictures(6, gray), *pictures(6, gray=True)]
+        plan, _, files = make(Path(one), images)
+        cut, stats, parts = make(Path(other), images, change(DATA, shard_rows=shard_rows), size)
+        assert stats["rows"] == [min(shard_rows, 12 - start) for start in range(0, 12, shard_rows)]
+        assert sorted(parts) == [f"pixels-{number:05d}.npy" for number in range(len(stats["rows"]))]
+        assert np.array_equal(shards_of(parts), shards_of(files))
+        assert np.array_equal(cut.order, plan.order)
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_shard_is_the_file_that_numpy_writes(tmp_path, gray):
+    _, _, files = make(tmp_path, pictures(10, gray))
+    file = io.BytesIO()
+    np.save(file, shards_of(files), allow_pickle=False)
+    assert files == {"pixels-00000.npy": file.getvalue()}
+
+
+@pytest.mark.parametrize("data", [DATA, JPEG], ids=["array", "jpeg"])
+def test_the_sources_order_and_the_chunks_change_no_byte(tmp_path, data):
+    images = [*pictures(8), *pictures(6, gray=True), *pictures(3), brighter(picture(5))]
+    first, stats, files = make(tmp_path / "one", images, data)
+    for number, size in enumerate((1, 4, 18)):
+        order = np.random.default_rng(number).permutation(len(images))
+        plan, again, others = make(tmp_path / str(number), [images[row] for row in order], data, size)
+        assert others == files and again == stats
+        assert all(np.array_equal(plan.rows[split], first.rows[split]) for split in first.rows)
+
+
+def test_an_order_by_content_is_not_that_of_the_source(tmp_path):
+    plan, _, _ = make(tmp_path, pictures(20))
+    assert sorted(plan.order) == list(range(20)) and plan.order.tolist() != list(range(20))
+
+
+def test_more_chunks_than_files_may_be_open(tmp_path, monkeypatch):
+    _, _, files = make(tmp_path / "one", pictures(30), size=30)
+    monkeypatch.setattr(module, "OPEN_FILES", 2)
+    opened, most = set(), []
+    real_open, real_close = module.os.open, module.os.close
+
+    def opening(*arguments):
+        file = real_open(*arguments)
+        opened.add(file)
+        most.append(len(opened))
+        return file
+
+    def closing(file):
+        opened.discard(file)
+        real_close(file)
+
+    monkeypatch.setattr(module.os, "open", opening)
+    monkeypatch.setattr(module.os, "close", closing)
+    _, _, others = make(tmp_path / "many", pictures(30), size=1)
+    assert others == files and len(most) >= 30 and max(most) == 2 and not opened
+
+
+def test_a_chunk_that_is_cut_off_is_an_error(tmp_path):
+    known, where = chunks_of(tmp_path / "chunks", pictures(12), DATA)
+    plan = plan_store(known, where, known.splits, DATA, tmp_path / "chunks")
+    (tmp_path / "chunks" / "000001.bin").write_bytes(b"short")
+    with pytest.raises(ScanError, match=r"000001\.bin is cut off; delete .* and run dvc repro"):
+        write_store(plan, known, where, DATA, tmp_path / "chunks", tmp_path / "store")
+
+
+# --- grey and colour
+
+
+def test_an_all_grey_source_has_one_channel(tmp_path):
+    plan, stats, files = make(tmp_path, pictures(12, gray=True))
+    assert stats["channels"] == plan.channels == len(stats["mean"]) == len(stats["std"]) == 1
+    assert shards_of(files).shape == (12, 8, 8, 1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 12])
+def test_grey_images_among_others_are_stored_in_colour(tmp_path, size):
+    images = [*pictures(6, gray=True), *pictures(6)]
+    plan, stats, files = make(tmp_path, images, size=size)
+    array = shards_of(files)
+    assert stats["channels"] == 3 and array.shape == (12, 8, 8, 3)
+    for row, image in zip(array, plan.order, strict=True):
+        assert (row == row[..., :1]).all() == (image < 6)
+
+
+def test_a_grey_image_in_colour_is_the_same_image(tmp_path):
+    gray = picture(0, gray=True)
+    plan, _, _ = make(tmp_path, [gray, *pictures(10)[1:], np.repeat(gray[..., None], 3, axis=2)])
+    assert [finding[:2] for finding in plan.findings] == [("10", "duplicate")]
+
+
+# --- statistics
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_statistics_are_those_of_the_training_images(tmp_path, gray):
+    plan, stats, files = make(tmp_path, pictures(20, gray))
+    train = shards_of(files)[plan.rows["train"]].reshape(-1, stats["channels"]) / 255
+    assert stats["mean"] == pytest.approx(train.mean(axis=0).tolist(), rel=1e-12)
+    assert stats["std"] == pytest.approx(train.std(axis=0).tolist(), rel=1e-9)
+
+
+def test_statistics_of_jpegs_are_those_of_the_pixels_before_they_are_encoded(tmp_path):
+    images = [picture(seed, (16, 16 + 4 * seed)) for seed in range(10)]
+    plan, stats, _ = make(tmp_path, images, JPEG)
+    train = np.concatenate([images[row].reshape(-1, 3) for row in plan.order[plan.rows["train"]]]) / 255
+    assert stats["mean"] == pytest.approx(train.mean(axis=0).tolist(), rel=1e-12)
+    assert stats["std"] == pytest.approx(train.std(axis=0).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)), ((0.0, 0.5, 1.0), None), (None, (0.2, 0.3, 1.0))],
+)
+@pytest.mark.parametrize("data", [DATA, JPEG], ids=["array", "jpeg"])
+def test_given_statistics_take_the_place_of_those_measured(tmp_path, data, mean, std):
+    """Both or one of them; all else stays as it is, to the byte."""
+    _, measured, files = make(tmp_path / "one", pictures(12), data)
+    _, stats, others = make(tmp_path / "two", pictures(12), change(data, mean=mean, std=std))
+    assert stats["mean"] == (measured["mean"] if mean is None else list(mean))
+    assert stats["std"] == (measured["std"] if std is None else list(std))
+    assert others == files
+    left = {"mean", "std"}
+    assert {key: stats[key] for key in stats.keys() - left} == {key: measured[key] for key in measured.keys() - left}
+
+
+def test_given_statistics_of_grey_images_are_one_number(tmp_path):
+    _, stats, _ = make(tmp_path, pictures(12, gray=True), change(DATA, mean=(0.25,), std=(0.5,)))
+    assert (stats["mean"], stats["std"]) == ([0.25], [0.5])
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize(("gray", "values", "channels"), [(False, 1, 3), (True, 3, 1), (False, 4, 3), (False, 0, 3)])
+def test_given_statistics_are_one_for_each_channel(tmp_path, name, gray, values, channels):
+    refused(
+        lambda: make(tmp_path, pictures(12, gray), change(DATA, **{name: (0.5,) * values})),
+        f"data.{name} has {values} values; one for each channel, {channels}, is allowed",
+    )
+
+
+# --- JPEGs
+
+
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_images_of_one_colour_are_an_error(tmp_path, value):
+    flat = [np.full((16, 16, 3), value, np.uint8) for _ in range(20)]
+    with pytest.raises(ScanError, match=r"^the images are all of one colour: its standard deviation is 0;"):
+        make(tmp_path, flat, change(DATA, protocol="all"))
+
+
+@pytest.mark.parametrize("std", [None, (0.2, 0.2, 1.0)])
+def test_a_channel_that_is_empty_needs_a_given_deviation(tmp_path, std):
+    """Two-colour microscopy: nothing in blue."""
+    images = [np.stack([*picture(seed).transpose(2, 0, 1)[:2], np.zeros((16, 16), np.uint8)], 2) for seed in range(10)]
+    data = change(DATA, size=16, std=std)
+    if std is None:
+        with pytest.raises(ScanError, match=r"^channel 2 is the same in all: .* or set data\.std$"):
+            make(tmp_path, images, data)
+    else:
+        assert make(tmp_path, images, data)[1]["std"] == list(std)
+
+
+@pytest.mark.parametrize("shard_rows", [1, 3, 4, 100])
+def test_jpeg_shards_decode_to_the_images(tmp_path, shard_rows):
+    shapes = [(16, 16), (16, 40), (50, 16), (16, 64)]
+    coarse = [Image.fromarray(picture(seed, (3, 3))) for seed in range(11)]
+    images = [
+        np.asarray(image.resize(shapes[seed % 4][::-1], Image.Resampling.BICUBIC)) for seed, image in enumerate(coarse)
+    ]
+    images[4] = images[4][..., 0].copy()
+    plan, stats, files = make(tmp_path, images, change(JPEG, shard_rows=shard_rows))
+    found = images_of(files)
+    assert len(found) == stats["count"] == 11 and sum(stats["rows"]) == 11 and len(files) == 2 * len(stats["rows"])
+    for image, row in zip(found, plan.order, strict=True):
+        wanted = Image.fromarray(images[row])
+        assert image.size == wanted.size and image.mode == wanted.mode
+        assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).mean() < 6
+
+
+def test_jpegs_are_cut_into_the_same_bytes_by_any_shards(tmp_path):
+    _, _, whole = make(tmp_path / "one", pictures(11), JPEG)
+    _, _, parts = make(tmp_path / "two", pictures(11), change(JPEG, shard_rows=4))
+    assert b"".join(parts[f"jpeg-{number:05d}.bin"] for number in range(3)) == whole["jpeg-00000.bin"]
+
+
+# --- duplicates
+
+DROP = change(DATA, duplicates="drop")
+
+
+def names_of(plan):
+    return {finding.name for finding in plan.findings}
+
+
+def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
+    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:12])]
+    alike = [(number, 16 + number) for number in range(12)]
+    crossings = set()
+    for seed in range(5):
+        plan, stats, _ = make(tmp_path / str(seed), images, change(DATA, split_seed=seed))
+        val = set(plan.order[plan.rows["val"]].tolist())
+        crossing = {pair for pair in alike if (pair[0] in val) != (pair[1] in val)}
+        assert stats["count"] == 28 and plan.across == len(crossing) and crossing <= set(alike[4:])
+        kinds = [finding.kind for finding in plan.findings]
+        assert kinds.count("duplicate") == 4 and kinds.count("near_duplicate") == 8
+        said = [f for f in plan.findings if f.reason.endswith(", which is on the other side of the split")]
+        assert {int(finding.name) for finding in said} <= {number for pair in crossing for number in pair}
+        assert len(said) == len(crossing)
+        crossings |= crossing
+    assert crossings
+
+
+def test_a_copy_of_a_val_image_that_is_near_train_is_counted_too(tmp_path):
+    """Three copies in val, one near them in train, and an image of val alone."""
+    images = [*pictures(4), brighter(picture(9)), *[picture(9)] * 3, picture(10)]
+    plan = make(tmp_path, images, splits=["train"] * 5 + ["val"] * 4)[0]
+    assert plan.across == 3
+
+
+def test_a_colour_image_among_grey_ones_moves_no_other(tmp_path):
+    """And shifts their rows, but does not shuffle them."""
+    gray = pictures(40, gray=True)
+    for number, data in enumerate((DATA, JPEG, change(DATA, protocol="all"))):
+        plan, stats, _ = make(tmp_path / f"{number}-gray", gray, data)
+        other, mixed, _ = make(tmp_path / f"{number}-mixed", [*gray, picture(99)], data)
+        assert (stats["channels"], mixed["channels"]) == (1, 3)
+        assert [row for row in other.order if row < 40] == plan.order.tolist()
+        for split in ("train", "val"):
+            sides = [set(each.order[each.rows[split]].tolist()) for each in (plan, other)]
+            assert sides[1] - {40} == sides[0]
+
+
+def test_thumbnails_are_those_of_the_positions(tmp_path):
+    where = chunks_of(tmp_path, pictures(23), DATA)[1]
+    order = np.random.default_rng(0).permutation(23)[:17]
+    thumbs = module._Thumbs(tmp_path, where, order)
+    positions = np.array([3, 16, 3, 0, 11])
+    each = [np.load(tmp_path / f"{row // 5:06d}.npz")["thumbs"][row % 5] for row in order[positions]]
+    assert np.array_equal(thumbs(positions), np.stack(each))
+    assert not (tmp_path / "thumbs.npy").exists()
+
+
+def test_dropping_keeps_one_of_each(tmp_path):
+    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:8])]
+    plan, stats, files = make(tmp_path, images, DROP)
+    assert stats["count"] == 16 == len(shards_of(files)) == len(plan.rows["train"]) + len(plan.rows["val"])
+    assert sorted(row - 16 if row >= 16 else row for row in plan.order.tolist()) == list(range(16))
+    assert len(plan.findings) == 8
+    assert {int(finding.name) for finding in plan.findings} == set(range(24)) - set(plan.order.tolist())
+
+
+def test_which_one_stays_depends_on_content_alone(tmp_path):
+    images = [*pictures(12), *map(brighter, pictures(12)), *pictures(12)]
+    wanted = make(tmp_path / "one", images, DROP)[1:]
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(36)
+        assert make(tmp_path / str(seed), [images[row] for row in order], DROP)[1:] == wanted
+    assert wanted[0]["count"] == 12
+
+
+def test_copies_of_a_near_duplicate_go_with_it(tmp_path):
+    """Also where the first of them, by which they are known, is near another and goes."""
+    for seed in range(6):
+        image = picture(100 + seed)
+        images = [*pictures(8), image, image, image, *[brighter(image)] * 3]
+        plan, _, _ = make(tmp_path / str(seed), images, DROP)
+        assert len(plan.order) == 9
+
+
+def test_an_image_near_many_is_listed_once(tmp_path):
+    image = picture(50)
+    flock = [np.clip(image.astype(int) + step, 0, 255).astype(np.uint8) for step in range(6)]
+    plan, _, _ = make(tmp_path, [*pictures(8), *flock])
+    assert [finding.kind for finding in plan.findings] == ["near_duplicate"] * 5
+    assert len(names_of(plan)) == 5
+
+
+@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+def test_in_official_splits_nothing_is_dropped_and_what_crosses_them_is_counted(tmp_path, duplicates):
+    images = [*pictures(8), picture(0), brighter(picture(1)), picture(20), picture(2), picture(2)]
+    splits = ["train"] * 8 + ["val"] * 5
+    plan, stats, _ = make(tmp_path, images, change(DATA, duplicates=duplicates), splits=splits)
+    assert stats["count"] == 13
+    assert sorted(plan.order[plan.rows["train"]].tolist()) == list(range(8))
+    assert sorted(plan.order[plan.rows["val"]].tolist()) == list(range(8, 13))
+    assert plan.across == 4 and len(plan.findings) == 4
+
+
+def test_under_protocol_all_nothing_crosses(tmp_path):
+    plan, _, _ = make(tmp_path, [*pictures(30), *pictures(30)], change(DATA, protocol="all"))
+    assert plan.across == 0 and len(plan.rows["train"]) == 60 and 2 <= len(plan.rows["val"]) < 30
+
+
+def test_equal_images_of_several_splits_have_rows_that_no_name_decides(tmp_path):
+    images = [*pictures(6), *pictures(6), *pictures(6), picture(9)]
+    splits = ["train"] * 6 + ["val"] * 6 + ["extra"] * 6 + ["train"]
+    first, _, _ = make(tmp_path / "one", images, splits=splits)
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(19)
+        plan, _, _ = make(tmp_path / str(seed), [images[row] for row in order], splits=[splits[row] for row in order])
+        for split in ("pretext", "train", "val"):
+            assert np.array_equal(plan.rows[split], first.rows[split]), split
+
+
+# --- what lies beyond
+
+
+@pytest.mark.parametrize(
+    ("extra", "count", "pretext", "train"), [("pretext", 15, 10, 5), ("train", 15, 10, 10), ("none", 10, 5, 5)]
+)
+def test_what_lies_beyond_is_stored_where_it_is_for_something(tmp_path, extra, count, pretext, train):
+    splits = ["train", "val", "extra"] * 5
+    plan, stats, files = make(tmp_path, pictures(15), change(DATA, extra=extra), splits=splits)
+    assert stats["count"] == len(shards_of(files)) == count
+    assert (len(plan.rows["pretext"]), len(plan.rows["train"]), len(plan.rows["val"])) == (pretext, train, 5)
+    assert {splits[row] for row in plan.order[plan.rows["val"]]} == {"val"}
+    used = {splits[row] for row in plan.order[plan.rows["train"]]}
+    assert used == ({"train", "extra"} if extra == "train" else {"train"})
+
+
+def test_nothing_but_what_lies_beyond_is_an_error(tmp_path):
+    for extra in ("pretext", "none"):
+        with pytest.raises(ScanError, match="each needs at least 2"):
+            make(tmp_path / extra, pictures(5), change(DATA, extra=extra), splits=["extra"] * 5)

@@ -1,0 +1,402 @@
+"""Backbones and heads: shapes, counts, float32 heads whatever the precision, freezing, compilation."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scan_core.compute.device import Compute
+from scan_core.models.networks import (
+    ClusterHeads,
+    ConvNet,
+    Model,
+    Projector,
+    architecture,
+    build_backbone,
+    feature_size,
+)
+from tests.tiny import BACKBONE, CPU, backbone_settings, cluster_model, refused
+
+RESNET18 = backbone_settings(name="resnet18", width=64)
+
+
+def timm_settings(model):
+    return backbone_settings(name="timm", width=64, model=model)
+
+
+VIT, TIMM_RESNET = timm_settings("test_vit"), timm_settings("test_resnet")
+
+
+def inputs(batch=4, channels=3, size=8, seed=0):
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# --- Backbones
+
+
+@pytest.mark.parametrize("settings", [BACKBONE, RESNET18], ids=lambda each: each.name)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 11])
+def test_features_have_the_size_that_is_announced(settings, channels, size):
+    backbone = build_backbone(settings, channels).eval()
+    with torch.no_grad():
+        features = backbone(inputs(2, channels, size))
+    assert features.shape == (2, feature_size(backbone))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "features"),
+    [("resnet18", 11_176_512, 512), ("resnet34", 21_284_672, 512), ("resnet50", 23_508_032, 2048)],
+)
+def test_resnets_have_the_published_parameters(name, parts, features):
+    """torchvision's without the last layer (513,000, or 2,049,000); a 3x3 stem has 9 for 49 weights of each kernel.
+
+    ResNet-18 with the small stem has the 11,168,832 that the paper's settings state.
+    """
+    small = parts - (49 - 9) * 3 * 64
+    assert name != "resnet18" or small == 11_168_832
+    for stem, number in {"imagenet": parts, "small": small, "stl": small}.items():
+        with torch.device("meta"):
+            backbone = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3)
+            grey = build_backbone(backbone_settings(name=name, width=64, stem=stem), 1)
+        assert parameters(backbone) == number
+        assert parameters(grey) == number - 2 * 64 * (49 if stem == "imagenet" else 9)
+        assert feature_size(backbone) == features
+
+
+@pytest.mark.parametrize(
+    ("stem", "sides"), [("small", [64, 32, 16, 8]), ("stl", [32, 16, 8, 4]), ("imagenet", [16, 8, 4, 2])]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stem_decides_what_the_first_stage_sees(stem, sides, channels):
+    """At 64 pixels: ``small`` halves nothing before the first stage, ``stl`` once, ``imagenet`` twice."""
+    found = []
+    backbone = build_backbone(backbone_settings(name="resnet18", width=64, stem=stem), channels).eval()
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        stage.register_forward_hook(lambda module, given, output: found.append(output.shape[2]))
+    with torch.no_grad():
+        assert backbone(inputs(1, channels, 64)).shape == (1, 512)
+    assert found == sides
+
+
+def test_convnet_has_six_convolutions_of_doubling_width():
+    convnet = ConvNet(3, 4)
+    assert [conv.out_channels for conv in convnet.convs] == [4, 4, 8, 8, 16, 16]
+    widths = [3, 4, 4, 8, 8, 16, 16]
+    convolutions = sum(9 * before * after for before, after in itertools.pairwise(widths))
+    assert parameters(convnet) == convolutions + 2 * sum(widths[1:])
+
+
+def test_convnet_of_patches_halves_the_image_first():
+    sizes = []
+    convnet = build_backbone(backbone_settings(stem="patch"), 3).eval()
+    for conv in convnet.convs:
+        conv.register_forward_hook(lambda module, given, output: sizes.append(output.shape[2]))
+    with torch.no_grad():
+        assert convnet(inputs(2, 3, 16)).shape == (2, 16)
+    assert sizes == [8, 8, 8, 4, 4, 2]
+    widths = [4, 8, 8, 16, 16, 16]
+    convolutions = 4 * 3 * 4 + sum(9 * before * after for before, after in itertools.pairwise(widths))
+    assert parameters(convnet) == convolutions + 2 * sum(widths)
+
+
+def test_convnet_is_its_layers_one_after_the_other():
+    convnet = ConvNet(3, 4).eval()
+    for norm in convnet.norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+    images = inputs()
+    features = images
+    for conv, norm, pool in zip(convnet.convs, convnet.norms, [False, True, False, True, False, False], strict=True):
+        features = F.conv2d(features, conv.weight, padding=1)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        features = (features - norm.running_mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+        features = (features + norm.bias.view(1, -1, 1, 1)).clamp(min=0)
+        features = F.max_pool2d(features, 2) if pool else features
+    torch.testing.assert_close(convnet(images), features.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("settings", [BACKBONE, RESNET18, TIMM_RESNET, VIT], ids=lambda each: each.model or each.name)
+def test_backbones_are_channels_last(settings):
+    convolutions = [module for module in build_backbone(settings, 3).modules() if isinstance(module, nn.Conv2d)]
+    assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+
+
+# --- timm's networks
+
+
+@pytest.mark.parametrize(
+    ("model", "features"),
+    [
+        ("test_vit", 64),
+        ("test_vit3", 96),  # pools by attention
+        ("test_resnet", 96),
+        ("test_convnext", 64),
+        ("test_efficientnet", 256),
+        ("mobilenetv3_small_050", 1024),  # whose num_features are 288: a layer follows the pooling
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_of_timm_are_measured_and_the_same_each_time(model, features, channels):
+    backbone = build_backbone(timm_settings(model), channels)
+    assert all(module.training for module in backbone.modules()), "as any new network"
+    backbone.eval()
+    assert feature_size(backbone) == features
+    images = inputs(2, channels, 32)
+    with torch.no_grad():
+        first = backbone(images)
+        assert first.shape == (2, features)
+        assert torch.equal(first, backbone(images))
+        plain = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
+        torch.testing.assert_close(plain(images), first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_seed_gives_the_same_network_of_timm():
+    made = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        made.append(build_backbone(VIT, 3).state_dict())
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_a_transformer_takes_any_size_that_its_patches_divide():
+    backbone = build_backbone(VIT, 3).eval()  # made for 160 pixels, in patches of 16
+    for side in (16, 32, 160):
+        assert backbone(inputs(1, 3, side)).shape == (1, 64)
+    refused(lambda: backbone(inputs(1, 3, 40)), "images are 40x40", "patches 16x16", "data.view", "as 32")
+    refused(lambda: backbone(inputs(1, 3, 8)), "as 16")
+    refused(lambda: copy.deepcopy(backbone)(inputs(1, 3, 40)), "images are 40x40")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet50d0", "did you mean resnet50d"),
+        ("vit_small_patch16_224.dinno", "did you mean vit_small_patch16_224.dino"),
+        ("zzzzzzzz", "timm.list_models() lists them"),
+    ],
+)
+def test_a_name_that_timm_does_not_have(name, said):
+    refused(lambda: build_backbone(timm_settings(name), 3), f"backbone.model is {name}", said)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/test_vit.r160_in1k", "hf_hub:a/b", "timm/test_vit", "local-dir:/tmp"])
+def test_a_name_is_never_an_address(monkeypatch, name):
+    import timm
+
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("it would be fetched"))
+    refused(lambda: build_backbone(timm_settings(name), 3), f"backbone.model is {name}")
+
+
+def test_a_network_that_gives_no_features_is_refused(monkeypatch):
+    import timm
+
+    class Maps(nn.Identity):
+        pretrained_cfg = {"input_size": (3, 8, 8), "fixed_input_size": True}  # noqa: RUF012 (as timm has it)
+
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: Maps())
+    refused(lambda: build_backbone(VIT, 3), "backbone.model is test_vit", "(1, 3, 8, 8)")
+
+
+def test_architecture_is_what_weights_are_made_for():
+    assert architecture(BACKBONE) == "convnet 4 with stem small"
+    assert architecture(backbone_settings(name="resnet18", width=64, stem="stl")) == "resnet18 with stem stl"
+    assert architecture(timm_settings("vit_small_patch16_224.dino")) == "timm vit_small_patch16_224"
+
+
+# --- Heads
+
+
+def test_projector_is_linear_relu_linear():
+    projector, features = Projector(6, 4), torch.randn(5, 6)
+    first, last = projector.layers[0], projector.layers[2]
+    assert first.weight.shape == (6, 6)
+    wanted = (features @ first.weight.T + first.bias).clamp(min=0) @ last.weight.T + last.bias
+    torch.testing.assert_close(projector(features), wanted)
+    assert wanted.shape == (5, 4)
+
+
+def test_cluster_heads_are_independent_linear_heads():
+    heads, features = ClusterHeads(6, clusters=3, heads=4), torch.randn(5, 6)
+    logits = heads(features)
+    assert logits.shape == (4, 5, 3)
+    for head in range(4):
+        weight, bias = heads.linear.weight.view(4, 3, 6)[head], heads.linear.bias.view(4, 3)[head]
+        torch.testing.assert_close(logits[head], features @ weight.T + bias)
+
+
+def test_one_head_taken_out_is_that_head():
+    heads, features = ClusterHeads(6, clusters=3, heads=4), torch.randn(5, 6)
+    for head in range(4):
+        single = heads.only(head)
+        assert (single.heads, single.clusters) == (1, 3)
+        torch.testing.assert_close(single(features)[0], heads(features)[head])
+
+
+def test_a_head_taken_out_is_a_copy():
+    heads = ClusterHeads(6, clusters=3, heads=2)
+    before = heads.linear.weight.detach().clone()
+    nn.init.zeros_(heads.only(1).linear.weight)
+    assert torch.equal(heads.linear.weight, before)
+    assert heads.only(1).linear.weight.requires_grad
+
+
+def test_a_heads_gradient_does_not_reach_the_others():
+    heads = ClusterHeads(6, clusters=3, heads=4)
+    heads(torch.randn(5, 6))[2].square().sum().backward()
+    reached = heads.linear.weight.grad.view(4, 3, 6).abs().sum(dim=(1, 2)) > 0
+    assert reached.tolist() == [False, False, True, False]
+
+
+# --- Precision
+
+
+@pytest.mark.parametrize("head", [Projector(16, 8), ClusterHeads(16, 3, 2)], ids=["projector", "cluster"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_heads_compute_in_float32_under_bf16(bf16, head, frozen):
+    """The backbone does run in bfloat16; the head's output is what float32 gives on the same features."""
+    model = Model(build_backbone(BACKBONE, 3), head, frozen)
+    seen = []
+    model.backbone.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    for context in (bf16.autocast(), Compute(CPU, "bf16").autocast()):
+        with context:
+            features, outputs = model(inputs())
+        assert features.dtype == outputs.dtype == torch.float32
+        assert torch.equal(outputs, head(features))
+        # The same features in bfloat16 would give another output.
+        assert not torch.equal(outputs, copy.deepcopy(head).bfloat16()(features.bfloat16()).float())
+    assert seen == [torch.bfloat16, torch.bfloat16]
+
+
+def test_without_autocast_everything_is_float32():
+    model = cluster_model()
+    model.backbone.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    seen = []
+    model(inputs())
+    assert seen == [torch.float32]
+
+
+# --- Freezing
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_stays_in_eval_mode():
+    model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 1), frozen=True)
+    before = copy.deepcopy(model.backbone.state_dict())
+    for mode in (True, False, True):
+        model.train(mode)
+        assert not any(module.training for module in model.backbone.modules())
+        assert model.head.training is mode
+    images = inputs().requires_grad_()
+    features, logits = model(images)
+    assert not features.requires_grad
+    logits.sum().backward()
+    assert images.grad is None
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert model.head.linear.weight.grad is not None
+    assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
+
+
+def test_a_backbone_that_trains_does():
+    model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 1)).train()
+    assert all(module.training for module in model.modules())
+    before = model.backbone.norms[0].running_mean.clone()
+    model(inputs())[1].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not torch.equal(model.backbone.norms[0].running_mean, before)
+
+
+def test_a_backbone_can_be_frozen_and_then_trained_again():
+    backbone = build_backbone(BACKBONE, 3)
+    Model(backbone, ClusterHeads(16, 3, 1), frozen=True)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    Model(backbone, ClusterHeads(16, 3, 1))
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_inference_without_gradients_has_none():
+    model = cluster_model()
+    with torch.no_grad():
+        features, logits = model(inputs())
+    assert not features.requires_grad
+    assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("head", [Projector(16, 8), ClusterHeads(16, 3, 2)], ids=["projector", "cluster"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
+def test_features_that_are_known_go_to_the_head_alone(head, frozen):
+    model = Model(build_backbone(BACKBONE, 3), head, frozen).train()
+    called = []
+    model.backbone.register_forward_hook(lambda *_: called.append(1))
+    features = model(inputs())[0].detach()
+    before = copy.deepcopy(model.state_dict())
+    given, output = model(features, embedded=True)
+    assert len(called) == 1
+    assert torch.equal(given, features)
+    assert torch.equal(output, model.head(features))
+    output.square().mean().backward()
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+# --- Compilation
+
+
+@pytest.mark.parametrize("head", ["projector", "cluster"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
+def test_the_convnet_step_compiles_whole_and_computes_the_same(head, frozen):
+    made = Projector(16, 8) if head == "projector" else ClusterHeads(16, 3, 2)
+    assert_compiled_is_eager(Model(build_backbone(BACKBONE, 3), made, frozen))
+
+
+@pytest.mark.parametrize("settings", [RESNET18, VIT], ids=lambda each: each.model or each.name)
+def test_every_backbones_step_compiles_whole_and_computes_the_same(settings):
+    backbone = build_backbone(settings, 3)
+    model = Model(backbone, ClusterHeads(feature_size(backbone), 3, 2))
+    assert_compiled_is_eager(model, 8 if settings is RESNET18 else 32)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
+def test_a_compiled_network_takes_images_and_features(frozen):
+    """In turn, as self-labelling gives them."""
+    torch.compiler.reset()
+    model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 2), frozen).eval()
+    compiled, views = torch.compile(model, backend="aot_eager", fullgraph=True), inputs()
+    features, output = (each.detach() for each in model(views))
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(features, embedded=True), (features, output))
+        torch.testing.assert_close(compiled(views), (features, output), rtol=1e-4, atol=1e-5)
+    model.zero_grad()
+    compiled(features, embedded=True)[1].square().mean().backward()
+    found = model.head.linear.weight.grad.clone()
+    model.zero_grad()
+    model.head(features).square().mean().backward()
+    torch.testing.assert_close(found, model.head.linear.weight.grad)
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+
+
+def assert_compiled_is_eager(model, size=8):
+    """Outputs, gradients and BatchNorm buffers, in train mode. Without a single break of the graph."""
+    torch.compiler.reset()
+    model.train()
+    twin, images = copy.deepcopy(model), inputs(size=size)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for found, wanted in zip(compiled(images), model(images), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        assert found.dtype == torch.float32
+    compiled(images)[1].square().mean().backward()
+    model(images)[1].square().mean().backward()
+    for one, other in zip(twin.parameters(), model.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    for one, other in zip(twin.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
