@@ -13,18 +13,20 @@ from torch.nn import functional as F
 from bench.steps import preset
 from bench.views import MEAN, SIMCLR, STD, STRONG, pixels
 from scan_core.clustering import selflabel as selflabelling
+from scan_core.clustering.losses import confident_cross_entropy, scan_loss
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.compute.device import make_fabric, seed_everything
 from scan_core.images.store import images_on
-from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
+from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.methods import start_pretext, train_pretext
 from scan_core.settings import NoAugmentation
-from scan_core.training.step import Progress, TrainingState, compiled_model
-from scan_core.training.step import step as training
+from scan_core.training.state import Progress, TrainingState
+from scan_core.training.step import compiled_model
+from scan_core.training import step as training
 from scan_core.views import strong as strong_views
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.views.random_view import random_view
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def agreement(device: torch.device) -> list[Difference]:
                 module = module.to(images.device).train()
                 network = compiled_model(module) if on_device else module
                 module.zero_grad()
-                value = loss(network(plain_view(images, rows))[1])
+                value = loss(network(images.plain_view(rows))[1])
                 value.backward()
                 values.append(value.detach().cpu())
                 gradients.append(torch.cat([p.grad.flatten().cpu() for p in module.parameters() if p.grad is not None]))

@@ -23,7 +23,7 @@ from scan_core.evaluation.scores import kmeans_scores
 from scan_core.images.store import Images
 from scan_core.models.inference import embed, log_probabilities
 from scan_core.pretext.methods import start_pretext, train_pretext
-from scan_core.training.step import Epoch, Progress, TrainingState
+from scan_core.training.state import Epoch, Progress, TrainingState
 
 PART = 15 * 2**20  # bytes
 
@@ -193,7 +193,7 @@ class Run:
         baseline = kmeans_scores(embedded["train"], {"val": (embedded["val"], truth["val"])}, 10, 5)["val"]
         found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
-        epochs = {"cluster": scan.extra["best"]["epoch"], "selflabel": labelled.epoch}
+        epochs = {"cluster": scan.best_epoch, "selflabel": labelled.epoch}
         return {"seed": self.seed, **found, "kept": kept, "why": why, "epochs": epochs, "seconds": self.seconds}
 
 

@@ -15,8 +15,8 @@ from bench.steps import LONG, constant, driven, preset, setting
 from bench.timing import Row, Side, Work, apart, compared
 from bench.views import Loaded, Photos, pixels
 from scan_core.compute.device import make_fabric, seed_everything
-from scan_core.losses import nt_xent
 from scan_core.models.networks import build_backbone
+from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.simclr import start_simclr, train_simclr
 
 CORES = os.cpu_count() or 1

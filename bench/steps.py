@@ -18,18 +18,20 @@ from torch.nn import functional as F
 from bench.timing import Row, compared, in_turn
 from bench.views import MEAN, STD, pixels
 from pipeline.params import Params, read_params
+from scan_core.clustering.losses import confident_cross_entropy, scan_loss
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.compute.cuda_graphs import CudaGraphed, cuda_graphed, make_capturable
 from scan_core.compute.device import make_fabric, seed_everything
 from scan_core.images.store import Images, images_on
-from scan_core.losses import confident_cross_entropy, nt_xent, scan_loss
 from scan_core.models.inference import batch_of, embed
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.simclr import start_simclr, train_simclr
 from scan_core.settings import NoAugmentation
-from scan_core.training.step import Progress, Step, compiled
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.training.state import Progress, Step
+from scan_core.training.step import compiled
+from scan_core.views.random_view import random_view
 
 LONG = 1_000_000  # rows of an epoch, and epochs
 PRESETS = {"resnet18": "cifar10", "digits": "digits"}
@@ -168,7 +170,7 @@ def selflabel_step(fabric: Any, network: str, batch: int) -> Sides:
 
     states = [start(), start()]
     states[0].extra.update(assignments=[torch.zeros(64, dtype=torch.int32)], confident=[1.0])  # the first look, done
-    plain = plain_view(images, rows[:batch])
+    plain = images.plain_view(rows[:batch])
     strong = random_view(images, rows[:batch], settings.augmentation, seed_everything(0))
 
     def loss(model: nn.Module) -> Tensor:
@@ -188,7 +190,7 @@ def embedding(fabric: Any, network: str) -> Sides:
     params, images, _ = setting(network, fabric)
     batch = batch_of(images)
     model = Model(build_backbone(params.backbone, images.channels), nn.Identity()).eval().to(fabric.device)
-    views, rows = plain_view(images, torch.arange(batch)), torch.arange(2 * batch)
+    views, rows = images.plain_view(torch.arange(batch)), torch.arange(2 * batch)
 
     @torch.no_grad()
     def bare() -> int:

@@ -24,7 +24,8 @@ from scan_core.evaluation.metrics import clustering_metrics
 from scan_core.models.files import load_model
 from scan_core.models.inference import log_probabilities
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
-from scan_core.training.step import Stepper, batches, build_optimizer, check_batch
+from scan_core.training.state import TrainingState
+from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -94,21 +95,23 @@ def supervised() -> None:
 
 def _train_supervised(data: _Data, model: Model, rows: Tensor, target: Tensor, generator: torch.Generator) -> None:
     settings = data.params.cluster
-    steps = check_batch("cluster", settings.batch_size, len(rows))
-    network, optimizer = data.fabric.setup(model, build_optimizer(settings.optimizer, model, data.fabric))
+    optimizer = build_optimizer(settings.optimizer, model, data.fabric)
+    state = TrainingState(module=model, optimizer=optimizer, generator=generator)
+    train = TrainStep("cluster", state, settings, data.fabric, len(rows))
 
-    def objective(views: Tensor, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = F.cross_entropy(network(views)[1][0], classes)  # (B,classes)
-        return loss, {"loss": loss}
+    @train.graphed
+    def step(views: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        loss = F.cross_entropy(train.model(views)[1][0], classes)  # (B,classes)
+        train.backward_and_update(loss)
+        return {"loss": loss}
 
-    step = Stepper(data.fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
-    network.train()
-    for epoch in range(settings.epochs):
-        order = rows[torch.randperm(len(rows), generator=generator)]
-        for batch in batches(order, settings.batch_size):
-            views = random_view(data.images, batch, settings.augmentation, generator)
-            step(epoch, views, target[batch].to(views.device))
-        step.means(epoch)
+    train.model.train()
+    for _ in train.epochs():
+        for batch in train.batches():
+            views = random_view(data.images, rows[batch], settings.augmentation, train.generator())
+            step(views, target[rows[batch]].to(views.device))
+            train.end_step(len(batch))
+        train.end_epoch()
 
 
 if __name__ == "__main__":

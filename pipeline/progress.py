@@ -49,12 +49,12 @@ class _Bar:
 class TrainingProgress(_Bar):
     """Epochs, loss, images/s and time left of one loop. A context manager."""
 
-    def __init__(self, stage: str, epochs: int, done: int, steps: int) -> None:
-        self.stage, self.epochs, self.epoch, self.steps = stage, epochs, done, steps
-        self.started, self.first, self.images, self.step = time.monotonic(), done, 0, 0
+    def __init__(self, stage: str, epochs: int, done: int, steps: int, step: int = 0) -> None:
+        self.stage, self.epochs, self.epoch, self.steps, self.step = stage, epochs, done, steps, step
+        self.started, self.first, self.images = time.monotonic(), done + step / max(steps, 1), 0
         self.loss: float | None = None
         self._line = self.started
-        super().__init__(stage, epochs * steps, done * steps)
+        super().__init__(stage, epochs * steps, done * steps + step)
 
     def step_done(self, images: int) -> None:
         """One optimiser step has used ``images`` views."""

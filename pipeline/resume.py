@@ -76,19 +76,20 @@ class Scratch:
             state, made_in = saved["state"], saved["environment"]
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ScanError(f"{file} cannot be read ({type(error).__name__}); delete it to start afresh") from error
+        reached = f"epoch {state['epoch']}" + (f" and {state['step']} steps of the next" if state["step"] else "")
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
         if changed and not whatever:
             say(
-                f"not resuming after epoch {state['epoch']}, for other bytes would come out ({', '.join(changed)}); "
-                "that state is kept until the stage is done, and SCAN_RESUME=any goes on from it"
+                f"not resuming after {reached}, because the bytes would differ ({', '.join(changed)}); "
+                "that state is kept until the stage is done, and SCAN_RESUME=any resumes from it"
             )
             return None
         if changed:
             say(f"resuming although the bytes will differ ({', '.join(changed)})")
-        say(f"resuming after epoch {state['epoch']}")
+        say(f"resuming after {reached}")
         return dict(state)
 
-    def due(self) -> bool:
+    def should_save(self) -> bool:
         """Whether it is time to save again (``SCAN_SAVE_SECONDS``, 10 by default)."""
         return time.monotonic() - self._saved >= self._every
 

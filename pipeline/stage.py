@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from scan_core.compute.device import Compute
     from scan_core.images.store import Images
-    from scan_core.training.step import Progress, TrainingState
+    from scan_core.training.state import Progress, TrainingState
 
 
 class Stage:
@@ -154,7 +154,7 @@ class Stage:
         Of several processes only the first returns: what has come out is for it to write.
         """
         from scan_core.compute.distributed import broadcast
-        from scan_core.training.step import Epoch
+        from scan_core.training.state import Epoch
 
         saved = None
         if not self.rank:
@@ -171,15 +171,17 @@ class Stage:
         if saved is not None:
             for values in state.history:  # the row in MLflow is this execution's: make its curves whole
                 self.tracker.metrics(values, int(values["epoch"]))
-        with TrainingProgress(self.name, epochs, state.epoch, steps) as progress:
+        with TrainingProgress(self.name, epochs, state.epoch, steps, state.step) as progress:
             for record in loop:
                 if isinstance(record, Epoch):
                     progress.epoch_done(record.number, record.values["loss"])
                     self.tracker.metrics(record.values, record.number)
-                    if self._scratch.due() and record.number < epochs:
-                        self._scratch.save(state.state_dict(), self.environment)
+                    whole = record.number < epochs
                 else:
                     progress.step_done(record.images)
+                    whole = state.step < steps  # what the end of an epoch needs of its last step is not in the state
+                if whole and self._scratch.should_save():
+                    self._scratch.save(state.state_dict(), self.environment)
             progress.stopped_early()
         self._scratch.save_for_waiter(state.state_dict(), self.environment)
 

@@ -24,20 +24,20 @@ def cluster(stage: Stage) -> None:
     loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
     stage.train(state, loop, settings.epochs, steps)
 
-    best = state.extra["best"]
     save_model(stage.out(artifacts.MODELS / "cluster.safetensors"), best_model(state), params.backbone, stats)
-    artifacts.save_array(
-        stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), torch.stack(state.extra["assignments"]).numpy()
-    )
-    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "heads.npy"), best["heads"].numpy())
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), torch.stack(state.assignments).numpy())
+    assert state.best_heads is not None
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "heads.npy"), state.best_heads.numpy())
     artifacts.save_history(stage.out(artifacts.PLOTS / "cluster.csv"), state.history)
     heads = [
         {"epoch": epoch, "head": head, "val_loss": loss}
-        for epoch, losses in enumerate(state.extra["head_losses"], 1)
+        for epoch, losses in enumerate(state.head_losses, 1)
         for head, loss in enumerate(losses)
     ]
     artifacts.save_csv(stage.out(artifacts.PLOTS / "cluster_heads.csv"), heads, ["epoch", "head", "val_loss"])
-    stage.tracker.metrics({"best_epoch": best["epoch"], "best_head": best["head"], "best_val_loss": best["loss"]})
+    stage.tracker.metrics(
+        {"best_epoch": state.best_epoch, "best_head": state.best_head, "best_val_loss": state.best_loss}
+    )
 
 
 app = command("cluster", cluster)

@@ -9,7 +9,7 @@ def selflabel(stage: Stage) -> None:
     """Refine models/cluster.safetensors on confident samples; write models/selflabel.safetensors, or the same model."""
     import torch
 
-    from scan_core.clustering.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
+    from scan_core.clustering.selflabel import choose_model, has_learned, start_selflabel, train_selflabel
     from scan_core.compute.device import configure_compute, make_fabric
     from scan_core.models.files import load_model, save_model
     from scan_core.training.step import check_batch
@@ -26,10 +26,10 @@ def selflabel(stage: Stage) -> None:
     loop = train_selflabel(state, images, rows["train"], rows["val"], settings, fabric)
     stage.train(state, loop, settings.epochs, steps)
 
-    assignments = state.extra["assignments"]
+    assignments = state.assignments
     kept, why = choose_model(assignments[0], assignments[-1], nearest, has_learned(state, steps))
     say(f"selflabel kept the model from {kept} it: {why}" if kept == "before" else f"selflabel: {why}")
-    model = before if kept == "before" else final_model(state)
+    model = before if kept == "before" else state.judged
     save_model(stage.out(artifacts.MODELS / "selflabel.safetensors"), model, params.backbone, stats)
     artifacts.save_json(stage.out(artifacts.MODELS / "selflabel.json"), {"kept": kept, "reason": why})
     artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "selflabel.npy"), torch.stack(assignments).numpy())

@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scan_core.clustering.scan import start_scan, train_scan
+from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.errors import ScanError
 from scan_core.images.store import images_on, jpeg_images
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
 from scan_core.settings import (
     Backbone,
     Cluster,
@@ -22,7 +25,6 @@ from scan_core.settings import (
     SimclrAugmentation,
     StrongAugmentation,
 )
-from scan_core.training.step import step as training
 
 SIZE = 8  # pixels
 TRAIN, VAL = torch.arange(32), torch.arange(32, 48)
@@ -148,6 +150,39 @@ def cluster_model(clusters=3, heads=1, seed=0, channels=3):
     return Model(backbone, ClusterHeads(feature_size(backbone), clusters, heads))
 
 
+# Every training loop, and the ways in which the loops of clustering differ.
+PRETEXTS = tuple(name for name in METHODS if name != "none")
+WAYS = {
+    "scan": {},
+    "scan of a frozen backbone": {"train": "head"},
+    "scan of cached features": {"train": "head", "augmentation": PLAIN},
+    "selflabel": {},
+    "selflabel of a frozen backbone": {"train": "head"},
+    "selflabel with an average": {"ema": 0.9},
+}
+LOOPS = (*PRETEXTS, *WAYS)
+
+
+def start_loop(name, fabric, seed=0, **values):
+    """A new state and the settings of one of ``LOOPS``."""
+    if name in METHODS:
+        settings = pretext_settings(method=name, **values)
+        return start_pretext(settings, BACKBONE, 3, len(TRAIN), seed, fabric), settings
+    make, start = (cluster_settings, start_scan) if name.startswith("scan") else (selflabel_settings, start_selflabel)
+    settings = make(**{**WAYS[name], **values})
+    return start(settings, cluster_model(), seed, fabric), settings
+
+
+def run_loop(name, state, settings, fabric):
+    """The steps and epochs of one of ``LOOPS``, over the tiny images."""
+    if name in METHODS:
+        return train_pretext(state, images(), TRAIN, settings, fabric)
+    if name.startswith("scan"):
+        mined = neighbors(len(TRAIN), 5), VAL, neighbors(len(VAL), 4)
+        return train_scan(state, images(), TRAIN, *mined, settings, fabric)
+    return train_selflabel(state, images(), TRAIN, VAL, settings, fabric)
+
+
 def through_a_file(state):
     """What a resume reads: the state written by torch.save and read without unpickling code."""
     file = io.BytesIO()
@@ -218,7 +253,6 @@ def as_on_a_gpu(monkeypatch, pays):
         made.append(module)
         return compiler(module, backend="aot_eager", fullgraph=True, dynamic=dynamic)
 
-    monkeypatch.setattr(training, "on_gpu", lambda fabric: True)
-    monkeypatch.setattr(training, "PAYS", pays)
+    monkeypatch.setattr("scan_core.training.step.pays_to_compile", lambda fabric, steps: steps >= pays)
     monkeypatch.setattr(torch, "compile", compile_whole)
     return made

@@ -1,144 +1,130 @@
-"""Self-labelling (paper, section 2.3): the network learns from its own confident predictions."""
+"""Self-labeling (paper, section 2.3): the network learns from its own confident predictions."""
+
+from dataclasses import dataclass, field
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_core.clustering.losses import confident_cross_entropy
 from scan_core.compute.cuda_graphs import cuda_graphed
-from scan_core.compute.device import seed_everything, to_device
-from scan_core.compute.distributed import all_gather, local_generator, local_shard
+from scan_core.compute.device import seed_everything
+from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.images.store import Images
-from scan_core.losses import confident_cross_entropy
-from scan_core.models.inference import forward_all, log_probabilities
+from scan_core.models.inference import Autocast, cache_features, log_probabilities
 from scan_core.models.networks import Model
 from scan_core.settings import Selflabel
-from scan_core.training.step import (
-    Progress,
-    Step,
-    Stepper,
-    TrainingState,
-    batches,
-    build_optimizer,
-    check_batch,
-    compiled,
-    ema_update_,
-    momentum_copy,
-)
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.training.state import Progress, TrainingState, ema_update_, momentum_copy
+from scan_core.training.step import TrainStep, build_optimizer
+from scan_core.views.random_view import random_view
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
-GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbour
-GUARD_SHRINK = 10  # times smaller than the smallest was before, a cluster counts as dead
+GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbor
+GUARD_SHRINK = 10  # a cluster counts as dead if it is so many times smaller than the smallest was before
 
 
-def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> TrainingState:
-    """A clustering network with one head, its average, a new optimiser and the generator, on the device."""
+@dataclass(kw_only=True)
+class SelflabelState(TrainingState):
+    """``module`` is the network that learns."""
+
+    ema: Model | None = None  # its average, if one is asked for
+    assignments: list[Tensor] = field(default_factory=list)  # (N_val,) int32: before the first epoch, then per epoch
+    confident: list[float] = field(default_factory=list)  # share of the training images, likewise
+    skipped: int = 0  # steps of the epoch under way that had no confident image
+
+    @property
+    def judged(self) -> Model:
+        """The network that is evaluated and kept: the average if there is one."""
+        return self.ema or self.module
+
+
+def start_selflabel(settings: Selflabel, model: Model, seed: int, fabric: Fabric) -> SelflabelState:
+    """A clustering network with one head, its average, a new optimizer and the generator, on the device."""
     generator = seed_everything(seed)
     module = Model(model.backbone, model.head, frozen=settings.train == "head").to(fabric.device)
-    average = momentum_copy(module) if settings.ema else None
-    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator, average)
-
-
-def final_model(state: TrainingState) -> Model:
-    """What is evaluated and kept: the average, where there is one."""
-    return state.average or state.module
+    optimizer = build_optimizer(settings.optimizer, module, fabric)
+    ema = momentum_copy(module) if settings.ema else None
+    return SelflabelState(module=module, optimizer=optimizer, generator=generator, ema=ema)
 
 
 def train_selflabel(
-    state: TrainingState,
-    images: Images,
-    rows: Tensor,
-    val_rows: Tensor,
-    settings: Selflabel,
-    fabric: Fabric,
+    state: SelflabelState, images: Images, rows: Tensor, val_rows: Tensor, settings: Selflabel, fabric: Fabric
 ) -> Progress:
-    """Trains ``state`` in place from its epoch on, until the confident count plateaus. Yields steps and epochs.
+    """Trains ``state`` in place until the confident share plateaus. Yields steps and epochs.
 
-    ``rows`` (N,) and ``val_rows`` (N_val,) index images. What an epoch reports, and whether it is the last, goes by the
-    average of the weights where ``settings.ema`` asks for one; it never reaches the network that learns, nor its
-    pseudo-labels. Each epoch's assignments of the validation images are in
-    ``state.extra["assignments"]``, those before the first epoch ahead of them.
+    ``rows`` (N,) and ``val_rows`` (N_val,) index images. An epoch's report and the decision whether it is the last go
+    by ``state.judged``; an average never reaches the network that learns, nor its pseudo-labels.
     """
-    steps = check_batch("selflabel", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
-    judged = final_model(state)
-    # A frozen backbone makes the same features of plain images in every epoch: (N,D) and (N_val,D), computed once.
-    features = val_features = None
-    if settings.train == "head":
-        features, val_features = (forward_all(state.module, images, each, fabric)[0] for each in (rows, val_rows))
+    train = TrainStep("selflabel", state, settings, fabric, len(rows))
+    weak_model, judged, plain, plain_rows, plain_val = train.model, state.judged, images, rows, val_rows
+    if settings.train == "head":  # plain views have the same features in every epoch
+        table, plain, (plain_rows, plain_val) = cache_features(state.module, images, [rows, val_rows], fabric)
+        weak_model, judged = (Model(table, each.head, frozen=True) for each in (state.module, state.judged))
 
-    def label(seen: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            # Features go not through Fabric, which would round them to the backbone's precision.
-            _, weak = model(seen) if features is None else state.module(seen, embedded=True)  # (1,B / processes,C)
-            weak = all_gather(F.log_softmax(weak[0], dim=-1))  # (B,C)
-            return weak, (weak.amax(dim=1).exp() > settings.threshold).any()
+    @torch.no_grad()
+    def label(views: Tensor) -> tuple[Tensor, Tensor]:
+        weak = all_gather(F.log_softmax(weak_model(views)[1][0], dim=-1))  # (B,C)
+        return weak, (weak.amax(dim=1).exp() > settings.threshold).any()
 
-    def objective(views: Tensor, weak: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        strong = all_gather(model(views)[1][0])  # (B,C)
-        loss = confident_cross_entropy(strong, weak, settings.threshold, settings.class_weights)
-        return loss, {"loss": loss}
+    @train.graphed
+    def step(strong: Tensor, weak: Tensor) -> dict[str, Tensor]:
+        logits = all_gather(train.model(strong)[1][0])  # (B,C)
+        loss = confident_cross_entropy(logits, weak, settings.threshold, settings.class_weights)
+        train.backward_and_update(loss)
+        return {"loss": loss}
 
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
-    labels = cuda_graphed(label, fabric.device)
-    if not state.extra:
-        before = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
-        share = confident_share(judged, images, rows, settings.threshold, fabric, features)
-        state.extra.update(assignments=[before.to(torch.int32).cpu()], confident=[share])
-    while state.epoch < settings.epochs and not has_plateaued(state.extra["confident"]):
-        epoch, skipped = state.epoch, 0
-        order = torch.randperm(len(rows), generator=state.generator)
-        for positions in batches(order, settings.batch_size):
-            part = local_shard(positions)
-            batch = rows[part]
-            # The pseudo-labels come from the network as it is being trained, in train mode, as its strong views do.
-            model.train()
-            if features is None:
-                weak, any_confident = labels(plain_view(images, batch))
+    pseudo_labels = cuda_graphed(label, fabric.device)
+    if not state.assignments:
+        state.assignments.append(_assigned(judged, plain, plain_val, fabric))
+        state.confident.append(confident_share(judged, plain, plain_rows, settings.threshold, fabric))
+    for _ in train.epochs():
+        if has_plateaued(state.confident):
+            return
+        for positions in train.batches():
+            shard = local_shard(positions)
+            # The pseudo-labels come from the network that is being trained, in training mode, as for its strong views.
+            train.model.train()
+            weak, any_confident = pseudo_labels(plain.plain_view(plain_rows[shard]))
+            # Drawn while a GPU still computes the weak views.
+            strong = random_view(images, rows[shard], settings.augmentation, train.generator())
+            if any_confident:  # the one wait for the device: a step without a gradient would still decay the weights
+                step(strong, weak)
+                if state.ema:
+                    ema_update_(state.ema, state.module, settings.ema, buffers=True)
+                yield train.end_step(2 * len(positions))
             else:
-                weak, any_confident = labels(features.index_select(0, to_device(part, features.device)))
-            # Drawn while a GPU is still at the weak views.
-            views = random_view(images, batch, settings.augmentation, local_generator(state.generator))
-            if not any_confident:  # the one synchronisation: a step without a gradient would still decay the weights
-                skipped += 1
-                yield Step(len(positions))
-                continue
-            step(epoch, views, weak)
-            if state.average:
-                ema_update_(state.average, state.module, settings.ema, buffers=True)
-            yield Step(2 * len(positions))
-        share = confident_share(judged, images, rows, settings.threshold, fabric, features)
-        assigned = log_probabilities(judged, images, val_rows, fabric, val_features)[0].argmax(dim=1)
-        assigned = assigned.to(torch.int32).cpu()
-        state.extra["confident"].append(share)
-        agreement = float((assigned == state.extra["assignments"][-1]).double().mean())
-        state.extra["assignments"].append(assigned)
-        yield state.end_epoch({
-            "loss": 0.0, **step.means(epoch), "confident": share * len(rows), "confident_share": share,
-            "skipped_steps": skipped, "clusters_alive": len(torch.unique(assigned)), "agreement": agreement,
-        })  # fmt: skip
+                state.skipped += 1
+                yield train.end_step(len(positions))
+        state.confident.append(confident_share(judged, plain, plain_rows, settings.threshold, fabric))
+        state.assignments.append(_assigned(judged, plain, plain_val, fabric))
+        before, after = state.assignments[-2:]
+        skipped, state.skipped = state.skipped, 0
+        yield train.end_epoch(
+            confident=state.confident[-1] * len(rows), confident_share=state.confident[-1], skipped_steps=skipped,
+            clusters_used=len(torch.unique(after)), agreement=float((after == before).double().mean()),
+        )  # fmt: skip
+
+
+def _assigned(module: torch.nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
+    """(N,) int32 on the host: the likeliest cluster of each of ``rows`` (N,)."""
+    return log_probabilities(module, images, rows, compute)[0].argmax(dim=1).to(torch.int32).cpu()
 
 
 def confident_share(
-    module: torch.nn.Module,
-    images: Images,
-    rows: Tensor,
-    threshold: float,
-    fabric: Fabric,
-    features: Tensor | None = None,
+    module: torch.nn.Module, images: Images, rows: Tensor, threshold: float, compute: Autocast
 ) -> float:
-    """Share of ``rows`` whose plain view, in eval mode, has a probability above ``threshold``; NaN if one is NaN.
+    """Share of ``rows`` (N,) whose plain view has a probability above ``threshold``, in eval mode; NaN if one is NaN.
 
-    A network that has diverged is confident of nothing and would otherwise only skip its steps.
+    A network that has diverged is confident of nothing, so without the NaN its steps would only be skipped.
     """
-    confidence = log_probabilities(module, images, rows, fabric, features)[0].amax(dim=1).exp()  # (N,)
+    confidence = log_probabilities(module, images, rows, compute)[0].amax(dim=1).exp()  # (N,)
     share = float((confidence > threshold).double().mean())
     return share if bool(confidence.isfinite().all()) else float("nan")
 
 
 def has_plateaued(confident: list[float]) -> bool:
-    """Whether the mean of the last 5 epochs' confident share has grown by less than 0.1 point in 10 epochs."""
+    """True if the mean of the last 5 epochs' confident share has grown by less than 0.1 point in 10 epochs."""
     if len(confident) < PLATEAU_MEAN + PLATEAU_EPOCHS:
         return False
     now = sum(confident[-PLATEAU_MEAN:]) / PLATEAU_MEAN
@@ -147,7 +133,7 @@ def has_plateaued(confident: list[float]) -> bool:
 
 
 def has_learned(state: TrainingState, steps: int) -> bool:
-    """Whether one of the ``steps`` of an epoch was not skipped; True where there were to be no epochs."""
+    """True if any of the ``steps`` of an epoch was not skipped, or if there were no epochs to be done."""
     return not state.history or any(epoch["skipped_steps"] < steps for epoch in state.history)
 
 
@@ -155,23 +141,21 @@ def choose_model(before: Tensor, after: Tensor, nearest: Tensor, learned: bool) 
     """``before`` or ``after``, and why, without labels.
 
     ``before`` and ``after`` are the (N,) clusters of the validation images, ``nearest`` (N,) the position of each
-    one's nearest neighbour. The model from before is kept if clusters have died, holding less than a tenth of
-    what the smallest held before, or if the share of images in one cluster with their nearest neighbour has dropped by
-    more than 1 point; and if nothing was ``learned``, for every step was skipped, while BatchNorm's statistics have
-    moved.
+    image's nearest neighbor. The model from before is kept if clusters have died, that is if they hold less than a
+    tenth of what the smallest held before; if the share of images in one cluster with their nearest neighbor has
+    dropped by more than 1 point; and if nothing was ``learned``, because then only BatchNorm's statistics have moved.
     """
     if not learned:
         return "before", "no training image was ever above selflabel.threshold"
     sizes = [torch.unique(assigned, return_counts=True)[1] for assigned in (before, after)]
-    alive = [int((GUARD_SHRINK * held >= sizes[0].min()).sum()) for held in sizes]
-    if alive[1] < alive[0]:
-        return "before", f"self-labeling left {alive[1]} of {alive[0]} clusters in use"
+    used = [int((GUARD_SHRINK * size >= sizes[0].min()).sum()) for size in sizes]
+    if used[1] < used[0]:
+        return "before", f"self-labeling left {used[1]} of {used[0]} clusters in use"
     together = [int((assigned == assigned[nearest]).sum()) for assigned in (before, after)]
     count = len(nearest)
-    if 100 * (together[0] - together[1]) > GUARD_PERCENT * count:  # in whole images: no rounding decides
-        was, is_now = together[0] / count, together[1] / count
+    if 100 * (together[0] - together[1]) > GUARD_PERCENT * count:  # in whole images, so that rounding decides nothing
         return "before", (
-            f"neighbor agreement fell from {was:.3f} to {is_now:.3f}: "
+            f"neighbor agreement fell from {together[0] / count:.3f} to {together[1] / count:.3f}: "
             "fewer images share a cluster with their nearest neighbor"
         )
-    return "after", f"{alive[1]} clusters in use, neighbor agreement {together[1] / count:.3f}"
+    return "after", f"{used[1]} clusters in use, neighbor agreement {together[1] / count:.3f}"

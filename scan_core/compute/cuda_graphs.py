@@ -1,10 +1,10 @@
-"""CUDA graphs: what a GPU is to do many times over, recorded once, and from then on started by one call of the host.
+"""CUDA graphs: the kernels of a step are captured once and then launched by a single call of the host.
 
-A step of ResNet-18 starts hundreds of kernels, which can take the host longer than the GPU needs to run them.
+A step of ResNet-18 launches hundreds of kernels, which can take the host longer than the GPU needs to run them.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,64 +12,69 @@ from torch import Tensor
 
 from scan_core.compute.distributed import world_size
 
-WARMUP_CALLS = (
-    3  # calls before the recording: in them is compiled, kernels are chosen, an optimiser's state comes to be
-)
+# Calls before the capture. They compile, choose kernels and create the optimizer's state: none of it can be captured.
+WARMUP_CALLS = 3
 
-Work = Callable[..., Sequence[Tensor]]
+Work = Callable[..., Any]
 
 
-def cuda_graphed(work: Work, device: torch.device) -> Work:
-    """``work``, on a GPU of a single process replayed from its fourth call on; elsewhere as it is.
+def uses_cuda_graphs(device: torch.device) -> bool:
+    """True for a GPU that a single process trains on."""
+    return device.type == "cuda" and world_size() == 1
 
-    It takes tensors on ``device``, of the same shapes each time, and gives back tensors that its next call overwrites.
-    Whatever else it reads or changes there, weights or sums, must stay where it is; what is no tensor is as it was
-    when recorded. It may neither wait for the device nor bring anything from the host.
+
+def cuda_graphed(fn: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """``fn``, which on a GPU of a single process is replayed as a CUDA graph from its fourth call on.
+
+    ``fn`` takes tensors on ``device``, with the same shapes at each call; the tensors that it returns are overwritten
+    by its next call. Tensors that it reads or changes besides, such as weights or sums, must keep their place in
+    memory; numbers keep the value that they had during the capture. ``fn`` may neither wait for the device nor copy
+    anything from the host.
     """
-    return CudaGraphed(work) if device.type == "cuda" and world_size() == 1 else work
+    return CudaGraphed(fn) if uses_cuda_graphs(device) else fn
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
-    """Makes ``optimizer`` one whose steps can be recorded, and gives its rate: a number would stay as it was then."""
-    rate = torch.zeros((), device=device)
+    """Lets ``optimizer``'s steps be captured. Returns its learning rate as a tensor, which a replay reads anew."""
+    lr = torch.zeros((), device=device)
     for group in optimizer.param_groups:
-        group["lr"] = rate.fill_(group["lr"])
-        if "capturable" in group:  # Adam's word for it, and in a state that was saved on a CPU it is not
+        group["lr"] = lr.fill_(group["lr"])
+        if "capturable" in group:  # Adam has this flag, and a state that was saved on a CPU has it unset
             group["capturable"] = True
-    return rate
+    return lr
 
 
 class CudaGraphed:
     """See ``cuda_graphed``."""
 
-    def __init__(self, work: Work) -> None:
-        self.work, self.calls = work, 0
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn, self.calls = fn, 0
         self.graph: Any = None
-        # Calls before the recording are on its stream, too: a gradient's sum keeps to the one where it was first made.
+        # The warm-up runs on the capture's stream, because a gradient accumulates on the stream where it was created.
         self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch declares no types for it
 
-    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+    def __call__(self, *inputs: Tensor) -> Any:
         if self.calls < WARMUP_CALLS:
             self.calls += 1
-            return self._beside(*inputs)
+            return self._on_side_stream(*inputs)
         if self.graph is None:
-            self.inputs = [each.clone() for each in inputs]
+            self.inputs = [tensor.clone() for tensor in inputs]
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self.stream):  # computes nothing yet
-                self.outputs = self.work(*self.inputs)
+            with torch.cuda.graph(graph, stream=self.stream):  # a capture computes nothing
+                self.outputs = self.fn(*self.inputs)
             self.graph = graph
-        for kept, given in zip(self.inputs, inputs, strict=True):
-            kept.copy_(given)
+        for static, given in zip(self.inputs, inputs, strict=True):
+            static.copy_(given)
         self.graph.replay()
         return self.outputs
 
-    def _beside(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """On the stream of the recording, after what has been started on the usual one, and before what will be."""
-        usual = torch.cuda.current_stream()
-        self.stream.wait_stream(usual)
+    def _on_side_stream(self, *inputs: Tensor) -> Any:
+        """Runs ``fn`` on the capture's stream, in order with the work on the current stream."""
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
-            # An optimiser that can be recorded warns where it is not.
+            # A capturable optimizer warns about each step that is not captured.
             warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
-            outputs = self.work(*inputs)
-        usual.wait_stream(self.stream)
+            outputs = self.fn(*inputs)
+        current.wait_stream(self.stream)
         return outputs

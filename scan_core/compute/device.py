@@ -96,7 +96,7 @@ def make_fabric(precision: str, device: str) -> "Fabric":
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """What lies on the host, on ``device``: to a GPU by way of pinned memory, or the host would wait for the GPU."""
+    """A tensor of the host on ``device``; through pinned memory to a GPU, so that the host need not wait for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

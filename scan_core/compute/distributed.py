@@ -1,9 +1,9 @@
-"""Several processes that train one network, as torchrun starts them: who has which part, and how parts come together.
+"""Several processes that train one network, as torchrun starts them.
 
-All have the same weights and the same generator, so they draw the same batches. Each takes its part of a batch and
-augments it with draws of its own. A loss that compares images with each other is that of the whole batch: its inputs
-are gathered with their gradient, every process computes it, and the mean of their gradients is that of one process.
-On a single process every function here gives back what it got.
+All processes have the same weights and the same generator, so they draw the same batches. Each process takes its shard
+of a batch and augments the shard with draws of its own. A loss that compares images with each other is computed on the
+whole batch: ``all_gather`` brings the shards together with their gradients, so the mean of the processes' gradients is
+the gradient that a single process would have. With a single process every function returns its argument.
 """
 
 from typing import Any, TypeVar, cast
@@ -15,57 +15,57 @@ Value = TypeVar("Value")
 
 
 def world_size() -> int:
-    """How many there are."""
+    """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def local_shard(batch: Tensor) -> Tensor:
-    """This process's part of (B,...), all parts being equal: (B / processes,...)."""
+    """This process's part (B / world_size,...) of a batch (B,...); all parts have the same length."""
     return batch.chunk(world_size())[rank()]
 
 
 def local_generator(generator: torch.Generator) -> torch.Generator:
-    """A generator of what only this process draws. It moves ``generator`` by the same in all, which stay in step."""
+    """A generator for what only this process draws. It advances ``generator`` equally in all processes."""
     if world_size() == 1:
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.Generator().manual_seed(seed + rank())
 
 
-def all_gather(part: Tensor, dim: int = 0) -> Tensor:
-    """The parts of all processes along ``dim``, in their order; the inverse of ``local_shard``.
+def all_gather(shard: Tensor, dim: int = 0) -> Tensor:
+    """The shards of all processes along ``dim``, in the order of their ranks; the inverse of ``local_shard``.
 
-    The gradient of a part is the sum of those that all processes have for it: detached, as a plain gather leaves the
-    other parts, a contrastive loss would lose half of it.
+    The gradient of a shard is the sum of the gradients that all processes have for it. With a gather that detaches the
+    other shards, a contrastive loss would lose half of its gradient.
     """
     if world_size() == 1:
-        return part
-    return torch.cat(cast(tuple[Tensor, ...], _Gather.apply(part)), dim)
+        return shard
+    return torch.cat(cast(tuple[Tensor, ...], _AllGather.apply(shard)), dim)
 
 
-class _Gather(torch.autograd.Function):
-    """A part to those of all processes, and their gradients back."""
+class _AllGather(torch.autograd.Function):
+    """Our own, because ``torch.distributed.nn.functional.all_gather`` (Fabric's, too) is deprecated and warns."""
 
     @staticmethod
-    def forward(_: Any, part: Tensor) -> tuple[Tensor, ...]:
-        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        distributed.all_gather(parts, part.contiguous())
-        return tuple(parts)
+    def forward(_: Any, shard: Tensor) -> tuple[Tensor, ...]:
+        shards = [torch.empty_like(shard, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        distributed.all_gather(shards, shard.contiguous())
+        return tuple(shards)
 
     @staticmethod
     def backward(_: Any, *gradients: Tensor) -> Tensor:
-        of_all = torch.stack(gradients)
-        distributed.all_reduce(of_all)
-        return of_all[rank()]
+        summed = torch.stack(gradients)
+        distributed.all_reduce(summed)
+        return summed[rank()]
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """The mean over the processes of each value."""
+    """The mean of ``values`` over the processes, in place."""
     if world_size() > 1:
         distributed.all_reduce(values)
         values /= world_size()
@@ -81,7 +81,7 @@ def broadcast_buffers(module: nn.Module) -> None:
 
 
 def broadcast(value: Value) -> Value:
-    """What the first process has for ``value``: tensors on the host, numbers, lists and dicts."""
+    """The first process's ``value``: tensors on the host, numbers, lists and dicts."""
     if world_size() == 1:
         return value
     values = [value]

@@ -48,6 +48,13 @@ class Images(ABC):
         uniform one each position is equally likely. None is the centre, 0.5, with an odd pixel below and to the right.
         """
 
+    def crops(self, rows: Tensor) -> Tensor:
+        return self.windows(rows)
+
+    def plain_view(self, rows: Tensor) -> Tensor:
+        """(B,) rows to (B,channels,side,side) float32: the center, normalized and nothing else."""
+        return self.normalize(self.windows(rows).float() / 255)
+
     def normalize(self, images: Tensor) -> Tensor:
         """(B,channels,height,width) float32 in [0,1] to zero mean and unit deviation by channel, in place."""
         return images.sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))

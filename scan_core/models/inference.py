@@ -1,26 +1,26 @@
 """Features and cluster probabilities of plain views, in eval mode, batch by batch."""
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scan_core.compute.device import to_device
 from scan_core.compute.distributed import all_gather, broadcast_buffers, local_shard, world_size
 from scan_core.images.store import Images
-from scan_core.views.random_view import plain_view
+
+# Images per batch, on a GPU more if they are small. In eval mode no result depends on the batch.
+BATCH, PIXELS = 512, 2**21
+SMALL = 16  # pixels per side
 
 
 class Autocast(Protocol):
-    """``Compute`` or Fabric: what sets the precision."""
+    """``Compute`` or Fabric: what sets the precision. Importing Fabric takes seconds, which embed and evaluate save."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network runs."""
-
-
-BATCH, PIXELS = 512, 2**21  # images at a time, on a GPU more where they are small: in eval mode no result depends on it
-SMALL = 16  # pixels a side
 
 
 @torch.no_grad()
@@ -29,19 +29,18 @@ def forward_all(
 ) -> tuple[Tensor, Tensor]:
     """Features (N,D) and head outputs, (N,P) or (H,N,C), float32 on the device, of ``rows`` (N,) int64.
 
-    Features that are not kept, gigabytes of a million images, are (0,D). The work is shared out among the processes.
-    Leaves ``module`` in the mode it was in.
+    Features that are not kept are (0,D): for a million images they take gigabytes. The processes share the work.
+    ``module`` is left in the mode that it was in.
     """
     was_training = module.training
     module.eval()
     broadcast_buffers(module)
-    features, outputs, batch = [], [], batch_of(images)
-    part = local_shard(
-        torch.cat([rows, rows[-1:].expand(-len(rows) % world_size())])
-    )  # the last one again where parts differ
-    for start in range(0, len(part), batch):
+    features, outputs, batch = [], [], batch_size(images)
+    padded = torch.cat([rows, rows[-1:].expand(-len(rows) % world_size())])  # to equal shards
+    shard = local_shard(padded)
+    for start in range(0, len(shard), batch):
         with compute.autocast():
-            feature, output = module(plain_view(images, part[start : start + batch]))
+            feature, output = module(images.plain_view(shard[start : start + batch]))
         features.append(feature if keep_features else feature.new_empty(0, feature.shape[1]))
         outputs.append(output)
     module.train(was_training)
@@ -49,32 +48,65 @@ def forward_all(
     return all_features[: len(rows)], all_outputs[..., : len(rows), :]
 
 
-def batch_of(images: Images) -> int:
-    """Images at a time."""
+def batch_size(images: Images) -> int:
+    """Images per batch."""
     return max(BATCH, PIXELS // images.side**2) if images.device.type == "cuda" else BATCH
 
 
 def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, compute: Autocast) -> Tensor:
-    """(N,D) float32, each row of length 1: the backbone's features or, if ``projected``, the projector's output."""
+    """(N,D) float32 rows of length 1: the backbone's features or, if ``projected``, the projector's output."""
     features, outputs = forward_all(module, images, rows, compute)
     return F.normalize(outputs if projected else features, dim=1)
 
 
-def log_probabilities(
-    module: nn.Module, images: Images, rows: Tensor, compute: Autocast, features: Tensor | None = None
-) -> Tensor:
-    """(H,N,C) float32 log-probabilities of the cluster heads; from the ``features`` (N,D) of ``rows`` where known."""
-    if features is None:
-        return F.log_softmax(forward_all(module, images, rows, compute, keep_features=False)[1], dim=-1)
-    with torch.no_grad():
-        return F.log_softmax(module(features, embedded=True)[1], dim=-1)
+def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
+    """(H,N,C) float32 log-probabilities of the cluster heads for ``rows`` (N,) int64."""
+    return F.log_softmax(forward_all(module, images, rows, compute, keep_features=False)[1], dim=-1)
+
+
+class FeatureTable(nn.Module):
+    """A frozen backbone whose features (N,D) are known: it takes positions (B,) int64 in place of images."""
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.features = features  # no buffer: the features are neither saved nor exchanged
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(B,) int64 to (B,D) float32."""
+        return self.features.index_select(0, positions)
+
+
+class _Positions:
+    """Stands for images in front of a ``FeatureTable``: the plain view of an image is its position."""
+
+    side = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def plain_view(self, rows: Tensor) -> Tensor:
+        return to_device(rows, self.device)
+
+
+def cache_features(
+    module: nn.Module, images: Images, splits: list[Tensor], compute: Autocast
+) -> tuple[FeatureTable, Images, list[Tensor]]:
+    """A frozen backbone's features of plain views, computed once for all epochs.
+
+    Returns what takes the place of the backbone, of ``images`` and of each of the ``splits`` (N,) int64: networks and
+    loops then run as they do on images. Of the images, only plain views can be had.
+    """
+    features = [forward_all(module, images, rows, compute)[0] for rows in splits]
+    ends = torch.tensor([len(rows) for rows in splits]).cumsum(0).tolist()
+    positions = [torch.arange(end - len(rows), end) for end, rows in zip(ends, splits, strict=True)]
+    return FeatureTable(torch.cat(features)), cast(Images, _Positions(images.device)), positions
 
 
 def small_pixels(images: Images, rows: Tensor) -> Tensor:
     """(N,D) float32 in [0,1] on the host: each image's pixels, averaged to at most 16 x 16, for a baseline."""
     parts = []
     for start in range(0, len(rows), BATCH):
-        pixels = images.windows(rows[start : start + BATCH]).float() / 255
+        pixels = images.crops(rows[start : start + BATCH]).float() / 255
         if images.side > SMALL:
             pixels = F.adaptive_avg_pool2d(pixels, SMALL)
         parts.append(pixels.flatten(1).cpu())

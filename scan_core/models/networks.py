@@ -213,14 +213,9 @@ class Model(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor, embedded: bool = False) -> tuple[Tensor, Tensor]:
-        """(B,channels,height,width) to features (B,D) and the head's output, both float32.
-
-        With ``embedded``, ``images`` are features (B,D) already, and the backbone is left out.
-        """
-        features = images
-        if not embedded:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                features = self.backbone(images).float()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,channels,height,width) to features (B,D) and the head's output, both float32."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(images).float()
         with torch.autocast(images.device.type, enabled=False):
             return features, self.head(features)

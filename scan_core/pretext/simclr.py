@@ -4,51 +4,43 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from scan_core.compute.distributed import all_gather, local_generator, local_shard
+from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.images.store import Images
-from scan_core.losses import nt_xent
 from scan_core.models.networks import Model, Projector, feature_size
-from scan_core.pretext.collapse import end_pretext_epoch
+from scan_core.pretext.collapse import check_spread
+from scan_core.pretext.losses import nt_xent
 from scan_core.settings import Pretext
-from scan_core.training.step import (
-    Progress,
-    Step,
-    Stepper,
-    TrainingState,
-    batches,
-    build_optimizer,
-    check_batch,
-    compiled,
-)
+from scan_core.training.state import Progress, TrainingState
+from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
 
 
 def start_simclr(
     settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> TrainingState:
-    """The backbone with a new projector, and its optimiser, on the device."""
+    """The backbone with a new projector, and its optimizer, on the device."""
     projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
     module = Model(backbone, projector).to(fabric.device)
-    return TrainingState(module, build_optimizer(settings.optimizer, module, fabric), generator)
+    optimizer = build_optimizer(settings.optimizer, module, fabric)
+    return TrainingState(module=module, optimizer=optimizer, generator=generator)
 
 
 def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
-    """Trains ``state`` in place from its epoch on. ``rows`` is (N,) int64. Yields steps and epochs."""
-    steps = check_batch("pretext", settings.batch_size, len(rows))
-    model, optimizer = fabric.setup(compiled(state.module, fabric, steps * settings.epochs), state.optimizer)
+    """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs."""
+    train = TrainStep("pretext", state, settings, fabric, len(rows))
 
-    def objective(views: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        first_z, second_z = (all_gather(z) for z in model(views)[1].chunk(2))  # (B,projection)
+    @train.graphed
+    def step(views: Tensor) -> dict[str, Tensor]:
+        first_z, second_z = (all_gather(z) for z in train.model(views)[1].chunk(2))  # (B,projection)
         loss = nt_xent(first_z, second_z, settings.temperature)
-        return loss, {"loss": loss}, first_z.detach()
+        train.backward_and_update(loss)
+        return {"loss": loss, "embeddings": first_z}
 
-    step = Stepper(fabric, optimizer, settings.optimizer, steps, settings.epochs, objective)
-    model.train()
-    for epoch in range(state.epoch, settings.epochs):
-        order = rows[torch.randperm(len(rows), generator=state.generator)]
-        for batch in batches(order, settings.batch_size):
-            twice = local_shard(batch).repeat(2)  # both views at once
-            views = random_view(images, twice, settings.augmentation, local_generator(state.generator))
-            (first_z,) = step(epoch, views)
-            yield Step(2 * len(batch))
-        yield end_pretext_epoch(state, step.means(epoch), first_z)
+    train.model.train()
+    for _ in train.epochs():
+        for batch in train.batches():
+            twice = rows[local_shard(batch)].repeat(2)  # both views in one pass
+            views = random_view(images, twice, settings.augmentation, train.generator())
+            embeddings = step(views)["embeddings"]
+            yield train.end_step(2 * len(batch))
+        yield train.end_epoch(**check_spread(embeddings, state.epoch + 1))

@@ -9,18 +9,13 @@ from scan_core.views import simclr as simclr_views
 from scan_core.views import strong as strong_views
 
 
-def plain_view(images: Images, rows: Tensor) -> Tensor:
-    """(B,) rows to (B,channels,side,side) float32: the centre, normalised and nothing else."""
-    return images.normalize(images.windows(rows).float() / 255)
-
-
 def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:
     """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised.
 
     ``side`` is that of ``images``, or what SimCLR's views are told to have.
     """
     if isinstance(settings, NoAugmentation):
-        return plain_view(images, rows)
+        return images.plain_view(rows)
     batch, side = len(rows), images.side
     if isinstance(settings, StrongAugmentation):
         strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline.artifacts import METRICS, PREDICTIONS, STEPS
 from pipeline.cli import app, without_passwords
-from pipeline.tracking.spool import delivery
+from pipeline.tracking import delivery
 from tests.project import ROOT, set_params
 
 SECRET = "postgresql+psycopg://anna:s3cr@t/x@host:5432/mlflow"

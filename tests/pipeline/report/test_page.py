@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.artifacts import STEPS
 from pipeline.params import read_params
+from pipeline.report import charts
 from pipeline.report.charts import PRETEXT_LOSSES, confusion_order, draw_charts
-from pipeline.report.page import QUALITY, charts, quality_cell, quality_table, write_report
+from pipeline.report.page import QUALITY, quality_cell, quality_table, write_report
 from pipeline.report.samples import draw_samples
 from scan_core.evaluation.quality import quality_scores
 from scan_core.settings import Pretext

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.report import samples
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN
-from pipeline.report.page import samples
 from pipeline.report.samples import EACH, PIXELS, SHOWN, draw_neighbors, draw_samples
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tracking import delivery
+from pipeline.tracking import spool as tracking
 from pipeline.tracking.delivery import Followed, recorded, send, send_waiting
 from pipeline.tracking.mlflow_runs import Delivery
-from pipeline.tracking.spool import Tracker, delivery, spools, tracking_address
-from pipeline.tracking.spool import spool as tracking
+from pipeline.tracking.spool import Tracker, spools, tracking_address
 from scan_core.errors import ScanError
 
 

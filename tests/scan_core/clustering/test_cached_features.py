@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from scan_core.clustering import selflabel
+from scan_core.clustering.losses import scan_loss
 from scan_core.clustering.scan import best_model, start_scan, train_scan
-from scan_core.clustering.selflabel import final_model, start_selflabel, train_selflabel
-from scan_core.losses import scan_loss
+from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.models import inference
-from scan_core.training.step import Epoch, Step
-from scan_core.views.random_view import plain_view
+from scan_core.training.state import Epoch, Step
 from tests.tiny import (
     PLAIN,
     TRAIN,
@@ -55,7 +54,7 @@ def labelling(**values):
 def parting_model():
     """New features of all images are much the same: a head by their differences, which parts them into all clusters."""
     model = cluster_model()
-    features = model.backbone.eval()(plain_view(images(), TRAIN))
+    features = model.backbone.eval()(images().plain_view(TRAIN))
     model.head.linear.weight.mul_(1 / features.std(dim=0).mean())
     model.head.linear.bias.copy_(-model.head.linear.weight @ features.mean(dim=0))
     return model
@@ -122,7 +121,7 @@ def test_heads_trained_on_features_are_those_trained_on_images(fp32, values):
         assert len(found) == 3
     assert_close(states[0].state_dict(), states[1].state_dict())
     assert_close(best_model(states[0]).state_dict(), best_model(states[1]).state_dict())
-    losses = torch.tensor(states[0].extra["head_losses"])
+    losses = torch.tensor(states[0].head_losses)
     assert float((losses[0] - losses[-1]).abs().min()) > 1e-3  # something was learnt
 
 
@@ -138,7 +137,7 @@ def test_a_step_is_plain_gradient_descent_of_the_heads_on_the_features_of_plain_
     anchors = torch.randperm(32, generator=generator)[:8]
     partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
     with torch.no_grad():
-        features = [module.backbone(plain_view(data, ROWS[each])) for each in (anchors, partners)]
+        features = [module.backbone(data.plain_view(ROWS[each])) for each in (anchors, partners)]
     assert torch.equal(state.generator.get_state(), generator.get_state())
     sum(scan_loss(*head.log_softmax(1).chunk(2), 3.0)[0] for head in module.head(torch.cat(features))).backward()
     for found, wanted in zip(state.module.head.parameters(), module.head.parameters(), strict=True):
@@ -194,7 +193,7 @@ def test_without_augmentation_the_backbone_may_train_on_plain_views(fp32):
     anchors = torch.randperm(32, generator=generator)[:8]
     partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
     assert torch.equal(state.generator.get_state(), generator.get_state())
-    logits = module(plain_view(images(), ROWS[torch.cat([anchors, partners])]))[1]
+    logits = module(images().plain_view(ROWS[torch.cat([anchors, partners])]))[1]
     sum(scan_loss(*head.log_softmax(1).chunk(2), 5.0)[0] for head in logits).backward()
     for (name, found), wanted in zip(state.module.named_parameters(), module.parameters(), strict=True):
         torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
@@ -223,10 +222,10 @@ def test_self_labelling_on_features_is_that_on_images(monkeypatch, fp32, values)
         states.append(start_labelling(settings, fp32))
         assert len(epochs_of(label(states[-1], each, fp32))) == 3
     assert_close(states[0].state_dict(), states[1].state_dict())
-    assert_close(final_model(states[0]).state_dict(), final_model(states[1]).state_dict())
+    assert_close(states[0].judged.state_dict(), states[1].judged.state_dict())
     assert_close(*given)
-    assert len(set(states[0].extra["confident"])) > 1  # something was learnt
-    assert all(len(set(each.tolist())) > 1 for each in states[0].extra["assignments"])
+    assert len(set(states[0].confident)) > 1  # something was learnt
+    assert all(len(set(each.tolist())) > 1 for each in states[0].assignments)
     skipped = sum(each["skipped_steps"] for each in states[0].history)
     assert (len(given[0]) + skipped, skipped > 0) == (3 * 32 // settings.batch_size, "threshold" in values)
 
@@ -252,7 +251,7 @@ def test_pseudo_labels_of_known_features_are_those_of_plain_views(monkeypatch, f
     assert len(given) == 4
     for batch, module, weak in zip(order, heads[:4], given, strict=True):
         with torch.no_grad():
-            torch.testing.assert_close(weak, module.eval()(plain_view(data, batch))[1][0].log_softmax(1))
+            torch.testing.assert_close(weak, module.eval()(data.plain_view(batch))[1][0].log_softmax(1))
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -260,7 +259,7 @@ def test_self_labelling_passes_each_plain_image_through_the_backbone_once(fp32, 
     """And, in each step that is done, its strong views. Of the average's backbone, which is the same, nothing."""
     settings = labelling(ema=ema, threshold=0.65, batch_size=2)
     state = start_labelling(settings, fp32)
-    for module in (state.module, state.average) if ema else (state.module,):
+    for module in (state.module, state.ema) if ema else (state.module,):
         passes.watch(module)
     steps = [done for done in label(state, settings, fp32) if isinstance(done, Step)]
     done = sum(step.images == 4 for step in steps)
@@ -290,15 +289,3 @@ def test_under_bf16_features_are_kept_in_float32_and_differ_by_its_rounding_alon
     losses = [epochs_of(run(begin(settings, fabric), settings, fabric))[0]["loss"] for fabric in (fp32, bf16)]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
-
-
-@each_loop
-def test_kept_features_are_no_part_of_the_state(fp32, loop):
-    """They are computed again: a resume reads no more than without them."""
-    make, begin, run = LOOPS[loop]
-    settings = make()
-    kept, anew = begin(settings, fp32), begin(settings, fp32)
-    epochs_of(run(kept, settings, fp32))
-    epochs_of(run(anew, on_images(settings), fp32))
-    assert kept.extra.keys() == anew.extra.keys()
-    assert kept.state_dict().keys() == anew.state_dict().keys()

@@ -8,19 +8,17 @@ import torch
 from torch.nn import functional as F
 
 from scan_core.clustering import scan
+from scan_core.clustering.losses import scan_loss
 from scan_core.clustering.scan import best_model, start_scan, train_scan, validation_loss
 from scan_core.errors import ScanError
-from scan_core.losses import scan_loss
 from scan_core.models.inference import log_probabilities
 from scan_core.settings import NoAugmentation
-from scan_core.training.step import Epoch
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.training.state import Epoch
+from scan_core.views.random_view import random_view
 from tests.tiny import (
     NO_AUGMENTATION,
-    PLAIN,
     TRAIN,
     VAL,
-    assert_same_state,
     cluster_model,
     cluster_settings,
     epochs_of,
@@ -113,7 +111,7 @@ def test_a_step_on_features_made_once_is_that_on_plain_views_of_anchors_and_neig
         next(loop)
         partners = MINED[anchors, torch.randint(3, (8,), generator=generator)]
         module.zero_grad()
-        logits = module(plain_view(data, rows[torch.cat([anchors, partners])]))[1]
+        logits = module(data.plain_view(rows[torch.cat([anchors, partners])]))[1]
         sum(scan_loss(*head.log_softmax(1).chunk(2), settings.entropy_weight)[0] for head in logits).backward()
         with torch.no_grad():
             for weight in module.head.parameters():
@@ -168,7 +166,7 @@ def test_without_neighbors_the_partner_is_another_view_of_the_same_image(monkeyp
 @pytest.mark.parametrize(("name", "columns"), [("neighbors", 5), ("val_neighbors", 4)])
 def test_more_neighbors_than_were_mined_are_an_error(fp32, name, columns):
     settings = cluster_settings(**{name: columns + 1})
-    with pytest.raises(ScanError, match=rf"cluster\.{name} is {columns + 1}, but {columns} neighbours were mined"):
+    with pytest.raises(ScanError, match=rf"cluster\.{name} is {columns + 1}, but {columns} neighbors were mined"):
         next(train(start(settings, fp32), settings, fp32))
 
 
@@ -243,7 +241,7 @@ def test_clusters_take_the_prior_s_shares(fp32):
         state = start(settings, fp32)
         epochs_of(train(state, settings, fp32, mined=MINED[:12, :0], rows=TRAIN[:12]))
         module = state.module.train()
-        shares[prior] = F.softmax(module(plain_view(images(), TRAIN[:12]))[1][0], dim=1).mean(dim=0).tolist()
+        shares[prior] = F.softmax(module(images().plain_view(TRAIN[:12]))[1][0], dim=1).mean(dim=0).tolist()
     assert shares[None] == pytest.approx([1 / 3] * 3, abs=0.05)
     assert shares[PRIOR] == pytest.approx(PRIOR, abs=0.05)
 
@@ -303,7 +301,7 @@ def test_the_loop_validates_each_head_on_plain_views_with_the_lambda_and_prior_o
             log_p = log_probabilities(state.module, data, VAL, fp32)
             balance = {} if prior is None else {"prior": prior}
             wanted = [validation_by_loops(head, VAL_MINED[:, :2], weight, **balance) for head in log_p]
-            assert state.extra["head_losses"][-1] == pytest.approx(wanted, rel=1e-5)
+            assert state.head_losses[-1] == pytest.approx(wanted, rel=1e-5)
             assert done.values["val_loss"] == pytest.approx(min(wanted), rel=1e-5)
             assert done.values["val_loss_worst_head"] == pytest.approx(max(wanted), rel=1e-5)
 
@@ -324,12 +322,11 @@ def test_the_head_and_epoch_kept_are_those_of_the_lowest_validation_loss(fp32, s
     for done in train(state, settings, fp32):
         if isinstance(done, Epoch):
             snapshots.append(copy.deepcopy(state.module))
-    losses = torch.tensor(state.extra["head_losses"], dtype=torch.float64)  # (epochs,H)
+    losses = torch.tensor(state.head_losses, dtype=torch.float64)  # (epochs,H)
     assert losses.shape == (6, 3)
     epoch, head = divmod(int(losses.argmin()), 3)
-    best = state.extra["best"]
-    assert (best["epoch"], best["head"]) == (epoch + 1, head)
-    assert best["loss"] == pytest.approx(float(losses.min()))
+    assert (state.best_epoch, state.best_head) == (epoch + 1, head)
+    assert state.best_loss == pytest.approx(float(losses.min()))
 
     kept = best_model(state)
     assert (kept.head.heads, kept.head.clusters) == (1, 3)
@@ -337,7 +334,7 @@ def test_the_head_and_epoch_kept_are_those_of_the_lowest_validation_loss(fp32, s
     assert torch.equal(kept.head.linear.weight, snapshots[epoch].head.only(head).linear.weight)
     assert torch.equal(kept.head.linear.bias, snapshots[epoch].head.only(head).linear.bias)
     log_p = log_probabilities(kept, images(), VAL, fp32)
-    assert float(validation_loss(log_p, VAL_MINED[:, :2], 5.0)) == pytest.approx(best["loss"], rel=1e-5)
+    assert float(validation_loss(log_p, VAL_MINED[:, :2], 5.0)) == pytest.approx(state.best_loss, rel=1e-5)
 
 
 def test_some_run_keeps_an_epoch_that_is_not_the_last_and_a_head_that_is_not_the_first(fp32):
@@ -347,7 +344,7 @@ def test_some_run_keeps_an_epoch_that_is_not_the_last_and_a_head_that_is_not_the
         settings = cluster_settings(epochs=6, heads=3, optimizer=optimizer(lr=0.1))
         state = start(settings, fp32, seed)
         epochs_of(train(state, settings, fp32))
-        kept.append((state.extra["best"]["epoch"], state.extra["best"]["head"]))
+        kept.append((state.best_epoch, state.best_head))
     assert any(epoch < 6 for epoch, _ in kept)
     assert any(head > 0 for _, head in kept)
 
@@ -366,9 +363,7 @@ def test_the_model_that_is_kept_is_a_copy_and_leaves_the_one_in_training(fp32, p
         value.data.zero_()
     after = state.state_dict()
     assert all(torch.equal(value, before["module"][key]) for key, value in after["module"].items())
-    assert all(
-        torch.equal(v, before["extra"]["best"]["backbone"][k]) for k, v in after["extra"]["best"]["backbone"].items()
-    )
+    assert all(torch.equal(v, before["best_backbone"][k]) for k, v in after["best_backbone"].items())
     assert [each.requires_grad for each in state.module.parameters()] == trained
 
 
@@ -378,10 +373,10 @@ def test_assignments_are_those_of_each_epochs_best_head(fp32):
     for done in train(state, settings, fp32, data):
         if isinstance(done, Epoch):
             log_p = log_probabilities(state.module, data, VAL, fp32)
-            head = int(torch.tensor(state.extra["head_losses"][-1]).argmin())
-            assert state.extra["assignments"][-1].dtype == torch.int32
-            assert torch.equal(state.extra["assignments"][-1].long(), log_p[head].argmax(dim=1))
-    assert len(state.extra["assignments"]) == 3
+            head = int(torch.tensor(state.head_losses[-1]).argmin())
+            assert state.assignments[-1].dtype == torch.int32
+            assert torch.equal(state.assignments[-1].long(), log_p[head].argmax(dim=1))
+    assert len(state.assignments) == 3
 
 
 def spoil(module):
@@ -398,38 +393,15 @@ def test_what_all_heads_made_of_the_images_is_that_of_the_best_epoch(fp32):
             found.append(log_probabilities(state.module, data, VAL, fp32).argmax(dim=2))
             if done.number == 2:
                 spoil(state.module)
-    best = state.extra["best"]
-    assert best["epoch"] <= 2
-    assert (best["heads"].shape, best["heads"].dtype) == ((3, 16), torch.int32)
-    assert torch.equal(best["heads"].long(), found[best["epoch"] - 1])
-    assert not torch.equal(best["heads"].long(), found[-1])
-    assert torch.equal(best["heads"][best["head"]], state.extra["assignments"][best["epoch"] - 1])
+    heads, epoch = state.best_heads, state.best_epoch
+    assert epoch <= 2
+    assert (heads.shape, heads.dtype) == ((3, 16), torch.int32)
+    assert torch.equal(heads.long(), found[epoch - 1])
+    assert not torch.equal(heads.long(), found[-1])
+    assert torch.equal(heads[state.best_head], state.assignments[epoch - 1])
 
 
 # --- Resume
-
-
-@pytest.mark.parametrize(
-    ("part", "others"),
-    [("all", {}), ("head", {}), ("head", {"augmentation": PLAIN}), ("all", {"prior": PRIOR, "entropy_of": "both"})],
-    ids=["all", "head", "cached", "prior"],
-)
-def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, part, others):
-    settings = cluster_settings(epochs=4, train=part, optimizer=COSINE, **others)
-    whole = start(settings, fp32)
-    assert len(epochs_of(train(whole, settings, fp32))) == 4
-
-    half = start(settings, fp32)
-    for done in train(half, settings, fp32):
-        if isinstance(done, Epoch) and done.number == 2:
-            break
-    saved = through_a_file(half)
-    resumed = start(settings, fp32, seed=7)
-    resumed.load_state_dict(saved)
-    assert len(epochs_of(train(resumed, settings, fp32))) == 2
-    assert_same_state(resumed, whole)
-    for key, value in best_model(whole).state_dict().items():
-        assert torch.equal(best_model(resumed).state_dict()[key], value)
 
 
 def test_what_all_heads_made_of_the_images_survives_a_resume(fp32):
@@ -439,14 +411,14 @@ def test_what_all_heads_made_of_the_images_survives_a_resume(fp32):
     for done in train(state, settings, fp32):
         if isinstance(done, Epoch) and done.number == 2:
             break
-    best = copy.deepcopy(state.extra["best"]["heads"])
+    best = copy.deepcopy(state.best_heads)
     spoil(state.module)
     resumed = start(settings, fp32, seed=7)
     resumed.load_state_dict(through_a_file(state))
     assert len(epochs_of(train(resumed, settings, fp32))) == 2
-    assert resumed.extra["best"]["epoch"] <= 2
-    assert resumed.extra["best"]["heads"].dtype == torch.int32
-    assert torch.equal(resumed.extra["best"]["heads"], best)
+    assert resumed.best_epoch <= 2
+    assert resumed.best_heads.dtype == torch.int32
+    assert torch.equal(resumed.best_heads, best)
 
 
 def test_a_saved_best_is_not_changed_by_training_on(fp32):
@@ -454,7 +426,6 @@ def test_a_saved_best_is_not_changed_by_training_on(fp32):
     state, kept = start(settings, fp32), None
     for done in train(state, settings, fp32):
         if isinstance(done, Epoch):
-            best = state.extra["best"]
-            if kept and best["epoch"] == kept["epoch"]:
-                assert all(torch.equal(value, kept["backbone"][key]) for key, value in best["backbone"].items())
-            kept = copy.deepcopy(best)
+            if kept and state.best_epoch == kept[0]:
+                assert all(torch.equal(value, kept[1][key]) for key, value in state.best_backbone.items())
+            kept = state.best_epoch, copy.deepcopy(state.best_backbone)

@@ -6,18 +6,17 @@ import pytest
 import torch
 
 from scan_core.clustering import selflabel
+from scan_core.clustering.losses import confident_cross_entropy
 from scan_core.clustering.selflabel import (
     choose_model,
     confident_share,
-    final_model,
     has_plateaued,
     start_selflabel,
     train_selflabel,
 )
-from scan_core.losses import confident_cross_entropy
 from scan_core.models.inference import log_probabilities
-from scan_core.training.step import Epoch
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.training.state import Epoch
+from scan_core.views.random_view import random_view
 from tests.tiny import (
     TRAIN,
     VAL,
@@ -70,7 +69,7 @@ def test_a_step_is_the_loss_of_strong_views_against_plain_ones_and_plain_gradien
     generator.set_state(state.generator.get_state())
     batch = rows[torch.randperm(32, generator=generator)][:8]
     with torch.no_grad():
-        weak = module(plain_view(data, batch))[1][0].log_softmax(1)
+        weak = module(data.plain_view(batch))[1][0].log_softmax(1)
     highest = weak.exp().amax(1).sort().values
     threshold = float(highest[2:4].mean())  # three are not confident, five are
     settings = selflabel_settings(threshold=threshold, class_weights=class_weights, optimizer=SGD)
@@ -130,7 +129,7 @@ def test_skipped_steps_are_those_of_batches_without_a_confident_image(monkeypatc
     generator.set_state(state.generator.get_state())
     with torch.no_grad():
         order = TRAIN[torch.randperm(32, generator=generator)]
-        each = torch.stack([module(plain_view(data, batch))[1][0].softmax(1).amax() for batch in order.view(16, 2)])
+        each = torch.stack([module(data.plain_view(batch))[1][0].softmax(1).amax() for batch in order.view(16, 2)])
     settings = change(settings, threshold=float(each.sort().values[7:9].mean()))
 
     def spy(*given):
@@ -161,14 +160,14 @@ def test_an_epoch_reports_counts_over_all_images_in_eval_mode(fp32):
             confident = int((train_p.amax(dim=1) > 0.5).sum())
             assert done.values["confident"] == confident
             assert done.values["confident_share"] == pytest.approx(confident / 32)
-            assert done.values["clusters_alive"] == len(set(after.tolist()))
+            assert done.values["clusters_used"] == len(set(after.tolist()))
             assert done.values["agreement"] == pytest.approx(float((after == before).double().mean()))
             agreements.append(done.values["agreement"])
-            assert torch.equal(state.extra["assignments"][-1].long(), after)
+            assert torch.equal(state.assignments[-1].long(), after)
             before = after
     assert any(0 < agreement < 1 for agreement in agreements)
-    assert len(state.extra["assignments"]) == len(state.extra["confident"]) == 4  # one before the first epoch
-    assert state.extra["confident"][0] == pytest.approx(first_share)
+    assert len(state.assignments) == len(state.confident) == 4  # one before the first epoch
+    assert state.confident[0] == pytest.approx(first_share)
 
 
 def test_the_confident_are_strictly_above_the_threshold(fp32):
@@ -190,25 +189,25 @@ EMA = 0.9
 def after_each_step(state, settings, fabric, data=None):
     """What each step or epoch yields, with copies of the network and of its average there."""
     for done in train(state, settings, fabric, data):
-        average = state.average and copy.deepcopy(state.average.state_dict())
+        average = state.ema and copy.deepcopy(state.ema.state_dict())
         yield done, copy.deepcopy(state.module.state_dict()), average
 
 
 def test_without_an_average_the_network_itself_is_kept(fp32):
     state = start(selflabel_settings(), fp32)
-    assert state.average is None
-    assert final_model(state) is state.module
+    assert state.ema is None
+    assert state.judged is state.module
 
 
 def test_the_average_starts_as_a_copy_that_no_optimizer_sees(fp32):
     state = start(selflabel_settings(ema=EMA), fp32)
-    assert final_model(state) is state.average
-    assert_same(state.average.state_dict(), state.module.state_dict())
-    own = {parameter.data_ptr() for parameter in state.average.parameters()}
+    assert state.judged is state.ema
+    assert_same(state.ema.state_dict(), state.module.state_dict())
+    own = {parameter.data_ptr() for parameter in state.ema.parameters()}
     assert not own & {parameter.data_ptr() for parameter in state.module.parameters()}
     trained = {each.data_ptr() for group in state.optimizer.param_groups for each in group["params"]}
     assert trained == {parameter.data_ptr() for parameter in state.module.parameters()}
-    assert not any(parameter.requires_grad for parameter in state.average.parameters())
+    assert not any(parameter.requires_grad for parameter in state.ema.parameters())
     assert all(parameter.requires_grad for parameter in state.module.parameters())
 
 
@@ -251,7 +250,7 @@ def test_the_average_never_reaches_the_network_that_learns(fp32, name):
     for key in ("loss", "skipped_steps", "lr"):
         assert [values[key] for values in with_average["history"]] == [values[key] for values in without["history"]]
     assert with_average["history"][0]["loss"] > 0
-    moved = states[1].average.head.linear.weight - states[1].module.head.linear.weight
+    moved = states[1].ema.head.linear.weight - states[1].module.head.linear.weight
     assert float(moved.detach().abs().max()) > 1e-3
 
 
@@ -272,14 +271,14 @@ def test_pseudo_labels_come_from_the_network_as_it_trains(monkeypatch, fp32):
     module = copy.deepcopy(state.module).train()
     for batch, (_, network, average) in zip(order, after_each_step(state, settings, fp32, data), strict=False):
         with torch.no_grad():
-            weak = module(plain_view(data, batch))[1][0].log_softmax(1)
+            weak = module(data.plain_view(batch))[1][0].log_softmax(1)
         torch.testing.assert_close(given[-1], weak)
         module.load_state_dict(network)
         other = copy.deepcopy(module)
         other.load_state_dict(average)
     assert len(given) == 4
     with torch.no_grad():
-        assert not torch.allclose(other(plain_view(data, order[3]))[1][0].log_softmax(1), given[3], atol=1e-3)
+        assert not torch.allclose(other(data.plain_view(order[3]))[1][0].log_softmax(1), given[3], atol=1e-3)
 
 
 def test_reports_assignments_and_the_model_kept_are_the_average_s(fp32):
@@ -289,41 +288,41 @@ def test_reports_assignments_and_the_model_kept_are_the_average_s(fp32):
     for done in train(state, settings, fp32, data):
         if isinstance(done, Epoch):
             after, of_module = (
-                log_probabilities(each, data, VAL, fp32)[0].argmax(dim=1) for each in (state.average, state.module)
+                log_probabilities(each, data, VAL, fp32)[0].argmax(dim=1) for each in (state.ema, state.module)
             )
-            share = confident_share(state.average, data, TRAIN, 0.45, fp32)
-            assert done.values["confident_share"] == state.extra["confident"][-1] == share
+            share = confident_share(state.ema, data, TRAIN, 0.45, fp32)
+            assert done.values["confident_share"] == state.confident[-1] == share
             assert done.values["confident"] == pytest.approx(32 * share)
-            assert done.values["clusters_alive"] == len(set(after.tolist()))
+            assert done.values["clusters_used"] == len(set(after.tolist()))
             assert done.values["agreement"] == pytest.approx(float((after == before).double().mean()))
-            assert torch.equal(state.extra["assignments"][-1].long(), after)
+            assert torch.equal(state.assignments[-1].long(), after)
             before = after
             differ.append((
                 share != confident_share(state.module, data, TRAIN, 0.45, fp32), not torch.equal(after, of_module),
                 len(set(after.tolist())) != len(set(of_module.tolist())),
             ))  # fmt: skip
     assert all(any(each) for each in zip(*differ, strict=True))  # so that the above says something
-    assert final_model(state) is state.average
+    assert state.judged is state.ema
 
 
 def test_the_plateau_is_that_of_the_average(monkeypatch, fp32):
     """One that no weight moves has the same count in each epoch, whatever the network does."""
-    monkeypatch.setattr(selflabel, "follow", lambda *given, **named: None)
+    monkeypatch.setattr(selflabel, "ema_update_", lambda *given, **named: None)
     settings = selflabel_settings(ema=EMA, threshold=0.36, epochs=30, batch_size=16)
     state = start(settings, fp32)
-    first = copy.deepcopy(state.average.state_dict())
+    first = copy.deepcopy(state.ema.state_dict())
     found = epochs_of(train(state, settings, fp32))
     assert len(found) == 14
     assert len({values["confident"] for values in found}) == 1
     assert found[0]["loss"] > 0
-    assert_same(state.average.state_dict(), first)
+    assert_same(state.ema.state_dict(), first)
 
 
 def test_a_skipped_step_does_not_move_the_average(fp32):
     """Though the plain views have moved the network's BatchNorm."""
     settings = selflabel_settings(ema=EMA, threshold=0.999, epochs=1)
     state = start(settings, fp32)
-    first = copy.deepcopy(state.average.state_dict())
+    first = copy.deepcopy(state.ema.state_dict())
     for _, module, average in after_each_step(state, settings, fp32):
         assert_same(average, first)
         assert not torch.equal(module["backbone.norms.0.running_mean"], first["backbone.norms.0.running_mean"])
@@ -333,7 +332,7 @@ def test_only_steps_that_are_done_move_the_average(fp32):
     """Some batches have a confident image and some have none."""
     settings = selflabel_settings(ema=EMA, threshold=0.45, epochs=2, batch_size=2, optimizer=change(SGD, lr=1e-2))
     state, moved, done_steps = start(settings, fp32), [], []
-    last = copy.deepcopy(state.average.state_dict())
+    last = copy.deepcopy(state.ema.state_dict())
     for done, _, average in after_each_step(state, settings, fp32):
         if not isinstance(done, Epoch):
             moved.append(not torch.equal(average["head.linear.weight"], last["head.linear.weight"]))
@@ -353,7 +352,7 @@ def test_head_only_training_leaves_the_backbone_and_its_buffers(fp32):
     before = copy.deepcopy(state.module.state_dict())
     found = epochs_of(train(state, settings, fp32))
     assert found[0]["loss"] > 0
-    for network in (state.module, state.average):
+    for network in (state.module, state.ema):
         after = network.state_dict()
         assert all(torch.equal(value, before[key]) for key, value in after.items() if key.startswith("backbone"))
         assert not any(torch.equal(value, before[key]) for key, value in after.items() if key.startswith("head"))
@@ -383,9 +382,9 @@ def test_no_epochs_keep_the_model_to_the_byte(fp32, ema):
     before = {key: value.numpy().tobytes() for key, value in model.state_dict().items()}
     state = start_selflabel(settings, model, 0, fp32)
     assert list(train(state, settings, fp32, data)) == []
-    assert {key: value.numpy().tobytes() for key, value in final_model(state).state_dict().items()} == before
+    assert {key: value.numpy().tobytes() for key, value in state.judged.state_dict().items()} == before
     assert (state.epoch, state.history) == (0, [])
-    assignments = state.extra["assignments"]
+    assignments = state.assignments
     wanted = log_probabilities(model, data, VAL, fp32)[0].argmax(dim=1)
     assert len(assignments) == 1
     assert torch.equal(assignments[0].long(), wanted)
@@ -490,32 +489,6 @@ def test_a_cluster_that_others_took_the_place_of_is_no_loss():
 
 
 # --- Resume
-
-
-@pytest.mark.parametrize(
-    ("name", "others"),
-    [("adam", {}), ("sgd", {}), ("adam", {"ema": EMA}), ("sgd", {"ema": EMA, "train": "head", "threshold": 0.36})],
-    ids=["adam", "sgd", "average", "head"],
-)
-def test_four_epochs_are_two_and_a_resume_of_two_to_the_bit(fp32, name, others):
-    chosen = optimizer(name=name, schedule="cosine", warmup_epochs=1)
-    settings = selflabel_settings(**{"epochs": 4, "threshold": 0.45, "optimizer": chosen, **others})
-    whole = start(settings, fp32)
-    assert len(epochs_of(train(whole, settings, fp32))) == 4
-    assert any(values["loss"] > 0 for values in whole.history)
-
-    half = start(settings, fp32)
-    for done in train(half, settings, fp32):
-        if isinstance(done, Epoch) and done.number == 2:
-            break
-    saved = through_a_file(half)
-    resumed = start(settings, fp32, seed=7)
-    resumed.load_state_dict(saved)
-    assert len(epochs_of(train(resumed, settings, fp32))) == 2
-    assert_same_state(resumed, whole)
-    assert_same(final_model(resumed).state_dict(), final_model(whole).state_dict())
-    if others:
-        assert not torch.equal(whole.average.head.linear.weight, whole.module.head.linear.weight)
 
 
 def test_a_resume_before_an_epoch_without_a_step_is_to_the_bit(fp32):

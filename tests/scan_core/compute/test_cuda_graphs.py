@@ -6,30 +6,21 @@ from typing import ClassVar
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
-from scan_core.clustering.scan import start_scan, train_scan
-from scan_core.clustering.selflabel import start_selflabel, train_selflabel
-from scan_core.compute import cuda_graphs as graphs
+from scan_core.compute import cuda_graphs
 from scan_core.compute.cuda_graphs import WARMUP_CALLS, CudaGraphed, cuda_graphed, make_capturable
-from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
-from scan_core.settings import NoAugmentation
-from scan_core.training.step import MIN_STEPS_TO_COMPILE, Stepper, build_optimizer, compiled
+from scan_core.training.state import TrainingState
+from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views import per_image
 from scan_core.views import strong as strong_views
 from tests.tiny import (
-    BACKBONE,
-    TRAIN,
-    VAL,
-    as_on_a_gpu,
-    cluster_model,
+    LOOPS,
     cluster_settings,
     epochs_of,
-    images,
-    neighbors,
     optimizer,
-    pretext_settings,
-    selflabel_settings,
+    run_loop,
+    start_loop,
     strong_augmentation,
     through_a_file,
 )
@@ -66,7 +57,7 @@ class Seen(TorchDispatchMode):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Streams and graphs as ``CudaGraphed`` uses them: a ``CudaGraphed`` to be used for it, what was done, the usual stream.
+    """Streams and graphs as ``CudaGraphed`` uses them: a ``CudaGraphed`` to use, what was done, the current stream.
 
     A replay does the work again and must find every number and place as they were. What is recorded is undone, as a
     GPU would not have done it.
@@ -78,9 +69,9 @@ def cuda(monkeypatch):
         def replay(self):
             log.append("replay")
             with Seen() as seen:
-                outputs = self.recorder.work(*self.recorder.inputs)
+                outputs = self.recorder.fn(*self.recorder.inputs)
             assert seen.operations == self.operations
-            for kept, new in zip(self.recorder.outputs, outputs, strict=True):
+            for kept, new in zip(tree_leaves(self.recorder.outputs), tree_leaves(outputs), strict=True):
                 kept.copy_(new)
 
     @contextmanager
@@ -124,7 +115,7 @@ def test_several_processes_record_nothing(monkeypatch, cuda):
         return ()
 
     assert isinstance(cuda_graphed(work, torch.device("cuda")), CudaGraphed)
-    monkeypatch.setattr(graphs, "processes", lambda: 2)
+    monkeypatch.setattr(cuda_graphs, "world_size", lambda: 2)
     assert cuda_graphed(work, torch.device("cuda")) is work
 
 
@@ -159,37 +150,48 @@ def test_what_it_gives_is_overwritten_by_the_next_call_and_what_it_was_given_is_
     assert first is second and second.tolist() == [10, 10] and given.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "muon"])
-def test_a_recorded_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp32, cuda, name):
-    """The rate is the step's, not the recording's; means are the epoch's, not those of one tensor, overwritten."""
-    settings = optimizer(name=name, lr=0.1, schedule="cosine", warmup_epochs=1)
-    inputs = [torch.randn(4, 6, generator=torch.Generator().manual_seed(number)) for number in range(12)]
+def watched_training(monkeypatch, cuda, capture, held):
+    """Lets loops capture their steps with the stand-in, or not at all."""
+    watched = lambda fn, device: cuda[0](fn, held) if capture else fn  # noqa: E731
+    for module in ("training.step", "clustering.selflabel"):
+        monkeypatch.setattr(f"scan_core.{module}.cuda_graphed", watched)
+    monkeypatch.setattr("scan_core.training.step.uses_cuda_graphs", lambda device: capture)
 
-    def train(record):
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "muon"])
+def test_a_captured_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp32, cuda, name):
+    """The rate is the step's, not the capture's; means are the epoch's, not those of one tensor, overwritten."""
+    chosen = optimizer(name=name, lr=0.1, schedule="cosine", warmup_epochs=1)
+    inputs = torch.randn(12, 4, 6, generator=torch.Generator().manual_seed(0))
+
+    def run(capture):
         torch.manual_seed(0)
         linear = torch.nn.Linear(6, 5)
-        model, own = fp32.setup(linear, build_optimizer(settings, linear, fp32))
+        built = build_optimizer(chosen, linear, fp32)
+        state = TrainingState(module=linear, optimizer=built, generator=torch.Generator().manual_seed(0))
 
-        def objective(seen):
-            loss = model(seen).square().mean()
-            return loss, {"loss": loss, "largest": seen.max()}
+        def held():
+            values = [each for values in built.state.values() for each in values.values()]
+            return [*linear.parameters(), *[each for each in values if isinstance(each, torch.Tensor)]]
 
-        def watch(work, device):
-            def held():
-                state = [each for values in own.optimizer.state.values() for each in values.values()]
-                return [*linear.parameters(), *[each for each in state if isinstance(each, torch.Tensor)]]
+        watched_training(monkeypatch, cuda, capture, held)
+        settings = cluster_settings(epochs=3, optimizer=chosen)
+        train = TrainStep("cluster", state, settings, fp32, 32)
 
-            return cuda[0](work, held) if record else work
+        @train.graphed
+        def step(seen):
+            loss = train.model(seen).square().mean()
+            train.backward_and_update(loss)
+            return {"loss": loss, "largest": seen.max()}
 
-        monkeypatch.setattr("scan_core.training.step.recorded", watch)
-        step, means = Stepper(fp32, own, settings, 4, 3, objective), []
-        for epoch in range(3):
-            for number in range(4):
-                step(epoch, inputs[4 * epoch + number])
-            means.append(step.means(epoch))
-        return linear, means
+        for epoch in train.epochs():
+            for number, _ in enumerate(train.batches()):
+                step(inputs[4 * epoch + number])
+                train.end_step(8)
+            train.end_epoch()
+        return linear, state.history
 
-    (plain, wanted), (replayed, found) = train(False), train(True)
+    (plain, wanted), (replayed, found) = run(False), run(True)
     assert "replay" in cuda[1]
     for one, other in zip(found, wanted, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
@@ -207,43 +209,22 @@ def test_an_optimiser_can_be_recorded_also_where_its_state_is_of_one_that_could_
     make_capturable(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.25), torch.device("cpu"))
 
 
-WAYS = (*METHODS, "scan", "head", "cached", "selflabel", "selflabel head")
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_whose_steps_are_captured_computes_the_same(monkeypatch, fp32, cuda, name):
+    """Sixteen steps; SGD, so that all that a capture would change is weights, momentum and BatchNorm's statistics."""
+    values = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine"), "epochs": 4}
 
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cuda, way):
-    """Sixteen steps; SGD, so that all that a recording would change is weights, momentum and BatchNorm's statistics."""
-    common = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine"), "epochs": 4}
-
-    def train(record):
-        head = {"train": "head"} if way in ("head", "cached", "selflabel head") else {}
-        if way in METHODS:
-            settings = pretext_settings(method=way, **common)
-            state = start_pretext(settings, BACKBONE, 3, len(TRAIN), 0, fp32)
-            loop = train_pretext(state, images(), TRAIN, settings, fp32)
-        elif way.startswith("selflabel"):
-            settings = selflabel_settings(**common, **head)
-            state = start_selflabel(settings, cluster_model(), 0, fp32)
-            loop = train_selflabel(state, images(), TRAIN, VAL, settings, fp32)
-        else:
-            plain = {"augmentation": NoAugmentation(kind="none")} if way == "cached" else {}
-            settings = cluster_settings(**common, **head, **plain)
-            state = start_scan(settings, cluster_model(), 0, fp32)
-            loop = train_scan(state, images(), TRAIN, neighbors(32, 5), VAL, neighbors(16, 4), settings, fp32)
+    def run(capture):
+        state, settings = start_loop(name, fp32, **values)
 
         def held():
             momentum = [value["momentum_buffer"] for value in state.optimizer.state.values()]
             return [*state.module.parameters(), *state.module.buffers(), *momentum]
 
-        def watch(work, device):
-            return cuda[0](work, held) if record else work
+        watched_training(monkeypatch, cuda, capture, held)
+        return state.module, epochs_of(run_loop(name, state, settings, fp32))
 
-        for module in ("training", "selflabel"):
-            monkeypatch.setattr(f"scan_core.{module}.recorded", watch)
-        monkeypatch.setattr("scan_core.training.step.Recorded", CudaGraphed if record else type(None))
-        return state.module, epochs_of(loop)
-
-    (plain, wanted), (replayed, found) = train(False), train(True)
+    (plain, wanted), (replayed, found) = run(False), run(True)
     assert cuda[1].count("replay") > 8
     assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
     for one, other in zip(replayed.state_dict().values(), plain.state_dict().values(), strict=True):
@@ -253,7 +234,7 @@ def test_a_loop_whose_steps_are_recorded_computes_the_same(monkeypatch, fp32, cu
 def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
     """With what a GPU is given: no image chosen by an index, and all that was drawn in one tensor."""
     watched, log, _ = cuda
-    monkeypatch.setattr(strong_views, "recorded", lambda work, device: watched(work))
+    monkeypatch.setattr(strong_views, "cuda_graphed", lambda work, device: watched(work))
     monkeypatch.setattr(per_image, "on_gpu", lambda images: True)
     monkeypatch.setattr(per_image, "compiled", lambda function: function)
     strong_views._recorded_views.cache_clear()
@@ -270,13 +251,3 @@ def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
         wanted, where = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[1]))
         torch.testing.assert_close(views, wanted, rtol=0, atol=1e-6)
         assert torch.equal(cut, where)
-
-
-def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
-    model = cluster_model()
-    assert compiled(model, fp32, MIN_STEPS_TO_COMPILE) is model  # on a CPU
-    made = as_on_a_gpu(monkeypatch, MIN_STEPS_TO_COMPILE)
-    assert compiled(model, fp32, MIN_STEPS_TO_COMPILE - 1) is model and made == []
-    twin = compiled(model, fp32, MIN_STEPS_TO_COMPILE)
-    assert made == [model.backbone] and twin.head is model.head and model.backbone is made[0]
-    assert [id(each) for each in twin.parameters()] == [id(each) for each in model.parameters()]

@@ -111,9 +111,9 @@ def test_draws_do_not_depend_on_how_many_weights_there_are():
 FAULTS = """
 import resource
 import torch
-from scan_core.compute.device import choose_compute
+from scan_core.compute.device import configure_compute
 
-choose_compute("fp32", "cpu")
+configure_compute("fp32", "cpu")
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(2**24)  # 64 MiB, freed at once
 before = faults()

@@ -16,8 +16,6 @@ from scan_core.pretext.methods import start_pretext, train_pretext
 from scan_core.pretext.moco import encode_keys
 from tests import tiny
 
-METHODS = ("simclr", "moco", "instance_discrimination", "rotation", "byol")
-LOOPS = (*METHODS, "scan", "scan_heads", "selflabel")
 FEW = torch.arange(16)  # one batch
 
 
@@ -35,25 +33,25 @@ def loop(name, fabric, plain, epochs):
     rows, images = FEW if plain else tiny.TRAIN, tiny.images()
     simclr = tiny.NO_AUGMENTATION if plain else tiny.simclr_augmentation()
     common = {"epochs": epochs, "batch_size": len(FEW), "optimizer": tiny.optimizer(name="sgd", lr=0.05)}
-    if name in METHODS:
+    if name in tiny.PRETEXTS:
         settings = tiny.pretext_settings(method=name, augmentation=simclr, **common)
         state = start_pretext(settings, tiny.BACKBONE, 3, len(rows), 0, fabric)
         progress = train_pretext(state, images, rows, settings, fabric)
-    elif name == "selflabel":
-        settings = tiny.selflabel_settings(augmentation=simclr, threshold=0.35, ema=0.9, **common)
+    elif name.startswith("selflabel"):
+        settings = tiny.selflabel_settings(**{**tiny.WAYS[name], "augmentation": simclr, "threshold": 0.35, **common})
         state = start_selflabel(settings, tiny.cluster_model(), 0, fabric)
         progress = train_selflabel(state, images, rows, tiny.VAL[:-1], settings, fabric)
     else:
-        augmentation = tiny.PLAIN if plain or name == "scan_heads" else tiny.strong_augmentation()
-        train = "head" if name == "scan_heads" else "all"
-        settings = tiny.cluster_settings(augmentation=augmentation, train=train, **common)
+        augmentation = {"augmentation": tiny.PLAIN if plain else tiny.strong_augmentation()}
+        settings = tiny.cluster_settings(**{**augmentation, **tiny.WAYS[name], **common})
         state = start_scan(settings, tiny.cluster_model(), 0, fabric)
         near = tiny.neighbors(len(rows), 3)
         progress = train_scan(state, images, rows, near, tiny.VAL[:-1], tiny.neighbors(15, 2), settings, fabric)
     if plain:
         without_norm(state.module)
-        if state.average:
-            without_norm(state.average)
+        for name in ("momentum_encoder", "target", "ema"):
+            if getattr(state, name, None):
+                without_norm(getattr(state, name))
     return state, progress
 
 
@@ -105,9 +103,9 @@ def everything(fabric):
     return {
         "draws": draws(),
         "evaluated": evaluated(fabric),
-        "plain": {name: trained(name, fabric, plain=True) for name in LOOPS},
-        "usual": {name: trained(name, fabric, plain=False) for name in LOOPS},
-        "resumed": {name: resumed(name, fabric) for name in LOOPS},
+        "plain": {name: trained(name, fabric, plain=True) for name in tiny.LOOPS},
+        "usual": {name: trained(name, fabric, plain=False) for name in tiny.LOOPS},
+        "resumed": {name: resumed(name, fabric) for name in tiny.LOOPS},
         "keys": {groups: keys(fabric, groups) for groups in (1, 2, 4)},
     }
 

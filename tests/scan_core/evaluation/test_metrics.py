@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
+from scan_core.evaluation import metrics
 from scan_core.evaluation.metrics import (
     accuracy,
     clustering_metrics,
@@ -18,7 +19,6 @@ from scan_core.evaluation.metrics import (
     neighbor_purity,
     top_accuracy,
 )
-from scan_core.evaluation.scores import metrics
 
 
 def as_probabilities(clusters, num_clusters):

@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from scan_core.evaluation import probes
 from scan_core.evaluation.probes import predict_knn, predict_linear, probe_scores
-from scan_core.evaluation.scores import probes
 
 
 def unit(rows):

@@ -10,6 +10,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import KFold, cross_val_score
 
+from scan_core.evaluation import quality
 from scan_core.evaluation.quality import (
     heads_ari,
     linear_predictability,
@@ -17,7 +18,6 @@ from scan_core.evaluation.quality import (
     quality_scores,
     silhouette,
 )
-from scan_core.evaluation.scores import quality
 
 
 def unit(rows):

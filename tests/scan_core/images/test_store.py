@@ -11,8 +11,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from scan_core.errors import ScanError
+from scan_core.images import store as module
 from scan_core.images.store import array_images, images_on, jpeg_images
-from scan_core.images.store import store as module
 from tests.tiny import CPU, jpeg_store, pack, pixels
 
 STATS = [0.5] * 3, [0.25] * 3

@@ -7,9 +7,8 @@ import torch
 
 from scan_core.compute.device import Compute
 from scan_core.models import inference
-from scan_core.models.inference import batch_of, embed, forward_all, log_probabilities
+from scan_core.models.inference import batch_size, cache_features, embed, forward_all, log_probabilities
 from scan_core.models.networks import Model, Projector, build_backbone
-from scan_core.views.random_view import plain_view
 from tests.tiny import BACKBONE, CPU, cluster_model, images
 
 FP32 = Compute(CPU, "fp32")
@@ -24,7 +23,7 @@ def test_all_rows_come_out_in_their_order():
     data, model, rows = images(20), cluster_model(heads=2).eval(), torch.tensor([3, 19, 0, 3, 7])
     features, outputs = forward_all(model, data, rows, FP32)
     with torch.no_grad():
-        wanted = model(plain_view(data, rows))
+        wanted = model(data.plain_view(rows))
     assert features.shape == (5, 16)
     assert outputs.shape == (2, 5, 3)
     torch.testing.assert_close(features, wanted[0])
@@ -78,19 +77,19 @@ def test_inference_is_in_eval_mode_and_leaves_the_mode_and_the_network(training)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_log_probabilities_of_known_features_are_those_of_their_images(training):
-    model, data, rows = cluster_model(heads=2), images(20), torch.arange(20).flip(0)
-    wanted = log_probabilities(model, data, rows, FP32)
-    features = forward_all(model, data, rows, FP32)[0]
-    model.train(training)
-    before, called = {key: value.clone() for key, value in model.state_dict().items()}, []
+def test_cached_features_stand_for_images_and_backbone():
+    model, data = cluster_model(heads=2), images(20)
+    splits = [torch.arange(12).flip(0), torch.arange(12, 20)]
+    wanted = [log_probabilities(model, data, rows, FP32) for rows in splits]
+    called = []
     model.backbone.register_forward_hook(lambda *_: called.append(1))
-    found = log_probabilities(model, data, rows, FP32, features)
-    assert (found.shape, found.dtype, found.requires_grad) == ((2, 20, 3), torch.float32, False)
-    torch.testing.assert_close(found, wanted)
-    assert called == [] and model.training is training
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    table, cached, positions = cache_features(model, data, splits, FP32)
+    assert len(called) == 2 and table.state_dict() == {}
+    known = Model(table, model.head, frozen=True)
+    for rows, expected in zip(positions, wanted, strict=True):
+        torch.testing.assert_close(log_probabilities(known, cached, rows, FP32), expected)
+        assert torch.equal(cached.plain_view(rows), rows)
+    assert len(called) == 2
 
 
 def test_a_frozen_backbone_is_in_eval_mode_afterwards_too():
@@ -136,4 +135,4 @@ def test_under_bf16_features_probabilities_and_confidences_are_float32(bf16):
 
 @pytest.mark.parametrize(("device", "side", "batch"), [("cpu", 8, 512), ("cuda", 32, 2048), ("cuda", 224, 512)])
 def test_small_images_are_taken_more_at_a_time_on_a_gpu(device, side, batch):
-    assert batch_of(SimpleNamespace(device=torch.device(device), side=side)) == batch
+    assert batch_size(SimpleNamespace(device=torch.device(device), side=side)) == batch

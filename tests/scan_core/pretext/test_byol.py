@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from scan_core.losses import byol_loss
 from scan_core.models.files import load_model, save_model
 from scan_core.models.networks import Projector
+from scan_core.pretext import byol
 from scan_core.pretext.byol import online_projector, target_decay, train_byol
-from scan_core.pretext.methods import byol, start_pretext, trained_model
+from scan_core.pretext.losses import byol_loss
+from scan_core.pretext.methods import start_pretext, trained_model
 from scan_core.views.random_view import random_view
 from tests.tiny import BACKBONE, NO_AUGMENTATION, TRAIN, epochs_of, images, optimizer, pretext_settings
 
@@ -50,9 +51,9 @@ def test_projector_and_predictor_have_one_hidden_layer_with_batchnorm_each(fp32,
 
 def test_the_target_is_a_copy_of_backbone_and_projector_without_predictor(fp32):
     state = start(settings(), fp32)
-    assert isinstance(state.average.head, Projector)
+    assert isinstance(state.target.head, Projector)
     online = [*state.module.backbone.parameters(), *state.module.head[0].parameters()]
-    for slow, fast in zip(state.average.parameters(), online, strict=True):
+    for slow, fast in zip(state.target.parameters(), online, strict=True):
         assert torch.equal(slow, fast)
         assert slow is not fast
         assert fast.requires_grad and not slow.requires_grad
@@ -68,7 +69,7 @@ def test_steps_are_those_of_the_paper(fp32):
     """Two of four steps by hand: each view by itself, a symmetric loss, descent, and then the target follows."""
     chosen = settings(encoder_momentum=0.8)
     state, data = start(chosen, fp32), images()
-    online, target = copy.deepcopy(state.module).train(), copy.deepcopy(state.average).train()
+    online, target = copy.deepcopy(state.module).train(), copy.deepcopy(state.target).train()
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
     run(state, chosen, fp32, 2)
@@ -90,7 +91,7 @@ def test_steps_are_those_of_the_paper(fp32):
             fast = [*online.backbone.parameters(), *online.head[0].parameters()]
             for slow, new in zip(target.parameters(), fast, strict=True):
                 slow.copy_(decay * slow + (1 - decay) * new)
-    for found, wanted in ((state.module, online), (state.average, target)):
+    for found, wanted in ((state.module, online), (state.target, target)):
         for (name, one), other in zip(found.state_dict().items(), wanted.state_dict().values(), strict=True):
             torch.testing.assert_close(one, other, msg=name)
 
@@ -106,7 +107,7 @@ def test_the_loss_is_symmetric_and_of_one_view_with_the_other(monkeypatch, fp32)
     monkeypatch.setattr(byol, "byol_loss", spy)
     chosen = settings()
     state = start(chosen, fp32)
-    online, target = copy.deepcopy(state.module).train(), copy.deepcopy(state.average).train()
+    online, target = copy.deepcopy(state.module).train(), copy.deepcopy(state.target).train()
     seen, draw = [], byol.random_view
     monkeypatch.setattr(byol, "random_view", lambda *given: seen.append(draw(*given)) or seen[-1])
     run(state, chosen, fp32, 1)
@@ -121,8 +122,8 @@ def test_the_loss_is_symmetric_and_of_one_view_with_the_other(monkeypatch, fp32)
 
 def test_the_target_gets_no_gradient_and_keeps_statistics_of_its_own(fp32):
     state = run(start(settings(), fp32), settings(), fp32, 3)
-    assert all(parameter.grad is None for parameter in state.average.parameters())
-    slow, fast = state.average.backbone.norms[-1], state.module.backbone.norms[-1]
+    assert all(parameter.grad is None for parameter in state.target.parameters())
+    slow, fast = state.target.backbone.norms[-1], state.module.backbone.norms[-1]
     assert (int(slow.num_batches_tracked), int(fast.num_batches_tracked)) == (6, 6)
     assert not torch.equal(slow.running_mean, fast.running_mean)
 
@@ -156,10 +157,10 @@ def test_the_target_follows_after_the_optimisers_step(fp32, momentum):
     """It moves towards the online network as that is after the step: with a momentum of 0, onto it."""
     chosen = settings(encoder_momentum=momentum)
     state = start(chosen, fp32)
-    before = [parameter.clone() for parameter in state.average.parameters()]
+    before = [parameter.clone() for parameter in state.target.parameters()]
     run(state, chosen, fp32, 1)
     online = [*state.module.backbone.parameters(), *online_projector(state.module).parameters()]
-    for old, slow, fast in zip(before, state.average.parameters(), online, strict=True):
+    for old, slow, fast in zip(before, state.target.parameters(), online, strict=True):
         torch.testing.assert_close(slow, momentum * old + (1 - momentum) * fast)
         assert not torch.equal(old, fast)
 

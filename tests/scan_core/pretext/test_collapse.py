@@ -7,18 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from scan_core.errors import ScanError
-from scan_core.pretext.collapse import DEAD_RANK, DEAD_VARIANCE, embedding_spread, end_pretext_epoch
-from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
-from scan_core.training.step import Epoch, TrainingState
-from tests.tiny import BACKBONE, TRAIN, epochs_of, images, optimizer, pretext_settings, refused
+from scan_core.pretext.collapse import DEAD_RANK, DEAD_VARIANCE, check_spread, embedding_spread
+from scan_core.pretext.methods import start_pretext, train_pretext
+from tests.tiny import BACKBONE, PRETEXTS, TRAIN, epochs_of, images, optimizer, pretext_settings, refused
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def state():
-    return TrainingState(None, None, None)
 
 
 def spread(embeddings):
@@ -91,26 +86,6 @@ def test_a_value_that_is_not_finite_makes_both_nan(value):
 # --- The end of an epoch
 
 
-def test_an_epoch_that_lives_is_recorded_with_its_spread():
-    training, embeddings = state(), normal(64, 8)
-    done = end_pretext_epoch(training, {"loss": 2.0, "lr": 0.1}, embeddings)
-    wanted = {"loss": 2.0, "lr": 0.1, **embedding_spread(embeddings)}
-    assert done == Epoch(1, wanted)
-    assert training.history == [{"epoch": 1, **wanted}]
-
-
-def test_an_embedding_that_is_not_finite_is_a_training_that_has_diverged():
-    embeddings = normal(8, 4).index_fill(0, torch.tensor([2]), float("nan"))
-    refused(lambda: end_pretext_epoch(state(), {"loss": 1.0}, embeddings), "embedding_variance is nan", "has diverged")
-
-
-DIVERGED = torch.full((8, 4), float("nan"))
-
-
-def test_a_loss_that_is_not_finite_is_named_first():
-    refused(lambda: end_pretext_epoch(state(), {"loss": float("nan")}, DIVERGED), "loss is nan in epoch 1")
-
-
 def cloud(variance, count=512, dimensions=16):
     """Points about one direction, of about that variance."""
     return torch.eye(dimensions)[0] + math.sqrt(variance / dimensions) * normal(count, dimensions)
@@ -122,16 +97,14 @@ def flat(second, count=512):
 
 
 def test_points_alike_are_a_collapse_that_says_how_much_and_what_to_do():
-    training = state()
-    training.end_epoch({"loss": 3.0})
     refused(
-        lambda: end_pretext_epoch(training, {"loss": 1.0}, cloud(1e-7)), "collapsed in epoch 2", "variance 9.", "e-08",
+        lambda: check_spread(cloud(1e-7), 2), "collapsed in epoch 2", "variance 9.", "e-08",
         "effective rank 1", "pretext.optimizer.lr", "warmup_epochs", "pretext.method",
     )  # fmt: skip
 
 
 def test_points_on_a_line_are_a_collapse():
-    refused(lambda: end_pretext_epoch(state(), {"loss": 1.0}, flat(0.001)), "collapsed in epoch 1", "effective rank 1.")
+    refused(lambda: check_spread(flat(0.001), 1), "collapsed in epoch 1", "effective rank 1.")
 
 
 def test_the_limits_are_those_between_what_was_measured_alive_and_dead():
@@ -139,19 +112,19 @@ def test_the_limits_are_those_between_what_was_measured_alive_and_dead():
     assert 4e-6 < DEAD_VARIANCE < 3e-5
     assert 1 < DEAD_RANK < 1.3
     for alive in (cloud(3e-5), flat(0.035)):
-        end_pretext_epoch(state(), {"loss": 1.0}, alive)
+        assert check_spread(alive, 1) == embedding_spread(alive)
     for dead in (cloud(4e-6), flat(0.001)):
         with pytest.raises(ScanError, match="collapsed"):
-            end_pretext_epoch(state(), {"loss": 1.0}, dead)
+            check_spread(dead, 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (3, 8), (64, 1), (64, 2)])
 def test_few_images_or_dimensions_are_not_taken_for_a_line(shape):
     line = torch.linspace(-1, 1, shape[0])[:, None] * torch.ones(shape)
     assert spread(line)[1] == pytest.approx(1, abs=1e-3)
-    end_pretext_epoch(state(), {"loss": 1.0}, line)
+    check_spread(line, 1)
     with pytest.raises(ScanError, match="collapsed"):
-        end_pretext_epoch(state(), {"loss": 1.0}, torch.ones(shape))
+        check_spread(torch.ones(shape), 1)
 
 
 # --- Trainings
@@ -172,7 +145,7 @@ def test_a_training_that_an_absurd_rate_kills_ends_with_that_error(fp32, method)
     refused(lambda: epochs_of(loop(fp32, method=method, optimizer=sgd, epochs=20)), "collapsed in epoch")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRETEXTS)
 def test_a_network_that_makes_all_images_alike_ends_in_its_first_epoch(fp32, method):
     """Its last layer's weights are 0, or what it embeds by is, and the rate is as good as 0."""
 
@@ -187,7 +160,7 @@ def test_a_network_that_makes_all_images_alike_ends_in_its_first_epoch(fp32, met
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "lars", "muon"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRETEXTS)
 def test_a_training_that_lives_goes_on(fp32, method, name):
     lr = {"adam": 1e-2, "sgd": 0.1, "lars": 1.0, "muon": 1e-2}[name]
     found = epochs_of(loop(fp32, method=method, optimizer=optimizer(name=name, lr=lr), epochs=5))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scan_core.losses import memory_bank_nce
+from scan_core.pretext import instance_discrimination
 from scan_core.pretext.instance_discrimination import train_instance_discrimination
-from scan_core.pretext.methods import instance_discrimination, start_pretext
+from scan_core.pretext.losses import memory_bank_nce
+from scan_core.pretext.methods import start_pretext
 from scan_core.views.random_view import random_view
 from tests.tiny import BACKBONE, NO_AUGMENTATION, TRAIN, epochs_of, images, optimizer, pretext_settings
 
@@ -48,16 +49,15 @@ def losses(monkeypatch):
 def test_a_new_state_is_one_linear_layer_and_a_bank_of_unit_vectors(fp32):
     state = start(settings(projection=5), fp32)
     assert [type(layer) for layer in state.module.head.layers] == [torch.nn.Linear]
-    assert state.extra["memory_bank"].shape == (32, 5)
-    torch.testing.assert_close(state.extra["memory_bank"].norm(dim=1), torch.ones(32))
-    assert state.average is None
+    assert state.memory_bank.shape == (32, 5)
+    torch.testing.assert_close(state.memory_bank.norm(dim=1), torch.ones(32))
 
 
 def test_steps_are_those_of_the_paper(fp32):
     """Two steps by hand: views, draws, NCE with the first batch's Z, descent, the bank's rows."""
     chosen = settings(temperature=0.3, memory_momentum=0.7)
     state, data = start(chosen, fp32), images()
-    module, bank = copy.deepcopy(state.module).train(), state.extra["memory_bank"].clone()
+    module, bank = copy.deepcopy(state.module).train(), state.memory_bank.clone()
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
     run(state, chosen, fp32, 2)
@@ -80,8 +80,8 @@ def test_steps_are_those_of_the_paper(fp32):
             for b, place in enumerate(places):
                 new = 0.7 * bank[place] + 0.3 * embedded[b]
                 bank[place] = new / new.norm()
-    torch.testing.assert_close(state.extra["log_z"], log_z)
-    torch.testing.assert_close(state.extra["memory_bank"], bank)
+    torch.testing.assert_close(state.log_z, log_z)
+    torch.testing.assert_close(state.memory_bank, bank)
     for (name, found), wanted in zip(state.module.state_dict().items(), module.state_dict().values(), strict=True):
         torch.testing.assert_close(found, wanted, msg=name)
 
@@ -90,11 +90,11 @@ def test_steps_are_those_of_the_paper(fp32):
 def test_a_step_moves_the_rows_of_its_batch_and_no_others(fp32, momentum):
     chosen = settings(memory_momentum=momentum)
     state = start(chosen, fp32)
-    before = state.extra["memory_bank"].clone()
+    before = state.memory_bank.clone()
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
     places = torch.randperm(32, generator=generator)[:8]
-    after = run(state, chosen, fp32, 1).extra["memory_bank"]
+    after = run(state, chosen, fp32, 1).memory_bank
     others = torch.ones(32, dtype=torch.bool).index_fill(0, places, False)
     assert torch.equal(after[others], before[others])
     assert (after[places] != before[places]).any(dim=1).all()
@@ -109,7 +109,7 @@ def test_without_momentum_the_bank_is_the_embeddings_of_the_images_in_their_orde
     chosen = settings(memory_momentum=0.0, batch_size=32, augmentation=NO_AUGMENTATION, optimizer=still)
     state = start(chosen, fp32)
     module = copy.deepcopy(state.module).train()
-    bank = run(state, chosen, fp32, 1).extra["memory_bank"]
+    bank = run(state, chosen, fp32, 1).memory_bank
     data = images()
     views = random_view(data, ROWS, NO_AUGMENTATION, torch.Generator())
     torch.testing.assert_close(bank, F.normalize(module(views)[1], dim=1), rtol=1e-4, atol=1e-5)
@@ -121,15 +121,15 @@ def test_z_is_estimated_once_from_the_first_batch(losses, fp32):
     first = losses[0][1]
     assert losses[0][2] == pytest.approx(math.log(32 * float(first.exp().mean())), rel=1e-6)
     assert len({each[2] for each in losses}) == 1
-    assert float(state.extra["log_z"]) == losses[0][2]
+    assert float(state.log_z) == losses[0][2]
     assert {each[3] for each in losses} == {32}
-    assert not state.extra["log_z"].requires_grad
+    assert not state.log_z.requires_grad
 
 
 def test_the_loss_sees_the_bank_from_before_the_step(losses, fp32):
     """A bank of one vector makes all similarities of an image equal at the first step; later ones differ."""
     state = start(settings(), fp32)
-    state.extra["memory_bank"][:] = F.normalize(torch.ones(8), dim=0)
+    state.memory_bank[:] = F.normalize(torch.ones(8), dim=0)
     run(state, settings(), fp32)
     torch.testing.assert_close(losses[0][1], losses[0][0][:, None].expand(8, 6))
     assert float((losses[3][1] - losses[3][0][:, None]).abs().max()) > 1e-2
@@ -163,5 +163,5 @@ def test_one_batch_is_learnt_by_heart(fp32):
     assert found[-1]["loss"] < 0.75 * found[0]["loss"]  # an image is its own negative at one draw in eight
     with torch.no_grad():
         views = random_view(data, ROWS[:8], NO_AUGMENTATION, torch.Generator())
-        nearest = (F.normalize(state.module.train()(views)[1], dim=1) @ state.extra["memory_bank"].T).argmax(dim=1)
+        nearest = (F.normalize(state.module.train()(views)[1], dim=1) @ state.memory_bank.T).argmax(dim=1)
     assert torch.equal(nearest, torch.arange(8))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scan_core.losses import info_nce
-from scan_core.pretext.methods import moco, start_pretext
+from scan_core.pretext import moco
+from scan_core.pretext.losses import info_nce
+from scan_core.pretext.methods import start_pretext
 from scan_core.pretext.moco import encode_keys, train_moco
-from scan_core.training.step import TrainingState
 from scan_core.views.random_view import random_view
 from tests.tiny import BACKBONE, NO_AUGMENTATION, TRAIN, epochs_of, images, optimizer, pretext_settings
 
@@ -46,21 +46,21 @@ def run(state, settings, fabric, steps):
 def test_a_new_state_is_a_query_encoder_its_copy_and_a_queue_of_unit_vectors(fp32):
     state = start(settings(projection=5, queue=13, projector_norm=True), fp32)
     assert isinstance(state.module.head.layers[1], nn.BatchNorm1d)
-    for (name, slow), fast in zip(state.average.named_parameters(), state.module.parameters(), strict=True):
+    for (name, slow), fast in zip(state.momentum_encoder.named_parameters(), state.module.parameters(), strict=True):
         assert torch.equal(slow, fast), name
         assert slow is not fast
         assert fast.requires_grad and not slow.requires_grad
-    assert state.extra["queue"].shape == (13, 5)
-    torch.testing.assert_close(state.extra["queue"].norm(dim=1), torch.ones(13))
-    assert state.extra["oldest"] == 0
+    assert state.queue.shape == (13, 5)
+    torch.testing.assert_close(state.queue.norm(dim=1), torch.ones(13))
+    assert state.oldest == 0
 
 
 def test_steps_are_those_of_the_papers(fp32):
     """Two steps by hand: the key encoder moves, then encodes the second views; loss; descent; then the queue."""
     chosen = settings(temperature=0.3, encoder_momentum=0.75)
     state, data = start(chosen, fp32), images()
-    query, key = copy.deepcopy(state.module).train(), copy.deepcopy(state.average).train()
-    queue, generator = state.extra["queue"].clone(), same_generator(state)
+    query, key = copy.deepcopy(state.module).train(), copy.deepcopy(state.momentum_encoder).train()
+    queue, generator = state.queue.clone(), same_generator(state)
     run(state, chosen, fp32, 2)
 
     order = ROWS[torch.randperm(32, generator=generator)]
@@ -82,9 +82,9 @@ def test_steps_are_those_of_the_papers(fp32):
                 parameter -= 0.1 * parameter.grad
         queue[8 * number : 8 * number + 8] = keys
     assert torch.equal(state.generator.get_state(), generator.get_state())
-    torch.testing.assert_close(state.extra["queue"], queue)
-    assert state.extra["oldest"] == 16
-    for found, wanted in ((state.module, query), (state.average, key)):
+    torch.testing.assert_close(state.queue, queue)
+    assert state.oldest == 16
+    for found, wanted in ((state.module, query), (state.momentum_encoder, key)):
         for (name, one), other in zip(found.state_dict().items(), wanted.state_dict().values(), strict=True):
             torch.testing.assert_close(one, other, msg=name)
 
@@ -98,7 +98,7 @@ def test_the_loss_is_against_the_queue_from_before_the_step(monkeypatch, fp32):
 
     monkeypatch.setattr(moco, "info_nce", spy)
     state = start(settings(), fp32)
-    before = state.extra["queue"].clone()
+    before = state.queue.clone()
     run(state, settings(), fp32, 2)
     assert torch.equal(seen[0][2], before)
     assert torch.equal(seen[1][2], torch.cat([seen[0][1], before[8:]]))
@@ -109,8 +109,8 @@ def test_the_loss_is_against_the_queue_from_before_the_step(monkeypatch, fp32):
 
 def test_keys_are_of_unit_length_in_float32_under_bf16(bf16):
     state = run(start(settings(), bf16), settings(), bf16, 4)
-    assert state.extra["queue"].dtype == torch.float32
-    torch.testing.assert_close(state.extra["queue"].norm(dim=1), torch.ones(24), rtol=1e-6, atol=1e-6)
+    assert state.queue.dtype == torch.float32
+    torch.testing.assert_close(state.queue.norm(dim=1), torch.ones(24), rtol=1e-6, atol=1e-6)
 
 
 # --- The key encoder
@@ -120,23 +120,25 @@ def test_the_key_encoder_follows_by_momentum_to_the_closed_form(monkeypatch, fp3
     """k_t = m k_(t-1) + (1-m) q_(t-1): a sum over the query encoders that were."""
     chosen, queries = settings(encoder_momentum=0.6), []
     state = start(chosen, fp32)
-    original = moco.follow
+    original = moco.ema_update_
 
     def spy(average, module, *others, **named):
         queries.append(module.head.layers[0].weight.detach().clone())
         return original(average, module, *others, **named)
 
-    monkeypatch.setattr(moco, "follow", spy)
-    first = state.average.head.layers[0].weight.detach().clone()
+    monkeypatch.setattr(moco, "ema_update_", spy)
+    first = state.momentum_encoder.head.layers[0].weight.detach().clone()
     run(state, chosen, fp32, 4)
     wanted = 0.6**4 * first + sum(0.4 * 0.6 ** (3 - number) * query for number, query in enumerate(queries))
-    torch.testing.assert_close(state.average.head.layers[0].weight, wanted)
+    torch.testing.assert_close(state.momentum_encoder.head.layers[0].weight, wanted)
     assert not torch.allclose(wanted, queries[-1])
 
 
 def test_the_key_encoder_gets_no_gradient_and_is_not_optimised(fp32):
     state = run(start(settings(), fp32), settings(), fp32, 3)
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in state.average.parameters())
+    assert all(
+        parameter.grad is None and not parameter.requires_grad for parameter in state.momentum_encoder.parameters()
+    )
     optimised = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
     assert optimised == {id(each) for each in state.module.parameters()}
 
@@ -144,7 +146,7 @@ def test_the_key_encoder_gets_no_gradient_and_is_not_optimised(fp32):
 def test_the_key_encoders_statistics_are_those_of_its_own_passes(fp32):
     """Two groups a step, so twice as many batches as the query encoder has seen."""
     state = run(start(settings(key_groups=2), fp32), settings(key_groups=2), fp32, 3)
-    slow, fast = state.average.backbone.norms[0], state.module.backbone.norms[0]
+    slow, fast = state.momentum_encoder.backbone.norms[0], state.module.backbone.norms[0]
     assert (int(slow.num_batches_tracked), int(fast.num_batches_tracked)) == (6, 3)
     assert not torch.allclose(slow.running_mean, fast.running_mean)
 
@@ -155,13 +157,14 @@ def test_the_key_encoders_statistics_are_those_of_its_own_passes(fp32):
 @pytest.mark.parametrize(("queue", "batch"), [(12, 4), (10, 4), (7, 4), (4, 4), (3, 4), (5, 16), (1, 4)])
 def test_the_queue_is_first_in_first_out(queue, batch):
     """Against a list, also where batches do not divide it, and where they exceed it."""
-    state = TrainingState(None, None, None, extra={"queue": -torch.arange(1.0, queue + 1)[:, None], "oldest": 0})
+    rows = -torch.arange(1.0, queue + 1)[:, None]
+    state = moco.MocoState(module=None, optimizer=None, generator=None, momentum_encoder=None, queue=rows)
     wanted = [-float(each) for each in range(1, queue + 1)]
     for number in range(9):
         keys = torch.arange(1.0, batch + 1) + batch * number
         moco._enqueue(state, keys[:, None])
         wanted = (wanted + keys.tolist())[-queue:]
-        found, oldest = state.extra["queue"].flatten().tolist(), state.extra["oldest"]
+        found, oldest = state.queue.flatten().tolist(), state.oldest
         assert found[oldest:] + found[:oldest] == wanted
 
 
@@ -170,9 +173,9 @@ def test_after_an_epoch_the_queue_holds_the_latest_keys(monkeypatch, fp32):
     monkeypatch.setattr(moco, "encode_keys", lambda *given: keys.append(original(*given)) or keys[-1])
     chosen = settings(queue=20)
     state = run(start(chosen, fp32), chosen, fp32, 5)
-    oldest = state.extra["oldest"]
+    oldest = state.oldest
     assert oldest == 32 % 20
-    assert torch.equal(state.extra["queue"].roll(-oldest, 0), torch.cat(keys)[-20:])
+    assert torch.equal(state.queue.roll(-oldest, 0), torch.cat(keys)[-20:])
 
 
 # --- Shuffled keys
@@ -197,19 +200,19 @@ def seeded(seed=0):
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_keys_are_in_the_order_of_the_images(fp32, groups):
     """In eval mode neither the shuffle nor the groups change anything."""
-    model = start(settings(), fp32).average.eval()
+    model = start(settings(), fp32).momentum_encoder.eval()
     views = images().normalize(noise(8, 3, 8, 8))
     found = encode_keys(model, views, groups, seeded())
     torch.testing.assert_close(found, F.normalize(model(views)[1], dim=1))
 
 
 def test_with_one_group_keys_see_the_statistics_of_the_whole_batch(fp32):
-    model, views = start(settings(), fp32).average.train(), noise(8, 3, 8, 8)
+    model, views = start(settings(), fp32).momentum_encoder.train(), noise(8, 3, 8, 8)
     torch.testing.assert_close(encode_keys(model, views, 1, seeded()), F.normalize(model(views)[1], dim=1))
 
 
 def test_groups_change_the_statistics_that_keys_see(fp32):
-    model, views = start(settings(), fp32).average.train(), noise(8, 3, 8, 8)
+    model, views = start(settings(), fp32).momentum_encoder.train(), noise(8, 3, 8, 8)
     keys = [encode_keys(model, views, groups, seeded()) for groups in (1, 2, 4)]
     assert float((keys[0] - keys[1]).abs().max()) > 1e-2
     assert float((keys[1] - keys[2]).abs().max()) > 1e-2
@@ -274,7 +277,7 @@ def test_one_batch_is_learnt_by_heart(monkeypatch, fp32):
     state, data = start(chosen, fp32), images()
     with torch.no_grad():
         others = random_view(data, TRAIN[8:], NO_AUGMENTATION, torch.Generator())
-        state.extra["queue"] = F.normalize(copy.deepcopy(state.average).train()(others)[1], dim=1)
+        state.queue = F.normalize(copy.deepcopy(state.momentum_encoder).train()(others)[1], dim=1)
     losses = [values["loss"] for values in epochs_of(train_moco(state, data, TRAIN[:8], chosen, fp32))]
     assert losses[0] > 2.5
     assert losses[-1] < 0.3 * losses[0]

@@ -1,66 +1,54 @@
-"""What the loops share: batches, the state of a resume, the optimiser step; and what all of them must keep to."""
-
-import ast
-import inspect
+"""What stands around a loop's loss: batches, optimizers against their equations, the rate, the epoch's means."""
 
 import pytest
 import torch
 from torch import nn
 
-from scan_core.clustering import scan, selflabel
-from scan_core.compute.device import make_fabric
+from scan_core.compute.distributed import world_size
 from scan_core.errors import ScanError
 from scan_core.models.networks import Model
-from scan_core.pretext.methods import (
-    METHODS,
-    byol,
-    instance_discrimination,
-    moco,
-    rotation,
-    simclr,
-    start_pretext,
-    train_pretext,
-)
 from scan_core.training.schedule import learning_rate
-from scan_core.training.step import Epoch, Step, Stepper, TrainingState, batches, build_optimizer, check_batch
-from tests.tiny import (
-    BACKBONE,
-    TRAIN,
-    VAL,
-    assert_same_state,
-    cluster_model,
-    cluster_settings,
-    epochs_of,
-    images,
-    neighbors,
-    optimizer,
-    pretext_settings,
-    selflabel_settings,
-    through_a_file,
-)
+from scan_core.training.state import TrainingState
+from scan_core.training.step import LARS_TRUST, MIN_STEPS_TO_COMPILE, TrainStep, build_optimizer, check_batch
+from scan_core.training.step import pays_to_compile as pays
+from tests.tiny import as_on_a_gpu, cluster_model, cluster_settings, optimizer
 
 
-def new_state(seed=0, **values):
-    model = cluster_model(seed=seed)
-    built = build_optimizer(optimizer(**values), model, make_fabric("fp32", "cpu"))
-    return TrainingState(model, built, torch.Generator().manual_seed(seed))
+def train_step(fabric, module, count=32, **values):
+    settings = cluster_settings(**values)
+    built = build_optimizer(settings.optimizer, module, fabric)
+    state = TrainingState(module=module, optimizer=built, generator=torch.Generator().manual_seed(0))
+    return TrainStep("cluster", state, settings, fabric, count)
 
 
 # --- Batches
 
 
-@pytest.mark.parametrize(("count", "size", "whole"), [(10, 3, 3), (9, 3, 3), (3, 3, 1), (2, 3, 0), (0, 3, 0)])
-def test_batches_are_whole_and_in_order(count, size, whole):
-    rows = torch.arange(100, 100 + count)
-    found = list(batches(rows, size))
-    assert len(found) == whole
-    assert all(len(batch) == size for batch in found)
-    assert torch.equal(torch.cat([*found, rows[:0]]), rows[: whole * size])
+@pytest.mark.parametrize(("count", "size", "whole"), [(10, 3, 3), (9, 3, 3), (3, 3, 1)])
+def test_an_epoch_has_whole_batches_of_a_new_permutation(fp32, count, size, whole):
+    assert check_batch("cluster", size, count) == whole
+    train, seen = train_step(fp32, cluster_model(), count, batch_size=size, epochs=2), []
+    for _ in train.epochs():
+        drawn = []
+        for batch in train.batches():
+            drawn.append(batch)
+            assert train.end_step(size).images == size
+        assert [len(batch) for batch in drawn] == [size] * whole
+        assert len(torch.cat(drawn).unique()) == whole * size
+        seen.append(torch.cat(drawn))
+        train.end_epoch()
+    assert len(seen) == 2 and (count == 3 or not torch.equal(*seen))
 
 
-@pytest.mark.parametrize(("count", "size"), [(10, 3), (9, 3), (3, 3)])
-def test_the_batches_announced_are_those_that_come(count, size):
-    assert check_batch("pretext", size, count) == len(list(batches(torch.arange(count), size)))
+def test_batches_go_on_where_the_epoch_was_left(fp32):
+    one, other = (train_step(fp32, cluster_model()) for _ in range(2))
+    whole = []
+    for batch in one.batches():
+        whole.append(batch)
+        one.end_step(8)
+    next(iter(other.batches()))
+    other.end_step(8)
+    assert torch.equal(torch.cat([other.state.order[:8], next(iter(other.batches()))]), torch.cat(whole[:2]))
 
 
 def test_a_batch_larger_than_the_data_is_an_error_that_names_the_setting():
@@ -68,228 +56,139 @@ def test_a_batch_larger_than_the_data_is_an_error_that_names_the_setting():
         check_batch("pretext", 4, 3)
 
 
-# --- TrainingState
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_batch_that_the_processes_cannot_share_is_an_error(monkeypatch, size):
+    assert world_size() == 1
+    monkeypatch.setattr("scan_core.training.step.world_size", lambda: 2)
+    with pytest.raises(ScanError, match=rf"batch_size is {size}, but 2 processes share a batch; a multiple of 2 is"):
+        check_batch("pretext", size, 100)
 
 
-def test_an_epoch_is_counted_and_recorded():
-    state = new_state()
-    assert state.end_epoch({"loss": 2.0}) == Epoch(1, {"loss": 2.0})
-    assert state.end_epoch({"loss": 1.0}) == Epoch(2, {"loss": 1.0})
-    assert state.epoch == 2
-    assert state.history == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+# --- Optimizers
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_is_an_error_that_names_it_and_the_epoch(value):
-    state = new_state()
-    state.end_epoch({"loss": 1.0, "lr": 0.1})
-    with pytest.raises(ScanError, match=rf"entropy is {value} in epoch 2: training has diverged"):
-        state.end_epoch({"loss": 1.0, "entropy": value})
-    assert len(state.history) == 1
+def by_hand(name, weights, gradients, lr, momentum, decay):
+    """The equations in float64, on one parameter; ``gradients`` are those of the steps, ``lr`` their rates."""
+    w, m = weights.detach().double(), torch.zeros_like(weights, dtype=torch.float64)
+    squares = torch.zeros_like(m)
+    for number, (g, rate) in enumerate(zip(gradients, lr, strict=True), 1):
+        g, scale = g.double(), 1.0
+        if name == "lars" and w.dim() > 1:
+            scale = LARS_TRUST * w.norm() / (g.norm() + decay * w.norm())
+        g = scale * (g + (0.0 if name == "lars" and w.dim() == 1 else decay) * w)
+        if name == "adam":
+            m, squares = momentum * m + (1 - momentum) * g, 0.999 * squares + 0.001 * g**2
+            corrected = m / (1 - momentum**number), squares / (1 - 0.999**number)
+            w = w - rate * corrected[0] / (corrected[1].sqrt() + 1e-8)
+        else:
+            m = momentum * m + g
+            w = w - rate * m
+    return w.float()
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd"])
-def test_a_state_comes_back_from_a_file_as_it_was(name):
-    state = new_state(name=name)
-    state.module(torch.randn(4, 3, 8, 8))[1].sum().backward()
-    state.optimizer.step()
-    state.extra.update(best={"loss": 0.5, "weights": {"a": torch.ones(2)}}, losses=[[1.0, 2.0]], count=3)
-    state.end_epoch({"loss": 1.5})
-    torch.rand(3, generator=state.generator)
-    saved = through_a_file(state)
-    drawn = torch.rand(3), torch.rand(3, generator=state.generator)
-
-    other = new_state(seed=1, name=name)
-    other.load_state_dict(saved)
-    assert torch.equal(torch.rand(3), drawn[0])
-    assert torch.equal(torch.rand(3, generator=other.generator), drawn[1])
-    assert_same_state(other, state)
-
-
-def test_on_a_gpu_its_own_generator_comes_back_too(monkeypatch):
-    """Dropout draws from it there. Without a GPU here, one that is made up."""
-    drawn = [torch.tensor([7], dtype=torch.uint8)]
-    monkeypatch.setattr(TrainingState, "_on_cuda", lambda _: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: drawn[-1])
-    monkeypatch.setattr(torch.cuda, "set_rng_state", drawn.append)
-    saved = through_a_file(new_state())
-    drawn.append(torch.tensor([9], dtype=torch.uint8))
-    new_state().load_state_dict(saved)
-    assert drawn[-1].tolist() == [7]
+@pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 3, 3)])
+@pytest.mark.parametrize(("momentum", "decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.5)])
+@pytest.mark.parametrize("name", ["sgd", "adam", "lars"])
+def test_steps_are_those_of_the_equations(fp32, name, momentum, decay, shape):
+    """LARS neither scales nor decays a vector (biases, BatchNorm)."""
+    module, draw = nn.Module(), torch.Generator().manual_seed(1)
+    module.weight = nn.Parameter(torch.randn(*shape, generator=draw))
+    gradients, rates = torch.randn(4, *shape, generator=draw), [0.3, 0.2, 0.5, 0.1]
+    wanted = by_hand(name, module.weight, gradients, rates, momentum, decay)
+    built = build_optimizer(optimizer(name=name, lr=1.0, momentum=momentum, weight_decay=decay), module, fp32)
+    for rate, gradient in zip(rates, gradients, strict=True):
+        for group in built.param_groups:
+            group["lr"] = rate
+        module.weight.grad = gradient.clone()
+        built.step()
+    torch.testing.assert_close(module.weight.detach(), wanted, rtol=1e-4, atol=1e-5)
 
 
-# --- The optimiser and its step
+@pytest.mark.parametrize(("weight", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
+def test_lars_takes_a_plain_step_where_a_norm_is_zero(fp32, weight, gradient):
+    linear = nn.Linear(2, 2, bias=False)
+    nn.init.constant_(linear.weight, weight)
+    built = build_optimizer(optimizer(name="lars", lr=0.5, momentum=0.0, weight_decay=0.0), linear, fp32)
+    linear.weight.grad = torch.full((2, 2), gradient)
+    built.step()
+    torch.testing.assert_close(linear.weight.detach(), torch.full((2, 2), weight - 0.5 * gradient))
 
 
-def test_adam_decays_by_l2_with_momentum_as_first_beta(fp32):
-    found = build_optimizer(optimizer(name="adam", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2), fp32)
-    assert type(found) is torch.optim.Adam
-    group = found.param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 0.2, (0.8, 0.999))
-    assert not group["decoupled_weight_decay"]
+def test_each_parameter_is_scaled_by_its_own_norms(fp32):
+    """Under LARS parameters move together as each does alone."""
+    together, alone = ([nn.Linear(3, 4), nn.Linear(4, 2)] for _ in range(2))
+    for one, other in zip(together, alone, strict=True):
+        other.load_state_dict(one.state_dict())
+    settings = optimizer(name="lars", lr=3.0, momentum=0.9, weight_decay=0.1)
+    for modules in ([nn.Sequential(*together)], alone):
+        for module in modules:
+            built = build_optimizer(settings, module, fp32)
+            for _ in range(3):
+                for parameter in module.parameters():
+                    parameter.grad = parameter.detach() ** 2 + 1
+                built.step()
+    for one, other in zip(together, alone, strict=True):
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], msg=name)
 
 
-def test_sgd_has_plain_momentum(fp32):
-    found = build_optimizer(optimizer(name="sgd", lr=0.1, weight_decay=0.2, momentum=0.8), nn.Linear(2, 2), fp32)
-    group = found.param_groups[0]
-    assert type(found) is torch.optim.SGD
-    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.1, 0.2, 0.8)
-    assert (group["nesterov"], group["dampening"]) == (False, 0)
-
-
-def test_what_is_frozen_is_not_optimised(fp32):
+def test_what_is_frozen_is_not_optimized(fp32):
     model = cluster_model()
     model = Model(model.backbone, model.head, frozen=True)
     groups = build_optimizer(optimizer(), model, fp32).param_groups
     assert {id(each) for group in groups for each in group["params"]} == {id(each) for each in model.head.parameters()}
 
 
+# --- The step
+
+
 def test_a_step_is_plain_gradient_descent_at_the_rate_of_the_schedule(fp32):
     settings = optimizer(name="sgd", lr=0.5, weight_decay=0.0, momentum=0.0, schedule="cosine", warmup_epochs=1)
     linear = nn.Linear(3, 1, bias=False)
-    model, sgd = fp32.setup(linear, build_optimizer(settings, linear, fp32))
+    train = train_step(fp32, linear, count=16, batch_size=8, epochs=4, optimizer=settings)
     inputs = torch.tensor([[1.0, 2.0, 3.0]])
 
-    def objective(seen):
-        loss = model(seen).sum()
-        return loss, {"loss": loss}, 2 * seen
+    @train.graphed
+    def step(seen):
+        loss = train.model(seen).sum()
+        train.backward_and_update(loss)
+        return {"loss": loss, "doubled": 2 * seen}
 
-    step = Stepper(fp32, sgd, settings, 2, 4, objective)
     wanted, rates = linear.weight.detach().clone(), []
-    for epoch in range(4):
-        for number in range(2):
-            rate = learning_rate(settings, 2 * epoch + number, 2, 4)
-            wanted = wanted - rate * inputs
-            (doubled,) = step(epoch, inputs)
-            assert torch.equal(doubled, 2 * inputs)
-            rates.append(rate)
+    for epoch in train.epochs():
+        for _ in train.batches():
+            rates.append(learning_rate(settings, len(rates), 2, 4))
+            wanted = wanted - rates[-1] * inputs
+            outputs = step(inputs)
+            assert torch.equal(outputs["doubled"], 2 * inputs) and not outputs["loss"].requires_grad
             torch.testing.assert_close(linear.weight.detach(), wanted)
-        assert step.means(epoch)["lr"] == pytest.approx(rates[-1])
+            train.end_step(8)
+        assert train.end_epoch(other=epoch).values == {
+            "loss": pytest.approx(train.state.history[-1]["loss"]), "lr": pytest.approx(rates[-1]), "other": epoch,
+        }  # fmt: skip
     assert len(set(rates)) == 6  # warm-up and cosine: 0.25 and 0.5 come twice
 
 
-def test_means_are_those_of_the_epoch_and_start_anew(fp32):
+def test_means_are_those_of_the_epoch_and_a_skipped_step_is_in_none(fp32):
     linear = nn.Linear(1, 1)
-    model, sgd = fp32.setup(linear, build_optimizer(optimizer(lr=1e-3), linear, fp32))
-
-    def objective(value):
-        return model(torch.ones(1, 1)).sum(), {"loss": value, "other": -value}
-
-    step = Stepper(fp32, sgd, optimizer(lr=1e-3), 3, 2, objective)
-    for values in ([1.0, 2.0, 6.0], [5.0]):
+    train = train_step(fp32, linear, optimizer=optimizer(lr=1e-3), epochs=3)
+    step = train.graphed(lambda value: {"loss": value, "other": -value, "rows": value.expand(2)})
+    for values in ([1.0, 2.0, 6.0], [5.0], []):
         for value in values:
-            assert step(0, torch.tensor(value)) == []
-        mean = sum(values) / len(values)
-        assert step.means(0) == pytest.approx({"loss": mean, "other": -mean, "lr": 1e-3})
+            step(torch.tensor(value))
+            train.end_step(8)
+        train.end_step(8)
+        mean = sum(values) / len(values) if values else 0.0
+        wanted = {"loss": mean, "other": -mean, "lr": 1e-3} if values else {"loss": 0.0, "lr": 1e-3}
+        assert train.end_epoch().values == pytest.approx(wanted)
 
 
-# --- What all loops keep to
-
-
-def loop(method, fabric, **values):
-    """A loop of one epoch over the tiny images, ready to run."""
-    data = images()
-    if method in METHODS:
-        settings = pretext_settings(method=method, epochs=1, **values)
-        state = start_pretext(settings, BACKBONE, 3, len(TRAIN), 0, fabric)
-        return train_pretext(state, data, TRAIN, settings, fabric)
-    if method == "scan":
-        settings = cluster_settings(epochs=1, **values)
-        state = scan.start_scan(settings, cluster_model(), 0, fabric)
-        mined = neighbors(len(TRAIN), 3), VAL, neighbors(len(VAL), 2)
-        return scan.train_scan(state, data, TRAIN, *mined, settings, fabric)
-    settings = selflabel_settings(epochs=1, **values)
-    state = selflabel.start_selflabel(settings, cluster_model(), 0, fabric)
-    return selflabel.train_selflabel(state, data, TRAIN, VAL, settings, fabric)
-
-
-LOSSES = {
-    "simclr": (simclr, "nt_xent"),
-    "moco": (moco, "info_nce"),
-    "instance_discrimination": (instance_discrimination, "memory_bank_nce"),
-    "rotation": (rotation.F, "cross_entropy"),
-    "byol": (byol, "byol_loss"),
-    "scan": (scan, "scan_loss"),
-    "selflabel": (selflabel, "confident_cross_entropy"),
-}
-
-
-@pytest.mark.parametrize("method", LOSSES)
-def test_losses_are_computed_in_float32_outside_autocast_under_bf16(monkeypatch, bf16, method):
-    module, name = LOSSES[method]
-    original, seen = getattr(module, name), []
-
-    def spy(first, second, *others):
-        result = original(first, second, *others)
-        total = result[0] if isinstance(result, tuple) else result
-        seen.append((first.dtype, second.dtype, total.dtype, torch.is_autocast_enabled("cpu")))
-        return result
-
-    monkeypatch.setattr(module, name, spy)
-    (values,) = epochs_of(loop(method, bf16))
-    assert len(seen) == (8 if method == "byol" else 4)
-    assert {each[2:] for each in seen} == {(torch.float32, False)}
-    assert all(dtype in (torch.float32, torch.int64) for each in seen for dtype in each[:2])
-    assert all(isinstance(value, (int, float)) for value in values.values())
-
-
-@pytest.mark.parametrize("method", LOSSES)
-def test_a_loop_yields_its_steps_and_then_the_epoch(fp32, method):
-    done = list(loop(method, fp32))
-    assert [type(each) for each in done] == [Step] * 4 + [Epoch]
-    views = {"instance_discrimination": 1, "rotation": 4}.get(method, 2)
-    assert [each.images for each in done[:4]] == [8 * views] * 4
-    assert done[4].number == 1
-    assert done[4].values["lr"] == pytest.approx(1e-2)
-
-
-@pytest.mark.parametrize("method", LOSSES)
-def test_a_batch_larger_than_the_data_is_an_error(fp32, method):
-    stage = "pretext" if method in METHODS else {"scan": "cluster"}.get(method, method)
-    with pytest.raises(ScanError, match=rf"{stage}\.batch_size is 33, but there are 32 images"):
-        next(loop(method, fp32, batch_size=33, **({"key_groups": 1} if method == "moco" else {})))
-
-
-@pytest.mark.parametrize("name", ["adam", "sgd"])
-@pytest.mark.parametrize("method", LOSSES)
-def test_a_diverging_run_is_an_error_that_names_the_epoch(fp32, method, name):
-    """Weights beyond float32 after the first step; the epoch's mean loss is not finite."""
-    with pytest.raises(ScanError, match="in epoch 1: training has diverged"):
-        epochs_of(loop(method, fp32, optimizer=optimizer(name=name, lr=1e36)))
-
-
-@pytest.mark.parametrize("method", LOSSES)
-def test_training_is_the_seeds_whatever_was_drawn_before(fp32, method):
-    first = epochs_of(loop(method, fp32))
-    torch.rand(100)
-    assert epochs_of(loop(method, fp32)) == first
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "augment",
-        "byol",
-        "collapse",
-        "images",
-        "inference",
-        "instance_discrimination",
-        "losses",
-        "moco",
-        "neighbors",
-        "networks",
-        "pretext",
-        "rotation",
-        "scan",
-        "selflabel",
-        "simclr",
-        "training",
-    ],
-)
-def test_labels_reach_no_module_that_trains_or_mines(module):
-    """They come with sources, and are used in metrics and evaluation: none of these may be imported there."""
-    source = inspect.getsource(__import__(f"scan_core.{module}", fromlist=["_"]))
-    imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    assert not imported & {f"scan_core.{name}" for name in ("sources", "labels", "metrics", "evaluation")}
-    arguments = {node.arg for node in ast.walk(ast.parse(source)) if isinstance(node, ast.arg)}
-    assert not arguments & {"labels", "targets", "classes"}
+def test_a_network_is_compiled_for_as_many_steps_as_that_pays_for(monkeypatch, fp32):
+    assert not pays(fp32, MIN_STEPS_TO_COMPILE)  # on a CPU
+    made = as_on_a_gpu(monkeypatch, pays=8)
+    model = cluster_model()
+    short = train_step(fp32, model, epochs=1)  # of four steps
+    assert short.compiled(model) is model and made == []
+    twin = train_step(fp32, model, epochs=2).compiled(model)
+    assert made[-1] is model.backbone and twin.head is model.head
+    assert [id(each) for each in twin.parameters()] == [id(each) for each in model.parameters()]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from scan_core.images.store import array_images
 from scan_core.views import simclr as simclr_views
 from scan_core.views import strong as strong_views
-from scan_core.views.random_view import plain_view, random_view
+from scan_core.views.random_view import random_view
 from tests.tiny import (
     CPU,
     NO_AUGMENTATION,
@@ -30,7 +30,7 @@ def generator(seed=0):
 
 def test_a_plain_view_is_the_normalised_image_and_nothing_else():
     data = images(12)
-    view = plain_view(data, ROWS)
+    view = data.plain_view(ROWS)
     assert view.shape == (4, 3, 8, 8)
     assert view.dtype == torch.float32
     for row, each in zip(ROWS, view, strict=True):
@@ -92,7 +92,7 @@ def test_the_stored_images_stay_as_they_are(settings):
     data = images(12)
     before = data.whole(torch.arange(12))
     random_view(data, torch.arange(12), settings, generator())
-    plain_view(data, torch.arange(12))
+    data.plain_view(torch.arange(12))
     assert torch.equal(data.whole(torch.arange(12)), before)
 
 
@@ -110,7 +110,7 @@ def test_views_are_normalised_after_they_are_augmented():
 def test_without_augmentation_a_random_view_is_the_plain_one():
     data, rows = images(12), torch.arange(12)
     for settings in (NO_AUGMENTATION, strong_augmentation(flip=0.0, operations=0, cutout=0)):
-        torch.testing.assert_close(random_view(data, rows, settings, generator()), plain_view(data, rows))
+        torch.testing.assert_close(random_view(data, rows, settings, generator()), data.plain_view(rows))
 
 
 @pytest.mark.parametrize("store", ["array", "jpeg"])
@@ -118,7 +118,7 @@ def test_no_augmentation_is_the_plain_view_and_draws_nothing(store, tmp_path):
     data = larger() if store == "array" else jpegs(tmp_path)
     rows = torch.tensor([2, 0, 1, 2])
     own, before, everyone_s = generator(), generator().get_state(), torch.get_rng_state()
-    assert torch.equal(random_view(data, rows, PLAIN, own), plain_view(data, rows))
+    assert torch.equal(random_view(data, rows, PLAIN, own), data.plain_view(rows))
     assert torch.equal(own.get_state(), before)
     assert torch.equal(torch.get_rng_state(), everyone_s)
 
@@ -126,7 +126,7 @@ def test_no_augmentation_is_the_plain_view_and_draws_nothing(store, tmp_path):
 def test_cutout_is_filled_with_the_mean():
     """0 after normalisation, in every channel, in one square and nowhere else."""
     data, rows = images(12), torch.arange(12)
-    whole = plain_view(data, rows)
+    whole = data.plain_view(rows)
     view = random_view(data, rows, strong_augmentation(flip=0.0, operations=0, cutout=3), generator())
     cut = view != whole
     assert torch.equal(cut.any(dim=1, keepdim=True).expand_as(cut), cut)
@@ -167,7 +167,7 @@ def test_strong_views_are_of_random_windows(store, tmp_path):
     place = torch.rand(12, 2, generator=generator())
     view = random_view(data, rows, strong_augmentation(flip=0.0, operations=0, cutout=0), generator())
     torch.testing.assert_close(view, data.normalize(data.windows(rows, place) / 255))
-    assert not torch.allclose(view, plain_view(data, rows), atol=1e-2)
+    assert not torch.allclose(view, data.plain_view(rows), atol=1e-2)
 
 
 def test_simclr_crops_arrays_from_the_whole_image():
@@ -177,7 +177,7 @@ def test_simclr_crops_arrays_from_the_whole_image():
     wanted = F.avg_pool2d(data.whole(rows) / 255, 2)
     assert float((view - data.normalize(wanted)).abs().mean()) < 0.05  # bilinear points, not the pixels themselves
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(view, plain_view(data, rows), rtol=0, atol=0.3)
+        torch.testing.assert_close(view, data.plain_view(rows), rtol=0, atol=0.3)
 
 
 @pytest.mark.parametrize("size", [8, 11, 20])
@@ -186,7 +186,7 @@ def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same
     data, rows = larger() if store == "array" else jpegs(tmp_path), torch.arange(12)
     usual = random_view(data, rows, NO_AUGMENTATION, generator())
     view = random_view(data, rows, change(NO_AUGMENTATION, crop_size=size), generator())
-    assert view.shape == (12, 3, size, size) and usual.shape == plain_view(data, rows).shape
+    assert view.shape == (12, 3, size, size) and usual.shape == data.plain_view(rows).shape
     means = (F.adaptive_avg_pool2d(each, 2) for each in (view, usual))
     assert float(torch.sub(*means).abs().mean()) < 0.1
 
@@ -233,7 +233,7 @@ def test_both_stores_give_nearly_the_same_views_of_the_same_images(tmp_path):
     images = np.repeat(images[..., None], 3, axis=3).astype(np.uint8)  # (4,24,24,3)
     array, rows = array_images(CPU, [images], 16, [0.45] * 3, [0.25] * 3), torch.arange(4)
     packed = jpeg_store(tmp_path, list(images), 16)
-    torch.testing.assert_close(plain_view(array, rows), plain_view(packed, rows), rtol=0, atol=0.06)
+    torch.testing.assert_close(array.plain_view(rows), packed.plain_view(rows), rtol=0, atol=0.06)
     strong = strong_augmentation(flip=0.0, operations=0, cutout=0)
     # Crops with a turn that stays inside: at the border a JPEG's crop repeats its edge.
     for settings in (strong, simclr_augmentation(rotate=0.0, shear=0.0), simclr_augmentation()):

@@ -1,4 +1,4 @@
-"""The SCAN loss against a known prior, and with the entropy of both views: loops, closed forms, gradients."""
+"""Losses of clustering against plain loops written from the equations, closed forms, gradients."""
 
 import math
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from scan_core.clustering.losses import confident_cross_entropy, imbalance, mean_entropy, scan_loss
 from scan_core.clustering.scan import validation_loss
-from scan_core.losses import imbalance, mean_entropy, scan_loss
 
 PRIOR = (0.6, 0.3, 0.1)
 
@@ -201,3 +202,117 @@ def test_a_prior_decides_between_heads():
     mined = torch.arange(30)[:, None]  # all are confident and agree
     assert int(validation_loss(log_p, mined, 5.0, tensor(PRIOR)).argmin()) == 0
     assert int(validation_loss(log_p, mined, 5.0).argmin()) == 1
+
+
+@pytest.mark.parametrize(("clusters", "weight"), [(2, 5.0), (3, 5.0), (10, 5.0), (20, 2.0)])
+def test_scan_loss_of_confident_balanced_predictions_is_minus_lambda_ln_c(clusters, weight):
+    logits = torch.full((4 * clusters, clusters), -1e4)
+    logits[torch.arange(4 * clusters), torch.arange(4 * clusters) % clusters] = 1e4
+    confident = logits.log_softmax(1)
+    total, consistency, entropy = scan_loss(confident, confident, weight)
+    assert float(consistency) == pytest.approx(0, abs=1e-6)
+    assert float(entropy) == pytest.approx(math.log(clusters), rel=1e-6)
+    assert float(total) == pytest.approx(-weight * math.log(clusters), rel=1e-6)
+
+
+def test_scan_loss_is_finite_where_probabilities_underflow():
+    logits = torch.tensor([[300.0, 0.0, -300.0], [-300.0, 0.0, 300.0]], requires_grad=True)
+    log_p = logits.log_softmax(1)
+    total, *_ = scan_loss(log_p, log_p.flip(0), 5.0)
+    total.backward()
+    assert torch.isfinite(total)
+    assert torch.isfinite(logits.grad).all()
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(2, 6), st.integers(0, 99))
+def test_mean_entropy_is_between_0_and_ln_c(batch, clusters, seed):
+    entropy = float(mean_entropy((5 * double(batch, clusters, seed=seed)).log_softmax(1)))
+    assert -1e-12 <= entropy <= math.log(clusters) + 1e-12
+
+
+# --- Self-labeling
+
+
+def self_label_by_loops(logits, weak, threshold, class_weights):
+    """Cross-entropy of the confident rows, each weighted by one over the count of its pseudo-label among them."""
+    labels = {}
+    for b, probabilities in enumerate(weak.exp()):
+        if float(probabilities.max()) > threshold:
+            labels[b] = int(probabilities.argmax())
+    counts = {label: list(labels.values()).count(label) for label in labels.values()}
+    total = weights = 0.0
+    for b, label in labels.items():
+        weight = 1 / counts[label] if class_weights else 1.0
+        each = math.log(sum(math.exp(float(x)) for x in logits[b])) - float(logits[b, label])
+        total, weights = total + weight * each, weights + weight
+    return total / weights
+
+
+def strong_and_weak(batch=12, clusters=4, seed=0):
+    """Logits of the strong views, and log-probabilities of the weak ones, about half of them above 0.6."""
+    return double(batch, clusters, seed=seed), (2 * double(batch, clusters, seed=seed + 1)).log_softmax(1)
+
+
+@pytest.mark.parametrize("class_weights", [False, True])
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.8])
+def test_self_label_loss_is_the_loop_over_its_definition(threshold, class_weights):
+    strong, weak = strong_and_weak()
+    share = float((weak.exp().amax(1) > threshold).double().mean())
+    assert 0 < share < 1 or threshold == 0.3  # rows on both sides
+    wanted = self_label_by_loops(strong, weak, threshold, class_weights)
+    assert float(confident_cross_entropy(strong, weak, threshold, class_weights)) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_class_weights_make_every_pseudo_label_count_the_same():
+    """Three confident rows of cluster 0 and one of cluster 1: the mean over clusters of the mean over rows."""
+    weak = torch.full((4, 2), math.log(0.01), dtype=torch.float64)
+    weak[[0, 1, 2, 3], [0, 0, 0, 1]] = math.log(0.99)
+    strong = double(4, 2)
+    each = F.cross_entropy(strong, torch.tensor([0, 0, 0, 1]), reduction="none")
+    weighted = confident_cross_entropy(strong, weak, 0.9, True)
+    torch.testing.assert_close(weighted, (each[:3].mean() + each[3]) / 2)
+    torch.testing.assert_close(confident_cross_entropy(strong, weak, 0.9, False), each.mean())
+
+
+def test_the_threshold_itself_is_not_confident():
+    weak = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log()
+    strong = double(2, 2).requires_grad_()
+    confident_cross_entropy(strong, weak, 0.5, True).backward()
+    assert (strong.grad[0] == 0).all()
+    assert (strong.grad[1] != 0).all()
+
+
+def test_no_gradient_reaches_the_pseudo_labels():
+    strong, weak = strong_and_weak()
+    strong.requires_grad_()
+    weak.requires_grad_()
+    confident_cross_entropy(strong, weak, 0.6, True).backward()
+    assert weak.grad is None
+    assert float(strong.grad.abs().sum()) > 0
+
+
+def test_no_gradient_reaches_rows_that_are_not_confident():
+    strong, weak = strong_and_weak()
+    strong.requires_grad_()
+    confident_cross_entropy(strong, weak, 0.6, True).backward()
+    confident = weak.exp().amax(1) > 0.6
+    assert (strong.grad[~confident] == 0).all()
+    assert (strong.grad[confident].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("class_weights", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_confident_row_the_loss_and_its_gradient_are_0(class_weights, dtype):
+    strong = torch.randn(5, 3, dtype=dtype, requires_grad=True)
+    loss = confident_cross_entropy(strong, torch.full((5, 3), math.log(1 / 3), dtype=dtype), 0.9, class_weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert (strong.grad == 0).all()
+
+
+@pytest.mark.parametrize("class_weights", [False, True])
+def test_self_label_gradient(class_weights):
+    strong, weak = strong_and_weak(6, 3)
+    strong.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: confident_cross_entropy(s, weak, 0.5, class_weights), (strong,))
