@@ -77,7 +77,7 @@ def _modules(imports: list[ast.Import | ast.ImportFrom], package: str) -> Iterat
         for parts in [name.split(".") for name in names]:
             for end in range(1, len(parts) + 1 if parts[0] in OURS else 0):
                 name = ".".join(parts[:end])
-                if f"{name}.".startswith(tuple(f"{outside}." for outside in OUTSIDE)):
+                if name in OUTSIDE:
                     break
                 if module_file(name):
                     yield name
@@ -137,6 +137,10 @@ class _Drop(ast.NodeTransformer):
         if self.unread:
             self.generic_visit(scope)
 
+    def visit(self, node: ast.AST) -> Any:
+        binds = self.scope is None or not isinstance(node, ast.expr)
+        return super().visit(node) if binds else node
+
     def _gone(self, *nodes: ast.AST) -> None:
         self.again = True
         self.lost.update(*map(_reads, nodes))
@@ -155,7 +159,7 @@ class _Drop(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
-        return node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else node
+        return node.orelse if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         if node.msg:

@@ -40,6 +40,11 @@ def first(committed):
     return hashes()
 
 
+def test_the_lock_is_that_of_the_committed_code_and_settings(committed):
+    run(ROOT, "dvc", "repro", "source")
+    assert stages_run(run(ROOT, "dvc", "repro", "--allow-missing", "--dry").stdout) == []
+
+
 def test_prepare_gives_the_committed_hashes_anywhere(committed, first):
     assert {path: first[path] for path in committed} == committed
 

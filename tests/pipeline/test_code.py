@@ -106,20 +106,18 @@ def test_what_is_computed_changes_the_digest(old, new):
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("old", "new"),
     [
-        "loss = loader.step()",  # what else it does is not lost
-        "loss = (seen := 5)",
-        "self.loss = 5",
-        "for loss in loader: pass",
-        "global loss; loss = 5",
+        ("loss = loader.step()", "loss = loader.stop()"),  # what else it does is not lost
+        ("loss = (seen := 5)", "loss = (seen := 6)"),
+        ("self.loss = 5", "self.loss = 6"),
+        ("for loss in loader: pass", "for loss in others: pass"),
+        ("global loss; loss = 5", "global loss; loss = 6"),
     ],
 )
-def test_what_does_more_than_make_a_text_counts_though_only_an_error_reads_it(statement):
-    def source(line):
-        return f"def train(loader):\n    {line}\n    raise ScanError(f'{{loss}}')\n"
-
-    assert digest(source(statement)) != digest(source("pass"))
+def test_what_does_more_than_make_a_text_counts_though_only_an_error_reads_it(old, new):
+    sources = [f"def train(loader):\n    {line}\n    raise ScanError(f'{{loss}}')\n" for line in (old, new)]
+    assert digest(sources[0]) != digest(sources[1])
 
 
 class OtherTexts(ast.NodeTransformer):

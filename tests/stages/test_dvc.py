@@ -172,6 +172,42 @@ def repro(project):
     return stages_run(run(project, "dvc", "repro", SCAN_TRACKING="spool").stdout)
 
 
+def change(project, file, *replaced):
+    text = (project / file).read_text(encoding="utf-8")
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new, 1)
+    (project / file).write_text(text, encoding="utf-8")
+
+
+def test_a_text_in_the_code_reruns_nothing_and_a_number_reruns_from_its_stage(project, tmp_path):
+    """Nor does a clone without any output, in which the lock is checked against the code."""
+    change(
+        project,
+        "scan_core/clustering/scan.py",
+        ('"""', '"""Otherwise said. '),
+        ("mined; lower it", "mined, so lower it"),
+    )
+    change(project, "scan_core/models/networks.py", ("\n\n\n", "\n\n\n# A comment.\n"))
+    assert repro(project) == []
+    run(project, "git", "commit", "-qam", "texts")
+    run(tmp_path, "git", "clone", "-q", str(project), "clone")
+
+    def check_lock():
+        run(tmp_path / "clone", "dvc", "repro", "source")
+        return run(tmp_path / "clone", "dvc", "repro", "--allow-missing", "--dry", check=False)
+
+    checked = check_lock()
+    assert checked.returncode == 0 and stages_run(checked.stdout) == []
+    for folder in (project, tmp_path / "clone"):
+        change(folder, "scan_core/clustering/scan.py", ("* imbalance(log_p, prior)", "* imbalance(log_p, prior) * 2"))
+    checked = check_lock()
+    assert checked.returncode != 0 and "failed to reproduce 'cluster'" in checked.stderr
+    assert repro(project)[0] == "cluster"
+    run(project, "git", "checkout", "-q", "--", "scan_core", "dvc.lock")
+    assert repro(project) == []
+
+
 def test_class_folders_are_labels_only_and_a_changed_folder_is_noticed(tmp_path):
     """Moved or renamed, prepare and evaluate rerun, and what training reads stays; another image reruns everything."""
     from PIL import Image
