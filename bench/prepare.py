@@ -101,7 +101,7 @@ def work_seconds(path: Path, size: int, folder: Path) -> float:
 
 def work(path: Path, size: int, folder: Path) -> float:
     """``work_seconds`` in this process: what the stage calls, from the listing of the folder to the written store."""
-    from pipeline.params import read_params
+    from pipeline.presets import read_preset
     from scan_core.data.decode import target_of
     from scan_core.data.ingest import ingest, load_chunks
     from scan_core.data.labels import labels_and_splits
@@ -109,7 +109,7 @@ def work(path: Path, size: int, folder: Path) -> float:
     from scan_core.data.store import plan_store, write_store
     from scan_core.settings import Data
 
-    settings = Data(**dict(read_params(Path("presets/digits.yaml")).data, name="folder", path=str(path), size=size))
+    settings = Data(**dict(read_preset(Path("presets/digits.yaml")).data, name="folder", path=str(path), size=size))
     chunks, store = folder / "chunks", folder / "store"
     chunks.mkdir(parents=True)
     started = time.monotonic()

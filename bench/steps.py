@@ -8,7 +8,6 @@ gathering, bookkeeping.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from torch.nn import functional as F
 
 from bench.timing import Row, compared, in_turn
 from bench.views import MEAN, STD, pixels
-from pipeline.params import Params, read_params
+from pipeline import presets
+from pipeline.params import Params
 from scan_core.clustering.losses import confident_cross_entropy, scan_loss
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
@@ -39,13 +39,16 @@ PRESETS = {"resnet18": "cifar10", "digits": "digits"}
 
 def preset(name: str) -> Params:
     """A preset's settings, also where ruamel.yaml is missing but PyYAML is not, as on many a GPU machine."""
-    path = Path("presets") / f"{name}.yaml"
     try:
-        return read_params(path)
+        return presets.read_preset(presets.PRESETS / f"{name}.yaml")
     except ImportError:
         import yaml
 
-        return Params.model_validate_json(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        own, base = (
+            yaml.safe_load((presets.PRESETS / file).read_text(encoding="utf-8"))
+            for file in (f"{name}.yaml", presets.BASE)
+        )
+        return Params.model_validate_json(json.dumps(presets.complete(own or {}, base)))
 
 
 def setting(network: str, fabric: Any) -> tuple[Params, Images, Tensor]:

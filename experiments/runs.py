@@ -26,6 +26,7 @@ from pipeline.code import stage_code
 from pipeline.environment import data_home
 from pipeline.fingerprint import run_key, stage_entries, without_times
 from pipeline.params import PARAMS_FILE, Params, read_yaml
+from pipeline.presets import BASE, PRESETS, complete, preset_values
 from pipeline.tracking.spool import tracking_address
 from scan_core.data.folder import signature
 from scan_core.errors import ScanError
@@ -53,7 +54,7 @@ class Run:
 
         Raises ``ScanError`` where the preset does not allow the changes.
         """
-        values = read_yaml(Path("presets") / f"{self.preset}.yaml")
+        values = preset_values(PRESETS / f"{self.preset}.yaml")
         for name, value in (("seed", self.seed), ("data.split_seed", self.seed), *self.changes):
             *groups, last = name.split(".")
             inner = values
@@ -63,6 +64,7 @@ class Run:
         for group, key in (("data", "path"), ("backbone", "weights")):
             if values[group][key]:  # a worker's folder is not the project's
                 values[group][key] = str(Path(values[group][key]).expanduser().resolve())
+        values = complete(values, read_yaml(PRESETS / BASE), drop=True)  # another method has other settings
         try:
             return Params.model_validate_json(json.dumps(values))
         except ValidationError as error:

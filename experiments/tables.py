@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.runs import SWEEP, Result, Run
 from pipeline.params import Params
+from scan_core.settings import NoPretext
 
 Changes = tuple[tuple[str, Any], ...]
 Curve = Callable[[Result], list[tuple[float, float]]]
@@ -120,6 +121,7 @@ def augmented(cluster: str, selflabel: str) -> Callable[[Params], Changes]:
     """The two training steps with SimCLR's or strong views, as the preset has them."""
 
     def changes(preset: Params) -> Changes:
+        assert not isinstance(preset.pretext, NoPretext)
         views = {WEAK: preset.pretext.augmentation, STRONG: preset.selflabel.augmentation}
         return (
             ("cluster.augmentation", views[cluster].model_dump(mode="json")),
@@ -140,7 +142,7 @@ def pretext(method: str) -> Callable[[Params], Changes]:
         if preset.data.name == "digits" and method in ("rotation", "moco", "byol"):
             found += (("pretext.batch_size", 128),)
         if method == "rotation":  # which sees four views of each image where the others see two
-            found += (("pretext.epochs", preset.pretext.epochs // 2),)
+            found += (("pretext.epochs", preset.pretext.trained_epochs // 2),)
         return found
 
     return changes

@@ -41,30 +41,41 @@ def check() -> None:
 
 @app.command()
 def use(
-    name: str | None = typer.Argument(None, help="A preset; without one, those there are."),
+    name: str | None = typer.Argument(None, help="A preset; without one, the presets are listed."),
+    method: str | None = typer.Option(None, help="Change pretext.method alone; its new settings get their defaults."),
 ) -> None:
-    """Put a preset's settings into params.yaml; settings of your own that stood there are kept."""
+    """Write a preset, or another pretext.method, to params.yaml; a copy of your own settings is kept."""
     from pipeline import presets
 
     try:
+        if name and method:
+            raise ScanError(f"scan use got {name} and --method {method}; use the preset first, then --method")
+        if method:
+            kept = presets.change_params({"pretext": {"method": method}}, f"pretext.method is {method}, by scan use")
+            print(f"params.yaml has pretext.method {method} now" + _kept(kept) + "\nnext      dvc repro")
+            return
         if name is None:
             used, names = presets.in_use(), presets.list_presets()
             width = max(map(len, names))
             for preset, path in names.items():
                 print(f"{'*' if preset == used else ' '} {preset:<{width}}  {presets.read_header(path)['title']}")
-            print("\n* is in params.yaml" if used else "\nparams.yaml is none of them")
+            print("\n* is in params.yaml" if used else "\nparams.yaml is not one of them")
             return
         path = presets.find_preset(name)
         kept = presets.use_preset(path)
     except (ScanError, OSError) as error:
         say(f"scan: error: {error}")
         sys.exit(1)
-    print(f"params.yaml is now {path}" + (f"; what stood there was kept as {kept}" if kept else ""))
+    print(f"params.yaml is now {path}" + _kept(kept))
     header = presets.read_header(path)
     for key in ("expected", "cost"):
         if key in header:
             print(f"{key:<9} {header[key]}")
     print("next      dvc repro")
+
+
+def _kept(path: Path | None) -> str:
+    return f"; a copy of the old settings is {path}" if path else ""
 
 
 @app.command()
@@ -76,7 +87,7 @@ def params(
     from pipeline import presets
 
     try:
-        settings = read_params(presets.find_preset(name)) if name else read_params()
+        settings = presets.read_preset(presets.find_preset(name)) if name else read_params()
     except ScanError as error:
         say(f"scan: error: {error}")
         sys.exit(1)
@@ -111,7 +122,7 @@ def data(
     except (ScanError, OSError) as error:
         say(f"scan: error: {error}")
         sys.exit(1)
-    print("\nparams.yaml now has them" + (f"; what stood there was kept as {kept}" if kept else ""))
+    print("\nparams.yaml has them now" + _kept(kept))
     print("next      dvc repro")
 
 

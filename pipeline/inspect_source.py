@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.params import Params, read_params
-from pipeline.presets import as_yaml, find_preset
+from pipeline.params import Params
+from pipeline.presets import as_yaml, find_preset, read_preset
 from pipeline.progress import CountProgress
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
 from scan_core.data.folder import is_junk
@@ -144,7 +144,7 @@ def suggest(found: Look, present: Params) -> dict[str, Any]:
     stem = "stl" if size > 32 else "small"
     batch, classes = max(min(256 if size > LARGE else 512, train // 4), 2), len(found.classes)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    method, groups = present.pretext.method, present.pretext.key_groups
+    method, groups = present.pretext.method, getattr(present.pretext, "key_groups", 1)
     if method == "none" or (method == "moco" and (batch % groups or batch < 2 * groups)):  # moco needs equal groups
         method = "simclr"
     suggested: dict[str, Any] = {
@@ -175,16 +175,22 @@ def suggest(found: Look, present: Params) -> dict[str, Any]:
         "selflabel": {"train": "all", "batch_size": batch},
     }
     # A grey image may be a digit, of which a mirrored one is none: it keeps the views that are there.
-    fitting = present if found.gray else read_params(find_preset(PHOTOS))
+    fitting = present if found.gray else read_preset(find_preset(PHOTOS))
     for name in ("pretext", "cluster", "selflabel"):
-        own, views = (getattr(each, name).augmentation.model_dump(mode="json") for each in (present, fitting))
-        if views["kind"] == "none":  # which was for a network that is not trained
-            views = present.pretext.augmentation.model_dump(mode="json")
+        own, views = _views(present, name), _views(fitting, name)
+        if views.get("kind") == "none":  # which was for a network that is not trained
+            views = _views(present, "pretext") or {"kind": "simclr"}
         if "cutout" in views:
             views["cutout"] = min(views["cutout"], size // 3) if found.gray else size // 3
         if views != own:
             suggested[name]["augmentation"] = views
     return suggested
+
+
+def _views(params: Params, step: str) -> dict[str, Any]:
+    """The augmentation of a step; {} if ``pretext.method`` is none."""
+    augmentation = getattr(getattr(params, step), "augmentation", None)
+    return augmentation.model_dump(mode="json") if augmentation else {}
 
 
 def contact_sheet(found: Look, path: Path) -> int:

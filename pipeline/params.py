@@ -3,18 +3,29 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from scan_core.errors import ScanError
-from scan_core.settings import Backbone, Cluster, Data, Embed, Evaluate, Neighbors, Pretext, Selflabel, Settings
+from scan_core.settings import (
+    Backbone,
+    Cluster,
+    Data,
+    Embed,
+    Evaluate,
+    Neighbors,
+    Pretext,
+    Selflabel,
+    Settings,
+    variants,
+)
 
 PARAMS_FILE = Path("params.yaml")
 
 
 class Params(Settings):
-    """All settings of a run, as they stand in ``params.yaml``."""
+    """All settings of a run, in the order of ``params.yaml``."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     precision: Literal["auto", "bf16", "fp32"]
@@ -28,33 +39,26 @@ class Params(Settings):
     evaluate: Evaluate
 
     @model_validator(mode="after")
-    def _projector_there(self) -> "Params":
-        if self.embed.features == "projector" and self.pretext.method in ("rotation", "none"):
+    def _consistent(self) -> "Params":
+        cluster, neighbors = self.cluster, self.neighbors
+        if self.embed.features == "projector" and not hasattr(self.pretext, "projection"):
             raise ValueError(
                 f"embed.features is projector; pretext.method {self.pretext.method} has no projector, "
                 "backbone is allowed"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _neighbors_there(self) -> "Params":
-        cluster, neighbors = self.cluster, self.neighbors
         for name, used in (
             ("cluster.neighbors", cluster.neighbors),
             ("cluster.val_neighbors", cluster.val_neighbors),
             ("neighbors.smoothing", neighbors.smoothing),
         ):
             if used > neighbors.k:
-                raise ValueError(f"{name} is {used}; neighbors.k is {neighbors.k}, and at most so many can be used")
-        return self
-
-    @model_validator(mode="after")
-    def _cutout_leaves_something(self) -> "Params":
+                raise ValueError(f"{name} is {used}; at most neighbors.k, {neighbors.k}, is allowed")
         for name in ("pretext", "cluster", "selflabel"):
-            cutout = getattr(getattr(self, name).augmentation, "cutout", 0)
+            cutout = getattr(getattr(getattr(self, name), "augmentation", None), "cutout", 0)
             if cutout >= self.data.side:
                 raise ValueError(
-                    f"{name}.augmentation.cutout is {cutout}; the network sees {self.data.side} pixels, less is allowed"
+                    f"{name}.augmentation.cutout is {cutout}; less than {self.data.side}, the pixels that the network "
+                    "sees, is allowed"
                 )
         return self
 
@@ -75,63 +79,78 @@ def read_yaml(path: Path) -> Any:
 
 def read_params(path: Path = PARAMS_FILE) -> Params:
     """The validated settings. Raises ``ScanError`` naming the first wrong key, its value and what is allowed."""
-    values = read_yaml(path)
+    return validate(read_yaml(path), path)
+
+
+def validate(values: Any, path: Path) -> Params:
+    """``values`` as settings. ``path`` is the file that errors name."""
     if not isinstance(values, dict):
         raise ScanError(f"{path} holds {type(values).__name__}; it must hold a mapping of settings")
     try:
-        # By way of JSON: strict validation then takes a YAML list where the model has a tuple.
-        return Params.model_validate_json(json.dumps(_with_text_keys(values), default=str))
+        # Strict validation takes JSON's list for a tuple, but not Python's.
+        return Params.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise ScanError(f"{path}: {_explain(error)}") from None
-
-
-def _with_text_keys(values: Any) -> Any:
-    """``values`` for JSON, where keys are text: YAML's may be lists or dates, which then are named as no settings."""
-    if isinstance(values, list):
-        return [_with_text_keys(each) for each in values]
-    return {str(key): _with_text_keys(each) for key, each in values.items()} if isinstance(values, dict) else values
+    except TypeError as error:  # a YAML key may be a list or a date
+        raise ScanError(f"{path}: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    kind, context = first["type"], first.get("ctx", {})
-    name, model = _locate(first["loc"])
-    given = json.dumps(first["input"], default=str)
-    given = given if len(given) <= 60 else given[:57] + "..."
-    message = first["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        allowed = sorted(model.model_fields) if model else []
-        close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+    """The first error in one line."""
+    # A misspelled key is reported twice, as unknown and as missing: the former says more.
+    first, *others = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    kind, place, given, message = first["type"], first["loc"], first["input"], first["msg"]
+    name, model, siblings = _locate(place)
+    if kind.startswith("union_tag"):
+        tag = first["ctx"]["discriminator"].strip("'")
+        name, given = f"{name}.{tag}", given.get(tag)
+    shown = json.dumps(given, default=str)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    keyed = ("missing", "extra_forbidden")
+    if kind in keyed and any(place[-1] in each.model_fields for each in siblings.values()):
+        here = [each for each in (first, *others) if each["loc"][:-1] == place[:-1] and each["type"] in keyed]
+        others = [each for each in others if each not in here]
+        keys = {str(each["loc"][-1]): each["type"] for each in here}
+        text = _explain_variant(name.rpartition(".")[0], str(place[-2]), model, keys)
+    elif kind == "extra_forbidden":
+        allowed = sorted(model.model_fields)
+        close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         text = f"{name} is not a setting; {hint}allowed here: {', '.join(allowed)}"
-    elif kind == "missing" and isinstance(first["loc"][-1], int):
-        text = f"{name.rpartition('.')[0]} is {given}; at least {first['loc'][-1] + 1} values are needed"
-    elif kind == "missing":
-        text = f"{name} is missing; add it (presets/ has complete files)"
-    elif kind == "too_long":
-        text = f"{name} is {given}; at most {context['max_length']} values are allowed"
-    elif kind == "union_tag_not_found":
-        text = f"{name}.kind is missing; add it (presets/ has complete files)"
+    elif kind in ("missing", "union_tag_not_found"):
+        text = f"{name} is missing; add it (presets/base.yaml has every setting)"
     elif kind == "union_tag_invalid":
-        text = f"{name}.kind is {json.dumps(first['input']['kind'])}; {context['expected_tags']} are allowed"
+        text = f"{name} is {shown}; {first['ctx']['expected_tags']} are allowed"
     elif kind == "value_error":
-        text = f"{name}.{message}".removeprefix(".")  # a rule about all of the file names its keys in full
+        text = f"{name}.{message.removeprefix('Value error, ')}".removeprefix(".")  # Params' rules name keys in full
     else:
-        text = f"{name} is {given}; {message[0].lower()}{message[1:]}"
+        text = f"{name} is {shown}; {message[0].lower()}{message[1:]}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted name of an error's place, and the settings class it lies in; union tags in ``loc`` are left out."""
-    parts: list[str] = []
-    inside: Any = None
+def _explain_variant(group: str, tag: str, model: type[Settings], keys: dict[str, str]) -> str:
+    """The keys that a group's method or kind lacks, and those that it does not have."""
+    key = next(iter(model.model_fields))
+    said = []
+    for kind, verb in (("missing", "lacks"), ("extra_forbidden", "has no")):
+        if names := [name for name in keys if keys[name] == kind]:
+            said.append(f"{verb} {', '.join(names)}")
+    remedy = f"scan use --method {tag} writes" if key == "method" else "presets/base.yaml has"
+    return f"{group}.{key} {tag} {' and '.join(said)}; {remedy} its settings"
+
+
+def _locate(place: tuple[int | str, ...]) -> tuple[str, type[Settings], dict[str, type[Settings]]]:
+    """The dotted name of an error's place, the class that has its last key, and that class's siblings in a union."""
+    names: list[str] = []
     model: Any = Params
-    for part in loc:
-        choices = [choice for choice in get_args(model) if "kind" in getattr(choice, "model_fields", {})]
-        if choices:  # the tag of a union: which of its classes it is
-            model = next(choice for choice in choices if part in get_args(choice.model_fields["kind"].annotation))
+    found: tuple[type[Settings], dict[str, type[Settings]]] = (Params, {})
+    for part in place:
+        if tags := variants(model):  # pydantic puts the tag of the chosen class into the place
+            model = tags[str(part)]
+            found = (model, tags)
             continue
-        parts.append(str(part))
+        names.append(str(part))
         fields = getattr(model, "model_fields", {})
-        inside, model = (model if fields else None), (fields[part].annotation if part in fields else None)
-    return ".".join(parts), inside
+        found = (model, found[1] if model is found[0] else {}) if fields else found
+        model = fields[part].annotation if part in fields else None
+    return ".".join(names), *found

@@ -1,6 +1,6 @@
-"""Typed settings of every step. Values live in ``params.yaml``; nothing here has a default that changes a result."""
+"""Typed settings of every step. Values are in ``params.yaml``; nothing here has a default that changes a result."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,7 +9,11 @@ from scan_core.errors import ScanError
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]  # weight of the old value in an average
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+TwoOrMore = Annotated[int, Field(ge=2)]
+Pixels = Annotated[int, Field(ge=8, le=1024)]  # per side
 
 
 class Settings(BaseModel):
@@ -18,37 +22,49 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def variants(union: Any) -> dict[str, type[Settings]]:
+    """Tag to class, for a union of settings such as ``Pretext``; empty for any other type.
+
+    The first field of each class is its tag: ``method`` or ``kind``.
+    """
+    union = get_args(union)[0] if get_origin(union) is Annotated else union
+    classes = [each for each in get_args(union) if isinstance(each, type) and issubclass(each, Settings)]
+    return {get_args(next(iter(each.model_fields.values())).annotation)[0]: each for each in classes}
+
+
+# --- data
+
 SOURCES_WITH_PATH = ("folder", "archive", "parquet", "npy")
-ARRAY_UP_TO = 128  # pixels; beyond, ``store: auto`` packs JPEGs, for an array would not fit
+ARRAY_UP_TO = 128  # pixels; ``store: auto`` packs larger images as JPEGs, because an array would not fit in memory
 
 
 class Data(Settings):
-    """Which images, at which size, split how. Belongs to ``prepare`` alone.
+    """Which images are read, at which size they are stored, and how they are split.
 
-    A setting that a source has no use for is left alone, so that another source is one setting away.
+    A source ignores the settings that it does not use: another source is one or two settings away.
     """
 
     name: Literal[
         "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_20", "stl10", "imagenet",
         "folder", "archive", "parquet", "npy",
     ]  # fmt: skip
-    path: str | None  # of folder, archive, parquet and npy; a relative one starts at the project
-    labels: str  # folders: the source's own; none; or a .csv file with columns source,label. For evaluate alone
-    subset: Literal[50, 100, 200] | None  # classes of imagenet that are clustered, the paper's
-    extra: Literal["pretext", "train", "none"]  # what images beyond those are for: stl10's unlabelled, imagenet's rest
-    size: Annotated[int, Field(ge=8, le=1024)]  # pixels; stored as size x size, or with that short side (jpeg)
-    view: Annotated[int, Field(ge=8, le=1024)] | None  # pixels the network sees, cut from those; null: size
-    fit: Literal["crop", "pad", "stretch"]  # how a rectangle becomes a square
+    path: str | None  # of folder, archive, parquet and npy; relative to the project
+    labels: str  # folders: the source's own; none; or a .csv file with columns source,label
+    subset: Literal[50, 100, 200] | None  # number of imagenet's classes: the paper's subsets
+    extra: Literal["pretext", "train", "none"]  # which split gets stl10's unlabeled images, or imagenet's other classes
+    size: Pixels  # an array holds size x size pixels; a stored JPEG has this short side
+    view: Pixels | None  # what the network sees, cropped from the stored image; null: size
+    fit: Literal["crop", "pad", "stretch"]  # how a rectangular image becomes square
     store: Literal["auto", "array", "jpeg"]
-    shard_rows: Annotated[int, Field(ge=1)]  # images in one file of the store
+    shard_rows: Count  # images per file of the store
     duplicates: Literal["keep", "drop"]
-    protocol: Literal["split", "all"]  # split: report on val; all: train on, and report on, every image
+    protocol: Literal["split", "all"]  # split: val is held out and reported; all: every image trains and is reported
     val_fraction: Annotated[float, Field(gt=0, lt=1)]  # each image's probability of val, if the source has no split
     split_seed: Annotated[int, Field(ge=0, lt=2**64)]
-    max_rejected: Probability  # share of the files that may be unreadable
-    max_pixels: Count  # an image with more is rejected before it is decoded
-    max_unpacked: Positive  # GiB in an archive
-    mean: tuple[Probability, ...] | None  # of each channel in [0,1]; null: measured on train
+    max_rejected: Probability  # largest share of unreadable files
+    max_pixels: Count  # a larger image is rejected before it is decoded
+    max_unpacked: Positive  # GiB; largest unpacked size of an archive
+    mean: tuple[Probability, ...] | None  # per channel, in [0,1]; null: measured on train
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None
 
     @property
@@ -60,58 +76,36 @@ class Data(Settings):
 
     @property
     def side(self) -> int:
-        """Pixels a side that the network sees."""
+        """Pixels per side that the network sees."""
         return self.view or self.size
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
         if self.name in SOURCES_WITH_PATH and not self.path:
-            raise ValueError(f"path is null; data.name {self.name} needs the path of what is to be read")
+            raise ValueError(f"path is null; data.name {self.name} reads from a path: set it")
         if self.labels not in ("folders", "none") and not self.labels.endswith(".csv"):
             raise ValueError(f'labels is "{self.labels}"; folders, none or the path of a .csv file is allowed')
         if self.side > self.size:
             raise ValueError(f"view is {self.view}; at most data.size, {self.size}, is allowed")
         if self.stored == "jpeg" and self.fit != "crop":
-            raise ValueError(f"fit is {self.fit}; the jpeg store keeps each image's shape and allows crop alone")
+            raise ValueError(f"fit is {self.fit}; the jpeg store keeps each image's shape, so only crop is allowed")
         return self
 
 
-class Backbone(Settings):
-    """The feature network. ``width`` is the number of channels of its first stage."""
-
-    name: Literal["convnet", "resnet18", "resnet34", "resnet50", "timm"]
-    width: Count  # 64 but for convnet; of no use to timm
-    # The first convolution. small: 3x3; patch (convnet): 2x2 with stride 2; stl (ResNets): 3x3 and max-pool;
-    # imagenet (ResNets): 7x7 with stride 2 and max-pool
-    stem: Literal["small", "patch", "stl", "imagenet"]
-    model: str | None  # timm's name of it
-    weights: str | None  # a .safetensors file that ``scan weights import`` wrote; a relative path starts at the project
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Backbone":
-        if self.name.startswith("resnet") and self.width != 64:
-            raise ValueError(f"width is {self.width}; {self.name} has 64")
-        stems = {"convnet": ("small", "patch"), "timm": ("small", "patch", "stl", "imagenet")}
-        allowed = stems.get(self.name, ("small", "stl", "imagenet"))
-        if self.stem not in allowed:
-            raise ValueError(f"stem is {self.stem}; {self.name} has {', '.join(allowed)}")
-        if self.name == "timm" and not self.model:
-            given = "null" if self.model is None else '""'
-            raise ValueError(f"model is {given}; backbone.name timm needs timm's name of a network")
-        return self
+# --- views
 
 
 class SimclrAugmentation(Settings):
-    """SimCLR's views, in the order applied: crop (with rotation and shear), flip, colour jitter, grayscale, blur."""
+    """SimCLR's views, in the order applied: crop (with rotation and shear), flip, color jitter, grayscale, blur."""
 
     kind: Literal["simclr"]
-    crop_size: Annotated[int, Field(ge=8, le=1024)] | None  # pixels a side of a view; null: as many as a plain one has
-    crop_scale: tuple[Positive, Positive]  # share of the area
+    crop_size: Pixels | None  # of a view; null: as many as the network sees otherwise
+    crop_scale: tuple[Positive, Positive]  # share of the image's area
     crop_ratio: tuple[Positive, Positive]  # width / height
-    rotate: NonNegative  # degrees, drawn from ± this
-    shear: NonNegative  # degrees, drawn from ± this
+    rotate: NonNegative  # degrees; drawn from -rotate to rotate
+    shear: NonNegative  # degrees; drawn from -shear to shear
     flip: Probability
-    jitter: Probability  # that colours are jittered at all
+    jitter: Probability  # probability of the color jitter
     brightness: NonNegative
     contrast: NonNegative
     saturation: NonNegative
@@ -132,16 +126,16 @@ class SimclrAugmentation(Settings):
 
 
 class StrongAugmentation(Settings):
-    """The paper's strong views: flip, ``operations`` drawn of 14, one cutout square."""
+    """The paper's strong views: a flip, ``operations`` of 14 operations drawn at random, and one square cutout."""
 
     kind: Literal["strong"]
     flip: Probability
     operations: Annotated[int, Field(ge=0, le=14)]
-    cutout: Annotated[int, Field(ge=0)]  # side in pixels, 0 for none
+    cutout: CountOrZero  # side in pixels; 0: no cutout
 
 
 class NoAugmentation(Settings):
-    """The plain image. With a frozen backbone its features are then computed once."""
+    """The plain image. If the backbone is frozen, its features are computed once."""
 
     kind: Literal["none"]
 
@@ -150,70 +144,161 @@ Augmentation = Annotated[SimclrAugmentation | StrongAugmentation, Field(discrimi
 AnyAugmentation = Annotated[SimclrAugmentation | StrongAugmentation | NoAugmentation, Field(discriminator="kind")]
 
 
+# --- models
+
+
+class Backbone(Settings):
+    """The feature network."""
+
+    name: Literal["convnet", "resnet18", "resnet34", "resnet50", "timm"]
+    width: Count  # channels of the first stage; the published ResNets have 64; timm's networks ignore it
+    # The first convolution. small: 3x3; patch (convnet): 2x2 with stride 2; stl (ResNets): 3x3 and max-pool;
+    # imagenet (ResNets): 7x7 with stride 2 and max-pool
+    stem: Literal["small", "patch", "stl", "imagenet"]
+    model: str | None  # timm's name of the network
+    weights: str | None  # a .safetensors file that ``scan weights import`` wrote; relative to the project
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Backbone":
+        stems = {"convnet": ("small", "patch"), "timm": ("small", "patch", "stl", "imagenet")}
+        allowed = stems.get(self.name, ("small", "stl", "imagenet"))
+        if self.stem not in allowed:
+            raise ValueError(f"stem is {self.stem}; {self.name} has {', '.join(allowed)}")
+        if self.name == "timm" and not self.model:
+            given = "null" if self.model is None else '""'
+            raise ValueError(f"model is {given}; backbone.name timm needs timm's name of a network")
+        return self
+
+
+# --- training
+
+
 class Optimizer(Settings):
-    """SGD with momentum, LARS or Adam with L2 weight decay, Muon with decoupled; the rate follows ``schedule``."""
+    """SGD, LARS and Adam have L2 weight decay, Muon decoupled weight decay. The rate follows ``schedule``."""
 
     name: Literal["sgd", "lars", "adam", "muon"]
     lr: Positive
     weight_decay: NonNegative
-    momentum: Annotated[float, Field(ge=0, lt=1)]  # Adam's first beta, Muon's momentum
+    momentum: Momentum  # Adam's first beta, Muon's momentum
     schedule: Literal["constant", "cosine"]
-    warmup_epochs: Annotated[int, Field(ge=0)]  # linear, from 0
-    final_lr: NonNegative  # where cosine ends
+    warmup_epochs: CountOrZero  # the rate rises linearly from 0
+    final_lr: NonNegative  # the rate at the end of the cosine
 
 
-class Pretext(Settings):
-    """Self-supervised features. A setting that a method has no use for is left alone, as in ``Data``."""
+# --- pretext
 
-    method: Literal["simclr", "moco", "instance_discrimination", "rotation", "byol", "none"]
+
+class TrainedPretext(Settings):
+    """What every pretext task that trains has."""
+
+    method: str
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    temperature: Positive  # of simclr, moco, instance_discrimination
-    projection: Count  # dimensions after the projector
-    hidden: Count | None  # those inside it; null: as many as the features
-    projector_norm: bool  # BatchNorm inside the projector; byol's always have it
-    encoder_momentum: Annotated[float, Field(ge=0, lt=1)]  # of moco's and byol's slow encoder; byol's rises to 1
-    queue: Count  # moco's negatives
-    key_groups: Count  # parts of a shuffled batch in which moco's keys see BatchNorm, as if on so many devices
-    negatives: Count  # drawn from instance_discrimination's memory bank for each image
-    memory_momentum: Annotated[float, Field(ge=0, lt=1)]
-    proximal: NonNegative  # instance_discrimination's weight of the distance to the bank's entry
+    batch_size: TwoOrMore
     optimizer: Optimizer
     augmentation: Augmentation
 
     @property
     def trained_epochs(self) -> int:
-        """``epochs``, of which ``none`` has none."""
-        return 0 if self.method == "none" else self.epochs
+        """``epochs``; 0 for ``none``."""
+        return self.epochs
+
+
+class SimclrPretext(TrainedPretext):
+    """SimCLR (arXiv 2002.05709): two views of an image agree, against the other images of the batch."""
+
+    method: Literal["simclr"]
+    temperature: Positive
+    projection: Count  # dimensions after the projector
+    hidden: Count | None  # dimensions inside the projector; null: as many as the features
+    projector_norm: bool  # BatchNorm inside the projector
+
+
+class MocoPretext(TrainedPretext):
+    """MoCo v2 (arXiv 2003.04297): two views of an image agree, against a queue of older keys."""
+
+    method: Literal["moco"]
+    temperature: Positive
+    projection: Count
+    hidden: Count | None
+    projector_norm: bool
+    encoder_momentum: Momentum  # of the key encoder
+    queue: Count  # number of negatives
+    key_groups: Count  # parts of the shuffled batch; each part of the keys has its own BatchNorm statistics
 
     @model_validator(mode="after")
-    def _groups(self) -> "Pretext":
-        if self.method == "moco" and self.batch_size % self.key_groups:
+    def _groups(self) -> "MocoPretext":
+        if self.batch_size % self.key_groups:
             raise ValueError(f"key_groups is {self.key_groups}; a divisor of batch_size, {self.batch_size}, is allowed")
-        if self.method == "moco" and self.batch_size < 2 * self.key_groups:
+        if self.batch_size < 2 * self.key_groups:
             raise ValueError(
                 f"key_groups is {self.key_groups}; at most {self.batch_size // 2}, half of batch_size, is allowed"
             )
         return self
 
 
+class ByolPretext(TrainedPretext):
+    """BYOL (arXiv 2006.07733): one view predicts the target network's projection of the other. No negatives."""
+
+    method: Literal["byol"]
+    projection: Count
+    hidden: Count | None
+    encoder_momentum: Momentum  # of the target network; it rises to 1 during training
+
+
+class InstanceDiscriminationPretext(TrainedPretext):
+    """Instance discrimination (arXiv 1805.01978): an image is told from a memory bank's entries by NCE."""
+
+    method: Literal["instance_discrimination"]
+    temperature: Positive
+    projection: Count
+    negatives: Count  # drawn from the memory bank per image
+    memory_momentum: Momentum  # of the memory bank's entries
+    proximal: NonNegative  # weight of the squared distance to the image's own entry, eq. 8
+
+
+class RotationPretext(TrainedPretext):
+    """RotNet (arXiv 1803.07728): the network predicts by how many quarter turns an image was rotated."""
+
+    method: Literal["rotation"]
+
+
+class NoPretext(Settings):
+    """The backbone as it is. The class attributes are what code for trained methods reads; no step is taken."""
+
+    method: Literal["none"]
+    trained_epochs: ClassVar[int] = 0
+    batch_size: ClassVar[int] = 2
+    optimizer: ClassVar[Optimizer] = Optimizer(
+        name="sgd", lr=1.0, weight_decay=0.0, momentum=0.0, schedule="constant", warmup_epochs=0, final_lr=0.0
+    )
+
+
+Pretext = Annotated[
+    SimclrPretext | MocoPretext | ByolPretext | InstanceDiscriminationPretext | RotationPretext | NoPretext,
+    Field(discriminator="method"),
+]
+
+
+# --- clustering
+
+
 class Embed(Settings):
-    """Which features are mined: before (``backbone``) or after (``projector``) the projector."""
+    """Which features are mined for neighbors: those before (``backbone``) or after the projector (``projector``)."""
 
     features: Literal["backbone", "projector"]
 
 
 class Neighbors(Settings):
-    """How many neighbours are mined; ``cluster.neighbors`` says how many of them are used."""
+    """How neighbors are mined. ``cluster.neighbors`` is how many of the ``k`` the loss uses."""
 
     k: Count
-    smoothing: Annotated[int, Field(ge=0)]  # nearest ones with which each embedding is averaged first
-    exact_rows: Count  # beyond so many images the search is approximate
-    recall: Annotated[float, Field(gt=0, le=1)]  # of that search, measured on a sample
+    smoothing: CountOrZero  # each embedding is averaged with so many nearest ones before the search
+    exact_rows: Count  # the search is approximate if there are more images
+    recall: Annotated[float, Field(gt=0, le=1)]  # of the approximate search, measured on a sample
 
 
 def check_neighbors(k: int, count: int, split: str = "") -> None:
-    """Raises ``ScanError`` where each of ``count`` images, all there are or those of a ``split``, has less others."""
+    """Raises ``ScanError`` if ``k`` neighbors cannot be mined among ``count`` images, all or those of a ``split``."""
     if k >= count:
         has = f"{split}, in which they are mined, has" if split else "there are"
         raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
@@ -222,16 +307,16 @@ def check_neighbors(k: int, count: int, split: str = "") -> None:
 class Cluster(Settings):
     """The SCAN loss (paper, eq. 2)."""
 
-    num_clusters: Annotated[int, Field(ge=2)]
+    num_clusters: TwoOrMore
     heads: Count
-    neighbors: Annotated[int, Field(ge=0)]  # 0: another view of the same image
+    neighbors: CountOrZero  # 0: another view of the same image
     val_neighbors: Count
     entropy_weight: NonNegative
-    entropy_of: Literal["anchors", "both"]  # whose mean prediction the entropy is taken of; both: neighbours too
-    prior: tuple[Positive, ...] | None  # known shares of the clusters, in any order; null: the entropy, for equal ones
-    train: Literal["all", "head"]  # head: the backbone is frozen, in eval mode
+    entropy_of: Literal["anchors", "both"]  # whose mean prediction the entropy is of; both: anchors and neighbors
+    prior: tuple[Positive, ...] | None  # the clusters' known shares, in any order; null: equal shares
+    train: Literal["all", "head"]  # head: the backbone is frozen and in eval mode
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: TwoOrMore
     optimizer: Optimizer
     augmentation: AnyAugmentation
 
@@ -241,7 +326,7 @@ class Cluster(Settings):
             return self
         if len(self.prior) != self.num_clusters:
             raise ValueError(
-                f"prior has {len(self.prior)} values; one for each cluster, {self.num_clusters}, is allowed, or null"
+                f"prior has {len(self.prior)} values; one per cluster, {self.num_clusters}, or null is allowed"
             )
         if abs(sum(self.prior) - 1) > 1e-4:
             raise ValueError(f"prior has the sum {sum(self.prior):.6g}; 1 is allowed: divide each value by the sum")
@@ -249,20 +334,23 @@ class Cluster(Settings):
 
 
 class Selflabel(Settings):
-    """Self-labelling on confident samples (paper, section 2.3), until their number stops growing."""
+    """Self-labeling on confident samples (paper, section 2.3)."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)]
     class_weights: bool
-    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the average that is evaluated and kept; 0: none
-    train: Literal["all", "head"]  # head: the backbone is frozen, in eval mode
-    epochs: Annotated[int, Field(ge=0)]  # 0: the model is kept as it is
-    batch_size: Annotated[int, Field(ge=2)]
+    ema: Momentum  # decay of the averaged weights, which are evaluated and kept; 0: no average
+    train: Literal["all", "head"]  # head: the backbone is frozen and in eval mode
+    epochs: CountOrZero  # 0: the clustering model is kept as it is
+    batch_size: TwoOrMore
     optimizer: Optimizer
     augmentation: Augmentation
 
 
-class Evaluate(Settings):
-    """What the report compares with. ``probes`` are extras that see labels and decide nothing."""
+# --- evaluation
 
-    kmeans_runs: Annotated[int, Field(ge=2)]
-    probes: bool  # accuracy of a linear model and of nearest neighbours, trained on labels, on the embeddings
+
+class Evaluate(Settings):
+    """What the report compares the clusters with."""
+
+    kmeans_runs: TwoOrMore
+    probes: bool  # accuracies of a linear model and of nearest neighbors that see labels; they decide nothing

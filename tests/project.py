@@ -14,6 +14,9 @@ from click.testing import Result
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from pipeline.params import read_yaml
+from pipeline.presets import BASE, complete
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("scan_core", "pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 STAGES = ("prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate")
@@ -55,12 +58,19 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` whose method or kind has changed, with the settings that it has: those it lacks are the base's."""
+    settings: dict[str, Any] = complete(values, read_yaml(ROOT / "presets" / BASE), drop=True)
+    return settings
+
+
 def set_params(project: Path, changes: dict[str, Any], source: Path | None = None) -> None:
     """Rewrites the project's params.yaml: those of ``source`` (its own by default) with ``changes``."""
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load((source or project / "params.yaml").read_text(encoding="utf-8"))
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(merge(values, changes), file)
+        changed = merge(values, changes)
+        yaml.dump(completed(changed) if "method" in changes.get("pretext", {}) else changed, file)
 
 
 def make_project(folder: Path, changes: dict[str, Any] | None = None) -> Path:

@@ -20,7 +20,8 @@ from bench import __main__ as bench_main
 from bench import agreement, end_to_end, gpu, steps
 from bench.machine import machine
 from bench.timing import Row, Side, apart, compared, in_turn
-from pipeline.params import read_params
+from pipeline.params import Params
+from pipeline.presets import read_preset
 from scan_core.compute.device import configure_compute
 from tests import project
 from tests.project import ROOT
@@ -150,13 +151,13 @@ def test_a_loop_and_its_ceiling_see_as_many_images_a_step(sides, arguments):
 
 def tiny():
     """Published CIFAR-10, but for a tiny network and few epochs."""
-    values = read_params(ROOT / "presets" / "cifar10.yaml").model_dump(mode="json")
+    values = read_preset(ROOT / "presets" / "cifar10.yaml").model_dump(mode="json")
     values["backbone"] |= {"name": "convnet", "width": 4}
     values["pretext"] |= {"epochs": 3, "batch_size": 16}
     values["neighbors"] |= {"k": 5}
     values["cluster"] |= {"epochs": 2, "batch_size": 16, "neighbors": 5}
     values["selflabel"] |= {"epochs": 2, "batch_size": 16, "threshold": 0.01}
-    return type(read_params(ROOT / "params.yaml")).model_validate_json(json.dumps(values))
+    return Params.model_validate_json(json.dumps(values))
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from pipeline.params import read_params, read_yaml
-from pipeline.presets import read_header
+from pipeline.presets import list_presets, preset_text, preset_values, read_header, read_preset
 from tests.project import ROOT
 
 PRESETS = ROOT / "presets"
@@ -64,7 +63,7 @@ PUBLISHED = {
         "pretext.temperature": small_large(0.1, 0.2),
         "data.extra": each("pretext"),
     },
-    "pretext optimiser": {
+    "pretext optimizer": {
         "pretext.batch_size": small_large(512, 256),
         "pretext.optimizer.name": each("sgd"),
         "pretext.optimizer.lr": small_large(0.4, 0.03),
@@ -88,13 +87,13 @@ PUBLISHED = {
         "pretext.augmentation.kind": each("simclr"),
         **views("pretext", small_large(0.0, 0.5)),
     },
-    "neighbours K (train)": {"cluster.neighbors": each(20, 20, 20, 50, 50, 50, 20)},
+    "neighbors K (train)": {"cluster.neighbors": each(20, 20, 20, 50, 50, 50, 20)},
     "features mined": {"embed.features": small_large("projector", "backbone")},
     "SCAN epochs, batch": {
         "cluster.epochs": each(100),
         "cluster.batch_size": each(128, 128, 128, 512, 1024, 1024, 4096),
     },
-    "SCAN optimiser": {
+    "SCAN optimizer": {
         "cluster.optimizer.name": small_large("adam", "sgd"),
         "cluster.optimizer.lr": each(1e-4, 1e-4, 1e-4, 5.0, 5.0, 5.0, 30.0),
         "cluster.optimizer.momentum": each(0.9),
@@ -159,12 +158,6 @@ NOT_PUBLISHED = {
     "data.max_unpacked": each(200),
     "backbone.model": each(None),
     "backbone.weights": each(None),
-    "pretext.negatives": each(4096),
-    "pretext.memory_momentum": each(0.5),
-    "pretext.proximal": each(30.0),
-    **small_only({
-        "pretext.encoder_momentum": each(0.999), "pretext.queue": each(4096), "pretext.key_groups": each(8),
-    }),
     "neighbors.k": each(50),
     "neighbors.smoothing": each(0),
     "neighbors.exact_rows": each(200000),
@@ -218,7 +211,7 @@ def wanted(column):
     return found
 
 
-PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+PRESET_NAMES = sorted(list_presets(PRESETS))
 
 
 def test_there_is_a_preset_for_every_published_column_and_the_digits():
@@ -227,8 +220,8 @@ def test_there_is_a_preset_for_every_published_column_and_the_digits():
 
 def test_the_table_has_every_published_row():
     rows = {
-        "backbone", "pretext", "pretext optimiser", "neighbours K (train)", "features mined", "SCAN epochs, batch",
-        "SCAN optimiser", "heads, trained part", "SCAN augmentation", "λ", "self-label",
+        "backbone", "pretext", "pretext optimizer", "neighbors K (train)", "features mined", "SCAN epochs, batch",
+        "SCAN optimizer", "heads, trained part", "SCAN augmentation", "λ", "self-label",
     }  # fmt: skip
     beside_the_table = {"data set", "MoCo v2", "projector", "pretext augmentation", "mean / std", "protocol"}
     assert set(PUBLISHED) == rows | beside_the_table
@@ -238,7 +231,7 @@ def test_the_table_has_every_published_row():
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_preset_holds_the_published_values_and_no_others(column):
-    values = leaves(read_yaml(PRESETS / f"{column}.yaml"))
+    values = leaves(preset_values(PRESETS / f"{column}.yaml"))
     table = wanted(column)
     assert set(values) == set(table)
     assert {key: (values[key], table[key]) for key in table if values[key] != table[key]} == {}
@@ -270,22 +263,22 @@ def test_a_preset_says_where_it_comes_from_what_it_gives_and_what_it_costs(name)
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
-def test_a_preset_is_valid_and_has_the_settings_of_the_others_in_their_order(name):
-    read_params(PRESETS / f"{name}.yaml")
-    values, digits = (read_yaml(PRESETS / f"{preset}.yaml") for preset in (name, "digits"))
-    assert list(values) == list(digits)
+def test_a_preset_completed_by_the_base_is_valid_and_has_each_setting_of_its_method(name):
+    path = PRESETS / f"{name}.yaml"
+    values, settings = preset_values(path), read_preset(path)
+    assert list(values) == list(type(settings).model_fields)
     for group in values:
         if isinstance(values[group], dict):
-            assert list(values[group]) == list(digits[group])
+            assert set(values[group]) == set(type(getattr(settings, group)).model_fields)
 
 
-def test_params_is_the_digits_preset_to_the_byte():
-    assert (ROOT / "params.yaml").read_bytes() == (PRESETS / "digits.yaml").read_bytes()
+def test_params_is_what_scan_use_digits_writes_to_the_byte():
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == preset_text(PRESETS / "digits.yaml")
 
 
 def test_the_network_of_cifar_has_the_published_number_of_parameters():
     from scan_core.models.networks import build_backbone, feature_size
 
-    backbone = build_backbone(read_params(PRESETS / "cifar10.yaml").backbone, 3)
+    backbone = build_backbone(read_preset(PRESETS / "cifar10.yaml").backbone, 3)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == 11_168_832
     assert feature_size(backbone) == 512

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.fingerprint import stage_entries
 from pipeline.params import read_yaml
+from pipeline.presets import preset_text
 from tests.project import LABEL_STAGES, OUTPUTS, ROOT, STAGES, permuted_labels, run, stages_run
 
 pytestmark = pytest.mark.reproduction
@@ -27,8 +28,8 @@ def committed():
     """``dvc.lock`` as it was before anything ran; it is put back at the end."""
     lock = ROOT / "dvc.lock"
     before, of_prepare = lock.read_bytes(), hashes("prepare")
-    params = (ROOT / "params.yaml").read_bytes()
-    assert params == (ROOT / "presets" / "digits.yaml").read_bytes(), "params.yaml is not the default"
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert params == preset_text(ROOT / "presets" / "digits.yaml"), "params.yaml is not the default"
     yield of_prepare
     lock.write_bytes(before)
 

@@ -24,6 +24,7 @@ from scan_core.settings import (
     Selflabel,
     SimclrAugmentation,
     StrongAugmentation,
+    variants,
 )
 
 SIZE = 8  # pixels
@@ -84,10 +85,13 @@ PLAIN = NoAugmentation(kind="none")  # the same, by its name: nothing is drawn, 
 
 
 def pretext_settings(**values):
+    """Those of the method; values that it does not have are left out."""
     base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8, "hidden": None}
     base |= {"projector_norm": False, "encoder_momentum": 0.9, "queue": 24, "key_groups": 2, "negatives": 6}
     base |= {"memory_momentum": 0.5, "proximal": 30.0}
-    return Pretext(**{**base, "optimizer": optimizer(), "augmentation": simclr_augmentation(), **values})
+    base |= {"optimizer": optimizer(), "augmentation": simclr_augmentation(), **values}
+    kind = variants(Pretext)[base["method"]]
+    return kind(**{key: value for key, value in base.items() if key in kind.model_fields})
 
 
 def cluster_settings(**values):

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from scan_core.errors import ScanError
 from scan_core.settings import Backbone
 
+PUBLISHED_WIDTH = 64  # channels of a ResNet's first stage, as published and in torchvision
+
 
 class ConvNet(nn.Module):
     """Six 3x3 convolutions in three stages of ``width``, 2 and 4 times ``width`` channels: for small images.
@@ -43,7 +45,7 @@ class ConvNet(nn.Module):
 
 
 def _resnet(settings: Backbone, channels: int) -> nn.Module:
-    """torchvision's ResNet, of which D is 512, or 2048 for ResNet-50, with one of three stems.
+    """torchvision's ResNet with one of three stems. D is 8 times the width, or 32 times for ResNet-50.
 
     ``small`` is one 3x3 convolution with stride 1 and no max-pool, ``stl`` the same and the max-pool, ``imagenet`` the
     original 7x7 convolution with stride 2 and the max-pool.
@@ -51,16 +53,34 @@ def _resnet(settings: Backbone, channels: int) -> nn.Module:
     from torchvision.models import resnet18, resnet34, resnet50
 
     resnet = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}[settings.name]()
+    resnet.feature_size = resnet.fc.in_features * settings.width // PUBLISHED_WIDTH
+    resnet.fc = nn.Identity()
+    if settings.width != PUBLISHED_WIDTH:
+        _scale_channels(resnet, settings.width)
     if settings.stem != "imagenet":
         resnet.conv1 = nn.Conv2d(channels, settings.width, 3, padding=1, bias=False)
-    elif channels != 3:
+    elif channels != 3 or settings.width != PUBLISHED_WIDTH:
         resnet.conv1 = nn.Conv2d(channels, settings.width, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     if settings.stem == "small":
         resnet.maxpool = nn.Identity()
-    resnet.feature_size = resnet.fc.in_features
-    resnet.fc = nn.Identity()
     return cast(nn.Module, resnet)
+
+
+def _scale_channels(resnet: nn.Module, width: int) -> None:
+    """Replaces convolutions and BatchNorms by ones with ``width`` / 64 as many channels, initialized as torchvision's.
+
+    The first convolution depends on the stem, too: ``_resnet`` replaces it.
+    """
+    for parent in list(resnet.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and child is not resnet.conv1:
+                before, after = (count * width // PUBLISHED_WIDTH for count in (child.in_channels, child.out_channels))
+                conv = nn.Conv2d(before, after, child.kernel_size, child.stride, child.padding, bias=False)  # type: ignore[arg-type]
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                setattr(parent, name, conv)
+            elif isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.BatchNorm2d(child.num_features * width // PUBLISHED_WIDTH))
 
 
 def _timm(settings: Backbone, channels: int) -> nn.Module:
@@ -129,7 +149,8 @@ def architecture(settings: Backbone) -> str:
     """What weights are made for, in words. timm's tags name weights, so they are no part of it."""
     if settings.name == "timm":
         return f"timm {(settings.model or '').partition('.')[0]}"
-    name = f"convnet {settings.width}" if settings.name == "convnet" else settings.name
+    published = settings.name != "convnet" and settings.width == PUBLISHED_WIDTH
+    name = settings.name if published else f"{settings.name} {settings.width}"
     return f"{name} with stem {settings.stem}"
 
 

@@ -12,7 +12,7 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import byol_loss
-from scan_core.settings import Pretext
+from scan_core.settings import ByolPretext
 from scan_core.training.state import Progress, TrainingState, ema_update_, momentum_copy
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
@@ -26,7 +26,7 @@ class ByolState(TrainingState):
 
 
 def start_byol(
-    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+    settings: ByolPretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> ByolState:
     """The online network and its target, on the device."""
     features, projection = feature_size(backbone), settings.projection
@@ -42,7 +42,7 @@ def start_byol(
     )
 
 
-def train_byol(state: ByolState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
+def train_byol(state: ByolState, images: Images, rows: Tensor, settings: ByolPretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs."""
     train = TrainStep("pretext", state, settings, fabric, len(rows))
     target = train.compiled(state.target)

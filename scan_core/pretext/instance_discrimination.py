@@ -13,7 +13,7 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import memory_bank_nce
-from scan_core.settings import Pretext
+from scan_core.settings import InstanceDiscriminationPretext
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
@@ -28,7 +28,7 @@ class InstanceDiscriminationState(TrainingState):
 
 
 def start_instance_discrimination(
-    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+    settings: InstanceDiscriminationPretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> InstanceDiscriminationState:
     """The backbone with one linear layer, and a memory bank of ``count`` random unit vectors, on the device."""
     module = Model(backbone, Projector(feature_size(backbone), settings.projection, hidden=0)).to(fabric.device)
@@ -40,7 +40,11 @@ def start_instance_discrimination(
 
 
 def train_instance_discrimination(
-    state: InstanceDiscriminationState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric
+    state: InstanceDiscriminationState,
+    images: Images,
+    rows: Tensor,
+    settings: InstanceDiscriminationPretext,
+    fabric: Fabric,
 ) -> Progress:
     """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs."""
     train = TrainStep("pretext", state, settings, fabric, len(rows))

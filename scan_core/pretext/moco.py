@@ -12,7 +12,7 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import info_nce
-from scan_core.settings import Pretext
+from scan_core.settings import MocoPretext
 from scan_core.training.state import Progress, TrainingState, ema_update_, momentum_copy
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
@@ -28,7 +28,7 @@ class MocoState(TrainingState):
 
 
 def start_moco(
-    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+    settings: MocoPretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> MocoState:
     """The query encoder, its momentum encoder and a queue of random unit vectors, on the device."""
     projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
@@ -43,7 +43,7 @@ def start_moco(
     )
 
 
-def train_moco(state: MocoState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
+def train_moco(state: MocoState, images: Images, rows: Tensor, settings: MocoPretext, fabric: Fabric) -> Progress:
     """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs."""
     train = TrainStep("pretext", state, settings, fabric, len(rows))
     key_encoder = train.compiled(state.momentum_encoder)

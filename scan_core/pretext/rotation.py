@@ -9,7 +9,7 @@ from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
-from scan_core.settings import Pretext
+from scan_core.settings import RotationPretext
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
@@ -18,7 +18,7 @@ TURNS = 4
 
 
 def start_rotation(
-    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+    settings: RotationPretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> TrainingState:
     """The backbone with a linear classifier of four turns, and the optimizer, on the device."""
     module = Model(backbone, Projector(feature_size(backbone), TURNS, hidden=0)).to(fabric.device)
@@ -26,7 +26,9 @@ def start_rotation(
     return TrainingState(module=module, optimizer=optimizer, generator=generator)
 
 
-def train_rotation(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
+def train_rotation(
+    state: TrainingState, images: Images, rows: Tensor, settings: RotationPretext, fabric: Fabric
+) -> Progress:
     """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs.
 
     Each augmented view of a batch is seen in all four turns.

@@ -9,14 +9,14 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import nt_xent
-from scan_core.settings import Pretext
+from scan_core.settings import SimclrPretext
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
 
 
 def start_simclr(
-    settings: Pretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
+    settings: SimclrPretext, backbone: nn.Module, count: int, generator: torch.Generator, fabric: Fabric
 ) -> TrainingState:
     """The backbone with a new projector, and its optimizer, on the device."""
     projector = Projector(feature_size(backbone), settings.projection, settings.hidden, settings.projector_norm)
@@ -25,7 +25,9 @@ def start_simclr(
     return TrainingState(module=module, optimizer=optimizer, generator=generator)
 
 
-def train_simclr(state: TrainingState, images: Images, rows: Tensor, settings: Pretext, fabric: Fabric) -> Progress:
+def train_simclr(
+    state: TrainingState, images: Images, rows: Tensor, settings: SimclrPretext, fabric: Fabric
+) -> Progress:
     """Trains ``state`` in place to its last epoch. ``rows`` is (N,) int64. Yields steps and epochs."""
     train = TrainStep("pretext", state, settings, fabric, len(rows))
 

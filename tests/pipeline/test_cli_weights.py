@@ -12,12 +12,13 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.params import Params, read_yaml
+from pipeline.params import Params
+from pipeline.presets import preset_values
 from scan_core.errors import ScanError
 from scan_core.models.files import load_backbone
 from scan_core.models.networks import build_backbone
 from stages.source import weights_signature
-from tests.project import ROOT, merge
+from tests.project import ROOT, completed, merge
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def digits():
-    return read_yaml(ROOT / "presets" / "digits.yaml")
+    return preset_values(ROOT / "presets" / "digits.yaml")
 
 
 def scan(*words):
@@ -61,7 +62,7 @@ def test_what_is_printed_is_settings_that_load_the_file(project, digits):
         "pretext": {"method": "none"}, "embed": {"features": "backbone"},
         "cluster": {"train": "head"}, "selflabel": {"train": "head"},
     }  # fmt: skip
-    params = Params.model_validate_json(json.dumps(merge(digits, settings)))
+    params = Params.model_validate_json(json.dumps(completed(merge(digits, settings))))
     load_backbone(build_backbone(params.backbone, 3), project / params.backbone.weights)
     assert "left out  classifier (2)" in result.stdout
     assert "network   timm test_resnet" in result.stdout
@@ -79,7 +80,7 @@ def test_the_resnet_is_found_from_the_tensors(project, digits):
     assert settings["data"] == {"size": 256, "view": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert settings["backbone"]["name"] == "resnet18" and settings["backbone"]["stem"] == "imagenet"
     assert "left out  momentum encoder (1), queue (1)" in result.stdout
-    Params.model_validate_json(json.dumps(merge(digits, settings)))
+    Params.model_validate_json(json.dumps(completed(merge(digits, settings))))
 
 
 @pytest.mark.parametrize(

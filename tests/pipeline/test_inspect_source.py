@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from pipeline import inspect_source as look
 from pipeline.cli import app
-from pipeline.params import Params, read_params, read_yaml
+from pipeline.params import Params, read_yaml
+from pipeline.presets import list_presets, preset_values, read_preset
 from scan_core.errors import ScanError
-from scan_core.settings import Pretext
-from tests.project import ROOT, make_project, merge, run_stage, set_params
+from scan_core.settings import Pretext, variants
+from tests.project import ROOT, completed, make_project, merge, run_stage, set_params
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def in_the_project(monkeypatch):
 
 @pytest.fixture(scope="module")
 def present():
-    return read_params(ROOT / "presets" / "digits.yaml")
+    return read_preset(ROOT / "presets" / "digits.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_what_is_suggested_are_valid_settings(photos, present, tmp_path):
     assert suggested["cluster"]["num_clusters"] == 2
     # 21 images without the copy, each held out with probability a fifth: only two are sure to be.
     assert suggested["neighbors"]["k"] == 1 and suggested["cluster"]["val_neighbors"] == 1
-    settings = merge(read_yaml(ROOT / "presets" / "digits.yaml"), suggested)
+    settings = merge(preset_values(ROOT / "presets" / "digits.yaml"), suggested)
     assert settings["pretext"]["augmentation"]["flip"] == 0.5 and settings["pretext"]["augmentation"]["hue"] == 0.1
     assert settings["selflabel"]["augmentation"]["cutout"] == 10
 
@@ -107,7 +108,9 @@ def test_grey_images_keep_the_views_that_are_there(present, tmp_path):
 
 def changed(values, suggested):
     """Settings after ``--use``: each that is suggested takes the place of the one there."""
-    return {key: value | suggested.get(key, {}) if isinstance(value, dict) else value for key, value in values.items()}
+    return completed(
+        {key: value | suggested.get(key, {}) if isinstance(value, dict) else value for key, value in values.items()}
+    )
 
 
 FROZEN = {  # as scan weights import prints them
@@ -127,11 +130,11 @@ def seen(base, gray, count):
 
 
 @pytest.mark.parametrize("gray", [False, True])
-@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+@pytest.mark.parametrize("preset", sorted(list_presets(ROOT / "presets")))
 def test_whatever_stood_there_a_network_is_trained_from_scratch(preset, gray):
-    own = read_yaml(ROOT / "presets" / f"{preset}.yaml")
+    own = preset_values(ROOT / "presets" / f"{preset}.yaml")
     others = [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
-    methods = Pretext.model_fields["method"].annotation.__args__
+    methods = variants(Pretext)
     others += [{"pretext": {"method": method}, "embed": {"features": "backbone"}} for method in methods]
     for values in (own, *(changed(own, other) for other in others)):
         before = Params.model_validate_json(json.dumps(values))
@@ -179,7 +182,7 @@ def test_what_is_suggested_runs(tmp_path, channels):
     for seed in range(60):
         pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, *channels), dtype=np.uint8)
         Image.fromarray(pixels).save(photos / f"{seed}.png")
-    cifar = read_yaml(ROOT / "presets" / "cifar10.yaml")
+    cifar = preset_values(ROOT / "presets" / "cifar10.yaml")
     data = {key: cifar["data"][key] for key in ("size", "mean", "std")}
     views = {name: {"augmentation": cifar[name]["augmentation"]} for name in ("pretext", "selflabel")}
     project = make_project(tmp_path / "project", {"data": data, **views})
@@ -195,7 +198,7 @@ def test_what_is_suggested_runs(tmp_path, channels):
     now = read_yaml(project / "params.yaml")
     for group, values in suggested.items():
         assert now[group] | values == now[group], group
-    kept = printed.partition("kept as ")[2].split()[0]
+    kept = printed.partition("old settings is ")[2].split()[0]
     assert (project / kept).read_bytes() == before and (project / "params.yaml").read_text().endswith("# mine\n")
     assert now["seed"] == read_yaml(project / kept)["seed"] and now["embed"] == read_yaml(project / kept)["embed"]
     for stage in ("source", "prepare"):
@@ -213,8 +216,8 @@ def test_settings_that_are_not_valid_are_not_used(photos, tmp_path, monkeypatch)
     with contextlib.chdir(project):
         done = CliRunner().invoke(app, ["data", str(photos), "--use"])
     assert done.exit_code == 1 and done.stderr.splitlines()[-1] == (
-        "scan: error: params.yaml stays as it is, for with these settings data.size is 4; input should be greater than "
-        "or equal to 8; scan use digits first"
+        "scan: error: params.yaml stays as it is, because with these settings data.size is 4; input should be "
+        "greater than or equal to 8; change that first"
     )
     assert (project / "params.yaml").read_bytes() == before
     assert [path.name for path in (project / ".scan").iterdir()] == ["contact_sheet.png"]

@@ -1,6 +1,5 @@
 """``scan use`` and ``scan params``: nothing of the user's is lost, and what is printed is what would run."""
 
-import itertools
 import json
 import shutil
 
@@ -9,16 +8,29 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.params import PARAMS_FILE, Params, read_params, read_yaml
-from pipeline.presets import PRESETS, as_yaml, change_params, find_preset, list_presets, read_header
+from pipeline.presets import (
+    BASE,
+    PRESETS,
+    as_yaml,
+    change_params,
+    complete,
+    find_preset,
+    list_presets,
+    preset_text,
+    preset_values,
+    read_header,
+    read_preset,
+)
 from scan_core.errors import ScanError
-from tests.project import ROOT
+from scan_core.settings import AnyAugmentation, Augmentation, Pretext, variants
+from tests.project import ROOT, merge
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A folder with the real presets and the default params.yaml, which commands start in."""
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    shutil.copy(ROOT / "presets" / "digits.yaml", tmp_path / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,15 +51,118 @@ def everything(project):
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in project.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
-def test_use_copies_any_preset_to_the_byte(project, name):
+# --- A preset, completed by the base
+
+
+def test_base_has_every_setting_of_every_method_and_kind_and_no_other():
+    base = read_yaml(PRESETS / BASE)
+    assert list(base) == list(Params.model_fields)
+    for group, key, union in (
+        ("pretext", None, Pretext), ("pretext", "augmentation", Augmentation),
+        ("cluster", "augmentation", AnyAugmentation), ("selflabel", "augmentation", Augmentation),
+    ):  # fmt: skip
+        for tag in variants(union):
+            change = {key: {"kind": tag}} if key else {"method": tag}
+            Params.model_validate_json(json.dumps(complete({group: change}, base)))
+        every = {name for kind in variants(union).values() for name in kind.model_fields}
+        assert set(base[group][key] if key else base[group]) == every
+
+
+def test_a_setting_that_the_method_of_a_preset_does_not_have_is_an_error(project):
+    (project / "presets" / "stl10.yaml").write_text("pretext: {queue: 9}\n")
+    assert "presets/stl10.yaml: pretext.method simclr has no queue; " in failed("use", "stl10")
+
+
+def test_what_another_method_has_is_dropped_and_what_none_has_stays():
+    base, values = read_yaml(PRESETS / BASE), preset_values(PRESETS / "digits.yaml")
+    wanted = merge(values, {"pretext": {"method": "moco", "temperature": 0.5}})
+    moco = complete(merge(wanted, {"pretext": {"negatives": 3, "mine": 1}}), base, drop=True)["pretext"]
+    assert moco["temperature"] == 0.5 and moco["mine"] == 1 and "negatives" not in moco
+    assert moco["queue"] == base["pretext"]["queue"] and moco["augmentation"] == values["pretext"]["augmentation"]
+    assert complete({"pretext": {"method": "mocov2", "a": 1}}, base)["pretext"] == {"method": "mocov2", "a": 1}
+
+
+# --- scan use
+
+
+@pytest.mark.parametrize("name", list_presets(ROOT / "presets"))
+def test_use_writes_any_preset_complete_under_its_header(project, name):
     before = everything(project)
     done = scan("use", name)
     assert done.exit_code == 0 and done.stderr == ""
-    assert everything(project) == {**before, "params.yaml": before[f"presets/{name}.yaml"]}
-    assert done.stdout.startswith(f"params.yaml is now presets/{name}.yaml\n") and "kept" not in done.stdout
+    assert everything(project) == {**before, "params.yaml": preset_text(PRESETS / f"{name}.yaml").encode()}
+    assert read_params() == read_preset(PRESETS / f"{name}.yaml")
+    assert read_yaml(PARAMS_FILE) == preset_values(PRESETS / f"{name}.yaml")
+    header = (PRESETS / f"{name}.yaml").read_text().partition("\n\n")[0]
+    assert PARAMS_FILE.read_text().startswith(f"{header}\nseed: 0\n")
+    assert done.stdout.startswith(f"params.yaml is now presets/{name}.yaml\n") and ".scan" not in done.stdout
     assert done.stdout.endswith("next      dvc repro\n")
     assert f"expected  {read_header(PRESETS / f'{name}.yaml')['expected']}\n" in done.stdout
+
+
+def test_what_is_written_says_what_the_base_says_of_a_setting_but_where_the_preset_says_more():
+    lines = preset_text(PRESETS / "imagenet_1000.yaml").splitlines()
+    for line in (
+        "  size: 256 # pixels of the short side",  # the preset's own
+        "    lr: 30.0 # config: 5.0",
+        "pretext: # MoCo v2's own settings",
+        "  k: 50 # mined once; cluster.neighbors says how many are used",  # the base's
+        "    cutout: 75 # pixels; 0: no cutout",
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize("method", variants(Pretext))
+def test_use_of_a_method_writes_its_settings_and_leaves_the_rest(project, method):
+    PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("temperature: 0.2", "temperature: 0.3 # mine"))
+    before = read_yaml(PARAMS_FILE)
+    done = scan("use", "--method", method)
+    assert done.exit_code == 0 and done.stdout.startswith(f"params.yaml has pretext.method {method} now; a copy of")
+    now, base = read_yaml(PARAMS_FILE), read_yaml(PRESETS / BASE)
+    fields = variants(Pretext)[method].model_fields
+    assert now.pop("pretext") == {
+        key: method if key == "method" else before["pretext"].get(key, base["pretext"][key]) for key in fields
+    }
+    before.pop("pretext")
+    assert now == before and read_params().pretext.method == method
+    text = PARAMS_FILE.read_text()
+    assert ("  temperature: 0.3 # mine" in text) == ("temperature" in fields)
+    assert ("  queue: 1024 # number of negatives" in text) == ("queue" in fields)
+
+
+def test_use_of_a_method_mends_an_old_file_and_one_that_was_changed_by_hand(project):
+    text = PARAMS_FILE.read_text()
+    for broken in (
+        text.replace("  epochs: 120", "  epochs: 120\n  queue: 9"),
+        text.replace("  temperature: 0.2\n", ""),
+    ):
+        PARAMS_FILE.write_text(broken)
+        assert "scan use --method simclr" in failed("params")
+        assert scan("use", "--method", "simclr").exit_code == 0
+        assert read_yaml(PARAMS_FILE) == preset_values(PRESETS / "digits.yaml")
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "said"),
+    [
+        (
+            "digits",
+            "mocov2",
+            'params.yaml stays as it is, because with these settings pretext.method is "mocov2"; \'simclr',
+        ),
+        (
+            "cifar10",
+            "rotation",
+            "embed.features is projector; pretext.method rotation has no projector, backbone is allowed",
+        ),
+    ],
+)
+def test_a_method_that_does_not_go_with_the_rest_changes_nothing(project, preset, method, said):
+    scan("use", preset)
+    before = everything(project)
+    assert said in failed("use", "--method", method)
+    assert "use the preset first" in failed("use", "digits", "--method", "moco")
+    assert everything(project) == before
 
 
 def test_use_says_what_the_preset_gives_and_costs():
@@ -62,8 +177,8 @@ def test_use_keeps_settings_that_are_no_preset(project, edit):
     PARAMS_FILE.write_bytes(own)
     said = scan("use", "cifar10").stdout.splitlines()[0]
     kept = project / said.rpartition(" ")[2]
-    assert "what stood there was kept as .scan/params-" in said and kept.read_bytes() == own
-    assert PARAMS_FILE.read_bytes() == (PRESETS / "cifar10.yaml").read_bytes()
+    assert "; a copy of the old settings is .scan/params-" in said and kept.read_bytes() == own
+    assert PARAMS_FILE.read_text() == preset_text(PRESETS / "cifar10.yaml")
 
 
 def test_settings_kept_earlier_stay(project):
@@ -76,7 +191,7 @@ def test_settings_kept_earlier_stay(project):
 def test_use_works_where_there_are_no_settings_yet(project):
     PARAMS_FILE.unlink()
     assert scan("use", "digits").exit_code == 0 and not (project / ".scan").exists()
-    assert PARAMS_FILE.read_bytes() == (ROOT / "presets" / "digits.yaml").read_bytes()
+    assert PARAMS_FILE.read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("command", ["use", "params"])
@@ -90,7 +205,7 @@ def test_an_unknown_name_changes_nothing_and_lists_those_there_are(project, comm
 
 
 def test_use_refuses_a_preset_that_is_not_valid_and_changes_nothing(project):
-    (PRESETS / "stl10.yaml").write_text((PRESETS / "stl10.yaml").read_text().replace("heads: 1", "heads: 0"))
+    (PRESETS / "stl10.yaml").write_text("cluster: {heads: 0}\n")
     before = everything(project)
     assert "presets/stl10.yaml: cluster.heads is 0" in failed("use", "stl10")
     assert everything(project) == before
@@ -119,35 +234,44 @@ def test_an_interrupted_write_leaves_the_settings_whole(project, monkeypatch):
 
 
 def test_changed_settings_leave_the_others_and_what_is_said_of_them():
-    old = PARAMS_FILE.read_text().splitlines()
-    header = list(itertools.takewhile(lambda line: line.startswith("#"), old))  # of the digits
+    mine = {"  epochs: 120": "  # why so many\n  epochs: 120 # mine", "  k: 50": "  k: 50 # and mine; was"}
+    text = PARAMS_FILE.read_text() + "# the end\n"
+    for old, new in mine.items():
+        text = text.replace(old, new)
+    PARAMS_FILE.write_text(text)
+    old = text.splitlines()
     views = {"kind": "strong", "flip": 0.5, "operations": 4, "cutout": 5}
     change_params({
         "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all", "max_rejected": 0.05},
-        "pretext": {"augmentation": read_yaml(PRESETS / "cifar10.yaml")["pretext"]["augmentation"]},
+        "pretext": {"augmentation": preset_values(PRESETS / "cifar10.yaml")["pretext"]["augmentation"]},
         "cluster": {"augmentation": views}, "selflabel": {"augmentation": views},
     }, "a # b:\nas scan data suggests")  # fmt: skip
     new = PARAMS_FILE.read_text().splitlines()
-    gone, come = ([line for line in one if line not in other] for one, other in ((old, new), (new, old)))
-    assert new[:4] == come[:2] + old[len(header) : len(header) + 2]
-    assert come[:5] == [
-        "# a # b: as scan data suggests",
-        "# The other settings are those of digits.",
-        "  path: 'a # b' # of folder, archive, parquet and npy",
-        "  size: 32",
-        "  protocol: all   # all: train on and report on every image",
+    assert new[:3] == ["# a # b: as scan data suggests", "# The other settings are what they were.", "seed: 0"]
+    for line in (
+        '  path: "a # b" # of folder, archive, parquet and npy',
+        "  size: 32 # pixels; images are stored at this size",  # not the digits' comment
+        "  protocol: all # split: val is held out and reported; all: every image trains and is reported",
+        "    crop_scale: [0.2, 1.0] # share of the image's area",
+        "    flip: 0.5",  # what was said of 0.0 is gone
+        "    cutout: 5 # pixels; 0: no cutout",
+        "  epochs: 120 # mine",
+    ):
+        assert line in new
+    assert new[new.index("  epochs: 120 # mine") - 1] == "  # why so many" and new[-1] == "# the end"
+    assert [line for line in old if "max_rejected" in line or line.startswith("  k:")] == [
+        line for line in new if "max_rejected" in line or line.startswith("  k:")
     ]
-    assert "    crop_scale: [0.2, 1.0]" in come and "    cutout: 5" in come and new.count("  augmentation:") == 3
-    assert "  augmentation: # no flip: a mirrored 2 or 5 is no digit" in gone, "it was about other views"
-    assert not [line for line in gone if "max_rejected" in line], "it is as it was"
-    assert new.count("") == old.count(""), "groups stay apart"
-    assert "  weights: null # a file that scan weights import wrote" in new
     assert read_yaml(PARAMS_FILE)["selflabel"]["augmentation"] == views
+    assert new.count("") == old.count(""), "groups stay apart"
 
 
 def test_changed_settings_that_are_not_valid_are_not_written(project):
     before = everything(project)
-    with pytest.raises(ScanError, match=r"^params\.yaml stays as it is, for with these settings data\.size is 4; "):
+    with pytest.raises(
+        ScanError,
+        match=r"^params\.yaml stays as it is, because .* data\.size is 4; .*; change that first$",
+    ):
         change_params({"data": {"size": 4}}, "too small")
     assert everything(project) == before
 
@@ -161,7 +285,7 @@ def test_use_without_a_name_lists_the_presets_and_marks_the_one_in_use(project):
     assert [line.split()[1] for line in listed if line.startswith("* ") and "  " in line] == ["digits"]
     assert "  CIFAR-10: 60,000 photos of 32x32 pixels in ten classes." in done.stdout
     PARAMS_FILE.write_text("# mine\n")
-    assert scan("use").stdout.endswith("\nparams.yaml is none of them\n")
+    assert scan("use").stdout.endswith("\nparams.yaml is not one of them\n")
 
 
 def test_presets_are_listed_with_50_before_100():
@@ -188,7 +312,7 @@ def test_outside_of_the_project_it_says_where_to_run(tmp_path, monkeypatch, comm
 @pytest.mark.parametrize("name", [None, "cifar10", "imagenet_1000"])
 def test_params_as_json_are_the_validated_settings_and_nothing_else(name):
     done = scan("params", *([name] if name else []), "--json")
-    settings = read_params(PRESETS / f"{name or 'digits'}.yaml")
+    settings = read_preset(PRESETS / f"{name or 'digits'}.yaml")
     assert done.exit_code == 0 and done.stderr == ""
     assert json.loads(done.stdout) == settings.model_dump(mode="json")
     assert Params.model_validate_json(done.stdout) == settings
@@ -199,7 +323,7 @@ def test_params_without_json_may_stand_in_params_yaml(project):
     for name in list_presets():
         printed = scan("params", name).stdout
         (project / "printed.yaml").write_text(printed)
-        assert read_params(project / "printed.yaml") == read_params(PRESETS / f"{name}.yaml")
+        assert read_params(project / "printed.yaml") == read_preset(PRESETS / f"{name}.yaml")
         assert printed.startswith("seed: 0\nprecision: auto\n\ndata:\n  name: ")
 
 

@@ -9,17 +9,24 @@ from scan_core.settings import (
     AnyAugmentation,
     Augmentation,
     Backbone,
+    ByolPretext,
     Cluster,
     Data,
     Embed,
     Evaluate,
+    InstanceDiscriminationPretext,
+    MocoPretext,
     Neighbors,
     NoAugmentation,
+    NoPretext,
     Optimizer,
     Pretext,
+    RotationPretext,
     Selflabel,
     SimclrAugmentation,
+    SimclrPretext,
     StrongAugmentation,
+    variants,
 )
 from tests.tiny import (
     PLAIN,
@@ -40,7 +47,7 @@ VALID = {
     StrongAugmentation: strong_augmentation(),
     NoAugmentation: PLAIN,
     Optimizer: optimizer(),
-    Pretext: pretext_settings(),
+    **{kind: pretext_settings(method=method) for method, kind in variants(Pretext).items()},
     Embed: Embed(features="backbone"),
     Neighbors: Neighbors(k=5, smoothing=0, exact_rows=1000, recall=0.95),
     Cluster: cluster_settings(),
@@ -49,6 +56,17 @@ VALID = {
 }
 KINDS = sorted(VALID, key=lambda kind: kind.__name__)
 NAN, INF = float("nan"), float("inf")
+TRAINED = {
+    "method": ["mocov2", "SimCLR", None],
+    "epochs": [0, -1, 1.5],
+    "batch_size": [1, 0, 2.5],
+    "optimizer": [None, {}],
+    "augmentation": [None, {"kind": "none"}],
+}
+TEMPERATURE = {"temperature": [0, -0.1, INF]}
+PROJECTOR = {"projection": [0, 1.5], "hidden": [0, -1, 1.5, "64"]}
+NORM = {"projector_norm": [1, "yes", None]}
+MOMENTUM = {"encoder_momentum": [-0.1, 1, 1.5, NAN]}
 
 # What is out of range or of a wrong type, by class and key.
 WRONG = {
@@ -108,23 +126,15 @@ WRONG = {
         "warmup_epochs": [-1, 0.5],
         "final_lr": [-1e-3, INF],
     },
-    Pretext: {
-        "method": ["mocov2", "SimCLR", None],
-        "epochs": [0, -1, 1.5],
-        "batch_size": [1, 0, 2.5],
-        "temperature": [0, -0.1, INF],
-        "projection": [0, 1.5],
-        "hidden": [0, -1, 1.5, "64"],
-        "projector_norm": [1, "yes", None],
-        "encoder_momentum": [-0.1, 1, 1.5, NAN],
-        "queue": [0, 1.5, None],
-        "key_groups": [0, 1.5],
-        "negatives": [0, 1.5],
-        "memory_momentum": [-0.1, 1, NAN],
+    SimclrPretext: TRAINED | TEMPERATURE | PROJECTOR | NORM,
+    MocoPretext: TRAINED | TEMPERATURE | PROJECTOR | NORM | MOMENTUM | {"queue": [0, None], "key_groups": [0, 1.5]},
+    ByolPretext: TRAINED | PROJECTOR | MOMENTUM,
+    InstanceDiscriminationPretext: {
+        **TRAINED, **TEMPERATURE, "projection": [0], "negatives": [0, 1.5], "memory_momentum": [-0.1, 1, NAN],
         "proximal": [-0.1, NAN, INF],
-        "optimizer": [None, {}],
-        "augmentation": [None, {"kind": "none"}],
     },
+    RotationPretext: TRAINED,
+    NoPretext: {"method": ["simclr", None]},
     Embed: {"features": ["logits"]},
     Neighbors: {
         "k": [0, -1, 1.5, "5"],
@@ -195,7 +205,7 @@ def test_wrong_values_are_rejected_where_they_are(kind, name, value):
 @pytest.mark.parametrize("kind", KINDS)
 def test_unknown_keys_are_rejected(kind):
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        validate(kind, {**dumped(kind), "colour": 1})
+        validate(kind, {**dumped(kind), "color": 1})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,29 +231,20 @@ def test_unknown_keys_deep_inside_are_rejected():
         validate(Cluster, values)
 
 
-def test_an_augmentation_is_told_by_its_kind():
-    adapter = TypeAdapter(Augmentation)
-    for kind in (SimclrAugmentation, StrongAugmentation):
-        assert type(adapter.validate_json(json.dumps(dumped(kind)))) is kind
-    with pytest.raises(ValidationError):
-        adapter.validate_json(json.dumps({**dumped(StrongAugmentation), "kind": "simclr"}))
+@pytest.mark.parametrize("union", [Pretext, Augmentation, AnyAugmentation])
+def test_the_class_of_a_union_is_told_by_its_tag(union):
+    for tag, kind in variants(union).items():
+        assert TypeAdapter(union).validate_json(json.dumps(dumped(kind))) == VALID[kind]
+        assert next(iter(dumped(kind).values())) == tag
+    assert variants(int | None) == variants(Cluster) == {}
 
 
 def test_only_clustering_does_without_augmentation():
     """A pretext task tells two views of an image apart from others; self-labels of a view train that view itself."""
-    none = dumped(NoAugmentation)
-    assert TypeAdapter(AnyAugmentation).validate_json(json.dumps(none)) == PLAIN
-    assert validate(Cluster, {**dumped(Cluster), "augmentation": none}).augmentation == PLAIN
-    for kind in (Pretext, Selflabel):
+    assert validate(Cluster, {**dumped(Cluster), "augmentation": dumped(NoAugmentation)}).augmentation == PLAIN
+    for kind in (SimclrPretext, Selflabel):
         with pytest.raises(ValidationError, match="'simclr', 'strong'"):
-            validate(kind, {**dumped(kind), "augmentation": none})
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_resnets_have_the_published_width(name):
-    assert validate(Backbone, {**dumped(Backbone), "name": name, "width": 64}).width == 64
-    with pytest.raises(ValidationError, match=f"width is 32; {name} has 64"):
-        validate(Backbone, {**dumped(Backbone), "name": name, "width": 32})
+            validate(kind, {**dumped(kind), "augmentation": dumped(NoAugmentation)})
 
 
 def test_timm_needs_the_name_of_a_network_and_no_width():
@@ -254,10 +255,9 @@ def test_timm_needs_the_name_of_a_network_and_no_width():
             validate(Backbone, {**dumped(Backbone), "name": "timm", "model": model})
 
 
-@pytest.mark.parametrize("method", Pretext.model_fields["method"].annotation.__args__)
-def test_another_pretext_task_is_one_setting_away_and_none_has_no_epochs(method):
-    settings = validate(Pretext, {**dumped(Pretext), "method": method})
-    assert settings.trained_epochs == (0 if method == "none" else 2)
+def test_none_trains_no_epoch():
+    epochs = {method: VALID[kind].trained_epochs for method, kind in variants(Pretext).items()}
+    assert epochs == {method: 0 if method == "none" else 2 for method in variants(Pretext)}
 
 
 @pytest.mark.parametrize(
@@ -270,34 +270,22 @@ def test_another_pretext_task_is_one_setting_away_and_none_has_no_epochs(method)
     ],
 )
 def test_moco_s_batch_is_cut_into_equal_parts_of_at_least_two(batch_size, groups, said):
-    values = {**dumped(Pretext), "batch_size": batch_size, "key_groups": groups}
     with pytest.raises(ValidationError, match=said):
-        validate(Pretext, {**values, "method": "moco"})
-    assert validate(Pretext, {**values, "method": "simclr"}).key_groups == groups  # others have no use for it
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_moco_s_batch_may_be_cut_down_to_pairs(groups):
-    assert validate(Pretext, {**dumped(Pretext), "method": "moco", "key_groups": groups}).key_groups == groups
-
-
-def test_a_prior_has_a_share_for_each_cluster():
-    values = {**dumped(Cluster), "num_clusters": 4, "prior": [0.5, 0.3, 0.2]}
-    with pytest.raises(ValidationError, match="prior has 3 values; one for each cluster, 4, is allowed, or null"):
-        validate(Cluster, values)
-    assert validate(Cluster, {**values, "num_clusters": 3}).prior == (0.5, 0.3, 0.2)
+        validate(MocoPretext, {**dumped(MocoPretext), "batch_size": batch_size, "key_groups": groups})
 
 
 @pytest.mark.parametrize(
-    ("prior", "total"), [([0.5, 0.3, 0.1], "0.9"), ([2, 1, 1], "4"), ([0.5, 0.3, 0.20011], r"1\.00011")]
+    ("prior", "said"),
+    [
+        ([0.5, 0.5], "2 values; one per cluster, 3, or null is allowed"),
+        ([0.5, 0.3, 0.1], "the sum 0.9; 1 is allowed"),
+        ([2, 1, 1], "the sum 4; 1 is allowed"),
+        ([0.5, 0.3, 0.20011], r"the sum 1\.00011; 1 is allowed"),
+    ],
 )
-def test_a_prior_has_the_sum_1(prior, total):
-    with pytest.raises(ValidationError, match=f"prior has the sum {total}; 1 is allowed"):
+def test_a_prior_has_a_share_per_cluster_and_the_sum_1(prior, said):
+    with pytest.raises(ValidationError, match=f"prior has {said}"):
         validate(Cluster, {**dumped(Cluster), "prior": prior})
-
-
-def test_a_prior_may_be_rounded():
-    assert validate(Cluster, {**dumped(Cluster), "prior": [0.33333] * 3}).prior == (0.33333,) * 3
 
 
 @pytest.mark.parametrize(
@@ -321,11 +309,14 @@ def test_a_prior_may_be_rounded():
         (Cluster, "entropy_weight", 0),
         (Cluster, "num_clusters", 2),
         (Cluster, "prior", [0.98, 0.01, 0.01]),
-        (Pretext, "batch_size", 2),
-        (Pretext, "hidden", 1),
-        (Pretext, "encoder_momentum", 0),
-        (Pretext, "memory_momentum", 0),
-        (Pretext, "proximal", 0),
+        (Cluster, "prior", [0.33333, 0.33333, 0.33333]),  # may be rounded
+        (SimclrPretext, "batch_size", 2),
+        (SimclrPretext, "hidden", 1),
+        (ByolPretext, "encoder_momentum", 0),
+        (MocoPretext, "key_groups", 1),
+        (MocoPretext, "key_groups", 4),  # pairs
+        (InstanceDiscriminationPretext, "memory_momentum", 0),
+        (InstanceDiscriminationPretext, "proximal", 0),
         (Selflabel, "ema", 0),
         (Selflabel, "ema", 0.999),
         (Selflabel, "epochs", 0),
@@ -336,6 +327,7 @@ def test_a_prior_may_be_rounded():
         (SimclrAugmentation, "crop_size", None),
         (SimclrAugmentation, "blur_sigma", [0.5, 0.5]),
         (Backbone, "weights", "models/moco.safetensors"),
+        *((Backbone, "name", name) for name in ("resnet18", "resnet34", "resnet50")),  # of any width
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(kind, name, value):

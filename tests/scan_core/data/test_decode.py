@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, features
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import decode
 from scan_core.data.chunks import decode_chunk, load_chunk, load_thumbs
 from scan_core.data.decode import (
@@ -37,7 +37,7 @@ from tests.project import ROOT
 from tests.tiny import change
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as in a worker: damaged files make it chatter
-DIGITS = read_params(ROOT / "presets" / "digits.yaml").data
+DIGITS = read_preset(ROOT / "presets" / "digits.yaml").data
 TARGET = Target(16, "crop", "array", 200_000_000)
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

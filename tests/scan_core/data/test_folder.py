@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import archive as archives
 from scan_core.data.archive import open_archive
 from scan_core.data.folder import open_folder, signature, tree_layout
@@ -31,7 +31,7 @@ from scan_core.errors import ScanError
 from tests.project import ROOT
 from tests.tiny import change
 
-DIGITS = read_params(ROOT / "presets" / "digits.yaml").data
+DIGITS = read_preset(ROOT / "presets" / "digits.yaml").data
 HOME = ROOT / "datasets"
 
 

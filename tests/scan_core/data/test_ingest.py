@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import chunks, ingest
 from scan_core.data.chunks import load_thumbs
 from scan_core.data.decode import Target
@@ -23,7 +23,7 @@ from scan_core.data.sources import Finding, Item, Source
 from scan_core.errors import ScanError
 from tests.tiny import change
 
-DATA = change(read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
+DATA = change(read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
 HOME = Path("/data/sets")
 TARGET = Target(size=8, fit="crop", stored="array", max_pixels=10**6)
 COUNT, TAKEN, REFUSED = 30, 21, 9  # things

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data.chunks import decode_chunk
 from scan_core.data.decode import target_of
 from scan_core.data.folder import tree_layout
@@ -15,7 +15,7 @@ from scan_core.data.sources import Item, Source
 from scan_core.errors import ScanError
 from tests.tiny import change, pixels, refused
 
-ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+ALL = read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 DATA = change(ALL, name="folder", path="images", size=8)
 NAMES = ["set/b/1.png", "set/a/2.png", "set/3.png", "set/unlabelled/4.png", "set/b/5.png"]
 LABELS = ["x", None, "y", "x", None]

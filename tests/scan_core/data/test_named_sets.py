@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 from torchvision.datasets import imagenet
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import download as fetch
 from scan_core.data import named_sets as named
 from scan_core.data.imagenet import imagenet_listing
@@ -34,7 +34,7 @@ from scan_core.errors import ScanError
 from tests.tiny import change
 
 PRESET = Path(__file__).parents[2] / "presets" / "digits.yaml"
-DIGITS = read_params(PRESET).data
+DIGITS = read_preset(PRESET).data
 STL10_NAMES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_FINE = [f"fine {number}" for number in range(100)]
@@ -322,8 +322,8 @@ def test_digits_are_1797_gray_images_of_ten_classes(tmp_path):
 
 def test_digits_need_no_torchvision():
     code = (
-        "import sys, pathlib; from pipeline.params import read_params; from scan_core.data.named_sets import open_named; "
-        f"data = read_params(pathlib.Path({str(PRESET)!r})).data; list(open_named(data, pathlib.Path('.')).read()); "
+        "import sys, pathlib; from pipeline.presets import read_preset; from scan_core.data.named_sets import open_named; "
+        f"data = read_preset(pathlib.Path({str(PRESET)!r})).data; list(open_named(data, pathlib.Path('.')).read()); "
         "assert not [name for name in sys.modules if name.startswith('torch')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PRESET.parent.parent)

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import parquet as tables
 from scan_core.data.npy import open_npy
 from scan_core.data.parquet import open_parquet
@@ -25,7 +25,7 @@ from scan_core.errors import ScanError
 from tests.project import ROOT
 from tests.tiny import refused
 
-SETTINGS = read_params(ROOT / "presets" / "digits.yaml").data
+SETTINGS = read_preset(ROOT / "presets" / "digits.yaml").data
 HUB = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data.sources import class_order, open_source, printable, resolve
 from scan_core.errors import ScanError
 from tests.tiny import change
 
-DIGITS = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+DIGITS = read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 
 
 def test_a_named_set_needs_no_path(tmp_path):

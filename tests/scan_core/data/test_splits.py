@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data.splits import channel_statistics, choose_rows, content_order, drawn, fewest, official
 from scan_core.errors import ScanError
 from tests.tiny import change, pixels
 
-DATA = change(read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
+DATA = change(read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
 
 
 def digests(array):

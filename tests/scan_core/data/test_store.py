@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.params import read_params
+from pipeline.presets import read_preset
 from scan_core.data import store as module
 from scan_core.data.chunks import decode_chunk
 from scan_core.data.decode import target_of
@@ -20,7 +20,7 @@ from scan_core.data.store import plan_store, write_store
 from scan_core.errors import ScanError
 from tests.tiny import change, refused
 
-ALL = read_params(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+ALL = read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data
 DATA = change(ALL, name="folder", path="images", size=8, view=None, extra="pretext", val_fraction=0.3)
 JPEG = change(DATA, store="jpeg", size=16)
 

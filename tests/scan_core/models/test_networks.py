@@ -71,6 +71,35 @@ def test_resnets_have_the_published_parameters(name, parts, features):
         assert feature_size(backbone) == features
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_a_resnet_of_width_64_starts_as_torchvision_s_to_the_bit(name):
+    from torchvision import models
+
+    torch.manual_seed(3)
+    reference = getattr(models, name)()
+    nn.init.kaiming_normal_(reference.conv1.weight, mode="fan_out", nonlinearity="relu")
+    reference.fc = nn.Identity()
+    torch.manual_seed(3)
+    state = build_backbone(backbone_settings(name=name, width=64, stem="imagenet"), 3).state_dict()
+    assert list(state) == list(reference.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in reference.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "stem"), [("resnet18", "small"), ("resnet34", "stl"), ("resnet50", "imagenet")])
+@pytest.mark.parametrize("width", [1, 24, 96])
+def test_a_resnet_may_have_any_width(name, stem, width):
+    backbone = build_backbone(backbone_settings(name=name, width=width, stem=stem), 3).eval()
+    published = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3).state_dict()
+    assert list(backbone.state_dict()) == list(published)
+    for key, value in backbone.state_dict().items():
+        wanted = [count if count == 3 else count * width / 64 for count in published[key].shape[:2]]
+        assert list(value.shape) == [*wanted, *published[key].shape[2:]], key
+        if value.dim() == 4 and value.numel() > 5000:  # kaiming_normal_ by fan_out, as torchvision's
+            assert value.std().item() == pytest.approx((2 / (len(value) * value[0, 0].numel())) ** 0.5, rel=0.1), key
+    with torch.no_grad():
+        assert backbone(inputs(2, 3, 64)).shape == (2, feature_size(backbone))
+
+
 @pytest.mark.parametrize(
     ("stem", "sides"), [("small", [64, 32, 16, 8]), ("stl", [32, 16, 8, 4]), ("imagenet", [16, 8, 4, 2])]
 )
@@ -208,6 +237,7 @@ def test_a_network_that_gives_no_features_is_refused(monkeypatch):
 def test_architecture_is_what_weights_are_made_for():
     assert architecture(BACKBONE) == "convnet 4 with stem small"
     assert architecture(backbone_settings(name="resnet18", width=64, stem="stl")) == "resnet18 with stem stl"
+    assert architecture(backbone_settings(name="resnet18", width=32, stem="stl")) == "resnet18 32 with stem stl"
     assert architecture(timm_settings("vit_small_patch16_224.dino")) == "timm vit_small_patch16_224"
 
 
