@@ -1,6 +1,5 @@
 """CIFAR-10 from its archive to scores within a time budget, for a machine that has neither DVC nor MLflow."""
 
-import copy
 import io
 import json
 import tarfile
@@ -12,17 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scan_core.clustering.neighbors import mine_neighbors
-from scan_core.clustering.scan import best_model, start_scan, train_scan
-from scan_core.clustering.selflabel import choose_model, final_model, has_learned, start_selflabel, train_selflabel
 from scan_core.evaluation.metrics import clustering_metrics, neighbor_purity
 from scan_core.evaluation.probes import predict_knn
 from scan_core.evaluation.scores import kmeans_scores
 from scan_core.images.store import Images
-from scan_core.models.inference import embed, log_probabilities
-from scan_core.pretext.methods import start_pretext, train_pretext
+from scan_core.method import Method, cluster_images
+from scan_core.models.inference import embed
 from scan_core.training.state import Epoch, Progress, TrainingState
 
 PART = 15 * 2**20  # bytes
@@ -118,86 +115,63 @@ class Run:
         for number, start in enumerate(range(0, len(data), PART)):
             (self.out / f"{self.name}-{name}.{number}").write_bytes(data[start : start + PART])
 
-    def embedded(self, model: nn.Module, images: Images, rows: dict[str, Tensor], features: str) -> dict[str, Any]:
-        """(N,D) float32 of each split on the host: the projector's output, or the backbone's features."""
-        return {
-            split: embed(model, images, each, features == "projector", self.fabric).cpu().numpy()
-            for split, each in rows.items()
-        }
-
-    def mined(self, vectors: np.ndarray) -> np.ndarray:
-        """(N,K) nearest neighbours."""
-        settings = self.params.neighbors
-        found = mine_neighbors(vectors, settings.k, settings.exact_rows, settings.recall, smoothing=settings.smoothing)
-        return found.nearest
-
     def scores(self, images: Images, labels: np.ndarray, count: int, resume: Path | None) -> dict[str, Any]:
-        """Every step in turn, and the scores on the images after the first ``count``. Labels are read at the end.
+        """Runs every step and scores the images after the first ``count``. Labels are read at the end.
 
-        Where clustering or self-labelling runs out of time, what there is by then is scored; ``cut`` says where.
+        If clustering or self-labeling runs out of time, the scores are those of what there is; ``cut`` says where.
         """
-        params, fabric = self.params, self.fabric
-        found: dict[str, Any] = {"cut": None}
+        params, cut = self.params, []
         rows = {"train": torch.arange(count), "val": torch.arange(count, len(labels))}
-        state = start_pretext(params.pretext, params.backbone, 3, count, self.seed, fabric, None)
-        loop = train_pretext(state, images, rows["train"], params.pretext, fabric)
-        if not resume or not imported(resume, f"{self.name}-pretext", state.module):
-            self.train("pretext", state, loop, params.pretext.epochs)
-            self.export("pretext", state.module)
-        started = time.monotonic()
-        chosen = params.embed.features
-        vectors = {chosen: self.embedded(state.module, images, rows, chosen)}
-        mined = {split: self.mined(each) for split, each in vectors[chosen].items()}
-        self.seconds.setdefault("embed and neighbors", time.monotonic() - started)
-        for other in {"projector", "backbone"} - {chosen}:  # now, for clustering trains the backbone on
-            vectors[other] = self.embedded(state.module, images, rows, other)
-        nearest = {split: torch.from_numpy(each) for split, each in mined.items()}
-        scan = start_scan(params.cluster, state.module, self.seed, fabric)
-        try:
-            self.train("cluster", scan, train_scan(
-                scan, images, rows["train"], nearest["train"], rows["val"], nearest["val"], params.cluster, fabric
-            ), params.cluster.epochs)  # fmt: skip
-        except OutOfTime as stopped:
-            found["cut"] = str(stopped)
-        clustered = best_model(scan).to(fabric.device)
-        kept_before = copy.deepcopy(clustered)  # self-labelling trains the one that it gets
-        before = log_probabilities(clustered, images, rows["val"], fabric)[0].argmax(dim=1).cpu()
-        labelled = start_selflabel(params.selflabel, clustered, self.seed, fabric)
-        loop = train_selflabel(labelled, images, rows["train"], rows["val"], params.selflabel, fabric)
-        if not found["cut"]:
-            try:
-                self.train("selflabel", labelled, loop, params.selflabel.epochs)
-            except OutOfTime as stopped:
-                found["cut"] = str(stopped)
-        after = log_probabilities(final_model(labelled), images, rows["val"], fabric)[0].argmax(dim=1).cpu()
-        learned = has_learned(labelled, len(rows["train"]) // params.selflabel.batch_size)
-        kept, why = choose_model(before, after, nearest["val"][:, 0], learned)
-        if kept == "before":
-            after = before
-        self.export("selflabel", kept_before if kept == "before" else final_model(labelled))
-        started = time.monotonic()
+        vectors: dict[str, dict[str, np.ndarray]] = {}
 
+        def run(name: str, state: TrainingState, loop: Progress) -> None:
+            epochs = getattr(params, name).epochs
+            if name == "pretext":
+                if not resume or not load_parts(resume, f"{self.name}-pretext", state.module):
+                    self.train(name, state, loop, epochs)
+                    self.export(name, state.module)
+                for features in ("projector", "backbone"):  # now, because clustering trains the backbone on
+                    vectors[features] = {
+                        split: embed(state.module, images, each, features == "projector", self.fabric).cpu().numpy()
+                        for split, each in rows.items()
+                    }
+            elif not cut:
+                try:
+                    self.train(name, state, loop, epochs)
+                except OutOfTime as stopped:
+                    cut.append(str(stopped))
+
+        method = Method(
+            params.backbone, params.pretext, params.embed, params.neighbors, params.cluster, params.selflabel
+        )
+        found = cluster_images(images, rows["train"], rows["val"], method, self.fabric, self.seed, run)
+        self.export("selflabel", found.model)
+        started = time.monotonic()
         truth = {split: labels[each.numpy()] for split, each in rows.items()}
-        for name, assigned in (("cluster", before), ("selflabel", after)):
+        scores: dict[str, Any] = {"cut": cut[0] if cut else None}
+        for name, assigned in (("cluster", found.before), ("selflabel", found.clusters)):
             measured = clustering_metrics(truth["val"], assigned.numpy(), params.cluster.num_clusters)
-            found[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
-            print(f"seed {self.seed} {name} {found[name]} {self.seconds}", flush=True)
-        found["features"] = {}
+            scores[name] = {measure: measured[measure] for measure in ("acc", "nmi", "ari")}
+            print(f"seed {self.seed} {name} {scores[name]} {self.seconds}", flush=True)
+        settings = params.neighbors
+        scores["features"] = {}
         for name, each in vectors.items():
-            near = mined["train"] if name == chosen else self.mined(each["train"])
-            found["features"][name] = {
+            near = found.neighbors["train"]
+            if name != params.embed.features:
+                near = mine_neighbors(each["train"], settings.k, settings.exact_rows, settings.recall).nearest
+            scores["features"][name] = {
                 "purity_20": neighbor_purity(truth["train"], near, 20),
                 "knn_acc": float((predict_knn(each["train"], truth["train"], each["val"]) == truth["val"]).mean()),
             }
-        embedded = vectors[chosen]
-        baseline = kmeans_scores(embedded["train"], {"val": (embedded["val"], truth["val"])}, 10, 5)["val"]
-        found["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
+        baseline = kmeans_scores(found.embeddings["train"], {"val": (found.embeddings["val"], truth["val"])}, 10, 5)
+        scores["kmeans"] = {name: baseline["val"][name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
-        epochs = {"cluster": scan.best_epoch, "selflabel": labelled.epoch}
-        return {"seed": self.seed, **found, "kept": kept, "why": why, "epochs": epochs, "seconds": self.seconds}
+        epochs = {"cluster": found.scan.best_epoch, "selflabel": found.selflabel.epoch}
+        kept = {"kept": found.kept, "why": found.reason}
+        return {"seed": self.seed, **scores, **kept, "epochs": epochs, "seconds": self.seconds}
 
 
-def imported(folder: Path, name: str, model: nn.Module) -> bool:
+def load_parts(folder: Path, name: str, model: nn.Module) -> bool:
     """Loads the parts of an earlier call into ``model``, if they are there."""
     parts = sorted(folder.glob(f"{name}.*"), key=lambda path: int(path.suffix[1:]))
     if not parts:

@@ -1,4 +1,4 @@
-"""The machine and the versions that a result came from, and the memory that a command takes."""
+"""The machine and the package versions that a result was measured with, and the memory that a command takes."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from pipeline.fingerprint import git_commit
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, python, versions, commit and today's date: what a figure means nothing without."""
+    """What a figure depends on: processor, cores, memory, Python, package versions, commit and today's date."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = [line.split(":", 1) for line in file if ":" in line]
@@ -35,18 +35,19 @@ def machine() -> dict[str, str]:
 
 
 def packages() -> str:
-    """The versions that figures depend on."""
+    """The versions of the packages that figures depend on."""
     names = ("torch", "torchvision", "dvc", "mlflow", "scikit-learn")
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
-class Memory:
-    """The sum of resident memory over a process and all its descendants, sampled ten times a second from now on.
+class MemorySampler:
+    """Samples the resident memory of a process and all its descendants, ten times per second.
 
-    Pages that processes share count in each of them, so the truth is a little lower.
+    The sum is a little too high because it counts pages that processes share once per process.
     """
 
     def __init__(self, pid: int) -> None:
+        """Starts to sample the process ``pid``."""
         self._root, self._samples, self._ended = psutil.Process(pid), [(time.monotonic(), 0)], threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -65,7 +66,7 @@ class Memory:
             self._samples.append((time.monotonic(), total))
 
     def stop(self) -> list[tuple[float, int]]:
-        """Ends sampling. (seconds, bytes) of each sample."""
+        """Ends the sampling and returns (seconds, bytes) of each sample."""
         self._ended.set()
         self._thread.join()
         return self._samples

@@ -1,4 +1,4 @@
-"""What a stage takes before it computes: on images so few and small that the rest is nothing, beside bare imports."""
+"""What a stage takes before it computes: whole stages on few small images, against the bare imports."""
 
 import os
 import statistics
@@ -11,14 +11,14 @@ from pathlib import Path
 from bench.timing import Row
 from tests.project import STAGES, environment, make_dvc_project, run
 
-TRAINS = ("pretext", "cluster", "selflabel")
-# What a stage itself imports: MLflow is imported by the process that delivers its records, beside it.
-OWN = {
+TRAINING = ("pretext", "cluster", "selflabel")
+# What a stage itself imports. It never imports MLflow: the process that delivers its records does.
+IMPORTS = {
     "prepare": "numpy, pyarrow.parquet",
     "neighbors": "numpy, faiss",
     "evaluate": "torch, sklearn.cluster, matplotlib.pyplot, pyarrow.parquet",
 }
-FEW = {
+SETTINGS = {
     "data": {"size": 8},
     "pretext": {"epochs": 1, "batch_size": 512},
     "cluster": {"epochs": 1, "heads": 1, "batch_size": 512},
@@ -26,56 +26,54 @@ FEW = {
 }
 
 
-def _run(project: Path, command: list[str], **extra: str) -> float:
-    """Seconds of a command."""
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=project, env=_environment(**extra), capture_output=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.decode()[-500:]}")
-    return time.perf_counter() - started
+def measure(rounds: int) -> list[Row]:
+    """Each stage's seconds beyond bare imports, the two taking turns.
 
-
-def _environment(**extra: str) -> dict[str, str]:
-    """As a user has it: compiled files are kept, all cores are used."""
-    kept = environment(**extra)
-    kept.pop("SCAN_THREADS")
-    return {name: value for name, value in kept.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-def measure(spells: int) -> list[Row]:
-    """Each stage's seconds beyond bare imports, in turn.
-
-    First with MLflow, beside importing torch, mlflow and, where it trains, lightning_fabric, as the bar has it; then
-    without (``SCAN_TRACKING=spool``), beside what it imports itself.
+    A stage runs first with MLflow, against importing torch, mlflow and, if it trains, lightning_fabric, as the target
+    says; then without (``SCAN_TRACKING=spool``), against its own imports.
     """
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        project = make_dvc_project(Path(folder) / "project", FEW)
+        project = make_dvc_project(Path(folder) / "project", SETTINGS)
         run(project, "dvc", "repro", "--quiet")
         rows = []
         for stage in STAGES:
-            fabric = ", lightning_fabric" if stage in TRAINS else ""
-            for what, imports, bar, extra in (
-                (f"stage {stage}", f"torch, mlflow{fabric}", " (bar: ≤ 1 s)", {}),
-                (f"stage {stage} without MLflow", OWN.get(stage, f"torch{fabric}"), "", {"SCAN_TRACKING": "spool"}),
+            fabric = ", lightning_fabric" if stage in TRAINING else ""
+            for what, imports, target, variables in (
+                (f"stage {stage}", f"torch, mlflow{fabric}", " (target: ≤ 1 s)", {}),
+                (f"stage {stage} without MLflow", IMPORTS.get(stage, f"torch{fabric}"), "", {"SCAN_TRACKING": "spool"}),
             ):
-                rows.append(_beside(project, what, stage, f"import {imports}", bar, spells, extra))
-        idle = sorted(_run(project, ["dvc", "repro"]) for _ in range(spells + 1))[spells // 2]
+                rows.append(_compare_with_imports(project, what, stage, f"import {imports}", target, rounds, variables))
+        idle = sorted(_seconds(project, ["dvc", "repro"], {}) for _ in range(rounds + 1))[rounds // 2]
         rows.append(Row("`dvc repro` with nothing to do", 1 / idle, note=f"{idle:.2f} s", mib=0))
         return rows
 
 
-def _beside(project: Path, what: str, stage: str, imports: str, bar: str, spells: int, extra: dict[str, str]) -> Row:
+def _compare_with_imports(
+    project: Path, what: str, stage: str, imports: str, target: str, rounds: int, variables: dict[str, str]
+) -> Row:
     pairs = [
         (
-            _run(project, [sys.executable, "-m", f"stages.{stage}"], **extra),
-            _run(project, [sys.executable, "-c", imports]),
+            _seconds(project, [sys.executable, "-m", f"stages.{stage}"], variables),
+            _seconds(project, [sys.executable, "-c", imports], variables),
         )
-        for _ in range(spells + 1)
-    ][1:]  # the first has read everything from disk
+        for _ in range(rounds + 1)
+    ][1:]  # the first round reads everything from disk
     beyond = statistics.median(whole - bare for whole, bare in pairs)
-    whole, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
+    whole, bare = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
     ratios = [bare / whole for whole, bare in pairs]
     return Row(
         f"{what}, whole, on 1,797 images of 8x8", 1 / whole, f"`{imports}`", ratios,
-        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{bar}", mib=0,
+        note=f"{whole:.2f} s against {bare:.2f} s: {beyond:+.2f} s{target}", mib=0,
     )  # fmt: skip
+
+
+def _seconds(project: Path, command: list[str], variables: dict[str, str]) -> float:
+    """Seconds of a command in a user's environment: compiled files are kept, and all cores are used."""
+    kept = environment(**variables)
+    for name in ("SCAN_THREADS", "PYTHONDONTWRITEBYTECODE"):
+        kept.pop(name, None)
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=project, env=kept, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.decode()[-500:]}")
+    return time.perf_counter() - started

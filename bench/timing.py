@@ -1,4 +1,4 @@
-"""Ratios that can be trusted on a machine that others use: sides take turns in short spells, and medians count."""
+"""Ratios that hold on a shared machine: the candidates take turns in short rounds, and the median round counts."""
 
 import multiprocessing
 import os
@@ -14,44 +14,44 @@ from typing import Any
 
 from scan_core.compute import device
 
-Work = Callable[[], int]  # does a piece of work; how many images (rows, ...) that was
+Work = Callable[[], int]  # does one piece of work and returns how many images (or rows) that was
 
 
 @dataclass
 class Row:
-    """One line of the results: a thing, its speed, and what it is compared with in the same process."""
+    """One line of the results: what was measured, its speed, and what the speed is compared with."""
 
     what: str
-    rate: float  # images (rows, commands) a second, the median of all spells
+    rate: float  # images (or rows, or commands) per second, the median over rounds
     peer: str = ""  # what it is compared with
-    ratios: list[float] = field(default_factory=list)  # speed over the peer's, spell by spell
-    bar: str = ""
-    outside: float | None = None  # share of a step that is not the model's
-    mib: float | None = None  # peak memory of the process; 0 where it was others that computed
+    ratios: list[float] = field(default_factory=list)  # its speed over the peer's, one per round
+    target: str = ""
+    overhead: float | None = None  # share of a step that is not the model's
+    mib: float | None = None  # peak memory of the process; 0 if other processes did the work
     note: str = ""
 
     @property
     def ratio(self) -> float:
-        """The median."""
+        """The median over rounds."""
         return statistics.median(self.ratios)
 
 
-def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, list[float]]:
-    """Images a second of each side in each of ``spells`` rounds of ``seconds`` a side, after one piece to warm up.
+def alternate(candidates: dict[str, Work], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Images per second of each candidate in each round, after one piece of work to warm up.
 
-    Processes that a side starts with its first piece, such as a data loader's workers, stand still in the others'
-    turns: otherwise they would fill their queue then, at the others' cost.
+    A candidate works for ``seconds`` per round. Processes that it starts with its first piece of work, such as the
+    workers of a data loader, are stopped during the others' turns. Otherwise they would fill their queue then.
     """
     helpers: dict[str, list[int]] = {}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
     try:
-        for name, work in sides.items():
-            others = {child.pid for child in multiprocessing.active_children()}
+        for name, work in candidates.items():
+            before = {child.pid for child in multiprocessing.active_children()}
             work()
-            helpers[name] = [child.pid for child in multiprocessing.active_children() if child.pid not in others]
+            helpers[name] = [child.pid for child in multiprocessing.active_children() if child.pid not in before]
             _signal(helpers[name], signal.SIGSTOP)
-        for _ in range(spells):
-            for name, work in sides.items():
+        for _ in range(rounds):
+            for name, work in candidates.items():
                 _signal(helpers[name], signal.SIGCONT)
                 count, started = 0, time.perf_counter()
                 while (passed := time.perf_counter() - started) < seconds:
@@ -65,63 +65,58 @@ def in_turn(sides: dict[str, Work], seconds: float, spells: int) -> dict[str, li
 
 
 @dataclass(frozen=True)
-class Side:
-    """What makes a side's work in a process of its own."""
+class Candidate:
+    """How a process makes the work that it measures."""
 
     make: Callable[..., Work]
     args: tuple[Any, ...] = ()
-    ours: bool = True  # freed memory is kept, as in our stages; otherwise malloc is as it is in any program
+    keep_memory: bool = True  # malloc keeps freed memory, as in the pipeline's stages; other programs return it
 
 
-def apart(sides: dict[str, Side], seconds: float, spells: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """As ``in_turn``, each spell in a new process, after one of the same length that does not count: what a side
-    allocates, and how, is no help to another.
+def alternate_processes(
+    candidates: dict[str, Candidate], seconds: float, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """``alternate`` with a new process per turn, so that no candidate profits from another's memory.
 
-    The second are the sides' peaks of memory, in MiB.
+    A turn lasts twice ``seconds``, and its second half counts. Returns the rates, and the candidates' peak memory in
+    MiB.
     """
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    peaks = dict.fromkeys(sides, 0.0)
-    for _ in range(spells):
-        for name, side in sides.items():
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                rate, mib = pool.submit(_spell, side, seconds).result()
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    peaks = dict.fromkeys(candidates, 0.0)
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            rate, mib = in_new_process(_turn, candidate, seconds)
             rates[name].append(rate)
             peaks[name] = max(peaks[name], mib)
     return rates, peaks
 
 
-def _spell(side: Side, seconds: float) -> tuple[float, float]:
-    if side.ours:
+def _turn(candidate: Candidate, seconds: float) -> tuple[float, float]:
+    if candidate.keep_memory:
         device.keep_freed_memory()
     else:
         device.keep_freed_memory = lambda: None
-    # Only the second counts: in the first, workers that were just started get memory of their own, page by page.
-    rates = in_turn({"": side.make(*side.args)}, seconds, 2)
-    return rates[""][1], peak()
+    # The first round does not count because new workers get their memory page by page then.
+    rates = alternate({"": candidate.make(*candidate.args)}, seconds, 2)
+    return rates[""][1], peak_mib()
 
 
-def peak() -> float:
-    """MiB of memory that this program has had at most; ``getrusage`` has its parent's, where that had more."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert found
-    return int(found[1]) / 1024
+def peak_mib() -> float:
+    """The process's peak memory in MiB. ``getrusage`` is no use: it starts from the parent's peak."""
+    high_water = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert high_water
+    return int(high_water[1]) / 1024
 
 
-def _signal(processes: list[int], number: signal.Signals) -> None:
-    for process in processes:
-        os.kill(process, number)
+def compare(what: str, rates: dict[str, list[float]], name: str, peer: str, **fields: Any) -> Row:
+    """The row of candidate ``name``, with its ratios to candidate ``peer``."""
+    ratios = [rate / peers for rate, peers in zip(rates[name], rates[peer], strict=True)]
+    return Row(what, statistics.median(rates[name]), peer, ratios, **fields)
 
 
-def compared(what: str, rates: dict[str, list[float]], name: str, peer: str, **others: Any) -> Row:
-    """The row of side ``name`` beside side ``peer``."""
-    ratios = [one / other for one, other in zip(rates[name], rates[peer], strict=True)]
-    return Row(what, statistics.median(rates[name]), peer, ratios, **others)
-
-
-def alone(function: Callable[..., list[Row]], *args: Any) -> list[Row]:
-    """The rows of ``function`` in a process of its own, whose peak memory they get where they have none."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows, mib = pool.submit(_with_memory, function, args).result()
+def measure_alone(function: Callable[..., list[Row]], *args: Any) -> list[Row]:
+    """The rows of ``function``, run in its own process. Rows without a peak memory get that of the process."""
+    rows, mib = in_new_process(_with_memory, function, args)
     for row in rows:
         row.mib = mib if row.mib is None else row.mib
     return rows
@@ -129,4 +124,15 @@ def alone(function: Callable[..., list[Row]], *args: Any) -> list[Row]:
 
 def _with_memory(function: Callable[..., list[Row]], args: tuple[Any, ...]) -> tuple[list[Row], float]:
     rows = function(*args)
-    return rows, peak()
+    return rows, peak_mib()
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What ``function`` returns in a process that has only just started."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        os.kill(process, number)

@@ -1,4 +1,4 @@
-"""SimCLR's views at 32x32: ours beside torchvision on PIL in workers, torchvision v2 on tensors, and kornia."""
+"""Random views of 32x32 images: ours against torchvision on PIL images, torchvision v2 on tensors, and kornia."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.timing import Row, Side, Work, apart, compared
+from bench.timing import Candidate, Row, Work, alternate_processes, compare
 from scan_core.images.store import images_on
 from scan_core.settings import SimclrAugmentation, StrongAugmentation
 from scan_core.views.random_view import random_view
@@ -20,39 +20,41 @@ SIMCLR = SimclrAugmentation(
     jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grayscale=0.2, blur=0, blur_sigma=(0.1, 2.0),
 )  # fmt: skip
 STRONG = StrongAugmentation(kind="strong", flip=0.5, operations=4, cutout=16)
+TARGETS = {"torchvision on PIL in workers": "≥ 15", "kornia": "≥ 6"}
 
 
-def pixels(count: int, side: int = 32, channels: int = 3) -> np.ndarray:
-    """(count,side,side,channels) uint8: smooth random colours, so that no operation meets noise alone."""
+def synthetic_images(count: int, side: int = 32, channels: int = 3) -> np.ndarray:
+    """(count,side,side,channels) uint8: random colors in blocks of 4x4, because no operation should see mere noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (count, side // 4, side // 4, channels), dtype=np.uint8)
     return coarse.repeat(4, axis=1).repeat(4, axis=2)
 
 
 def torchvision_recipe(on_tensors: bool) -> Any:
-    """The usual recipe for one image, on PIL (version 1) or on a uint8 tensor (version 2)."""
+    """The usual recipe for one image: version 1 on PIL images, or version 2 on uint8 tensors."""
     if on_tensors:
         from torchvision.transforms import v2 as transforms
 
-        last = [transforms.ToDtype(torch.float32, scale=True)]
+        to_float = transforms.ToDtype(torch.float32, scale=True)
     else:
         from torchvision import transforms
 
-        last = [transforms.ToTensor()]
+        to_float = transforms.ToTensor()
     return transforms.Compose([
         transforms.RandomResizedCrop(32, scale=(0.2, 1.0)),
         transforms.RandomHorizontalFlip(),
         transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         transforms.RandomGrayscale(p=0.2),
-        *last,
+        to_float,
         transforms.Normalize(MEAN, STD),
     ])  # fmt: skip
 
 
-class Photos(torch.utils.data.Dataset[Any]):
-    """``views`` views of each image, as a data loader takes them."""
+class TorchvisionViews(torch.utils.data.Dataset[Any]):
+    """``views`` random views of each image by ``torchvision_recipe``."""
 
     def __init__(self, stored: np.ndarray, on_tensors: bool, views: int = 1) -> None:
+        """``stored``: (N,side,side,channels) uint8."""
         self.stored, self.on_tensors, self.views = stored, on_tensors, views
         self.transform = torchvision_recipe(on_tensors)
 
@@ -62,19 +64,20 @@ class Photos(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> list[torch.Tensor]:
         from PIL import Image
 
-        image = torch.from_numpy(self.stored[row]).permute(2, 0, 1) if self.on_tensors else None
-        image = Image.fromarray(self.stored[row]) if image is None else image
+        stored = self.stored[row]
+        image = torch.from_numpy(stored).permute(2, 0, 1) if self.on_tensors else Image.fromarray(stored)
         return [self.transform(image) for _ in range(self.views)]
 
 
-class Loaded:
-    """Batches of a ``DataLoader`` without end, its workers kept."""
+class EndlessLoader:
+    """A ``DataLoader`` that keeps its workers and never ends: a call returns the next batch."""
 
-    def __init__(self, photos: torch.utils.data.Dataset[Any], batch: int, workers: int) -> None:
+    def __init__(self, dataset: torch.utils.data.Dataset[Any], batch: int, workers: int) -> None:
+        """The workers start with the first call."""
         self.loader = torch.utils.data.DataLoader(
-            photos, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+            dataset, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
         )
-        self.batches: Iterator[Any] = iter(())  # the workers start with the first batch
+        self.batches: Iterator[Any] = iter(())
 
     def __call__(self) -> Any:
         try:
@@ -84,32 +87,32 @@ class Loaded:
             return next(self.batches)
 
 
-def measure(seconds: float, spells: int) -> list[Row]:
-    """Views a second on all cores."""
-    sides = {
-        "ours": Side(_ours, (SIMCLR,)),
-        "ours, memory given back": Side(_ours, (SIMCLR,), ours=False),
-        "torchvision on PIL in workers": Side(_loaded, (False,), ours=False),
-        "torchvision v2 on tensors in workers": Side(_loaded, (True,), ours=False),
-        "ours, strong": Side(_ours, (STRONG,)),
+def measure(seconds: float, rounds: int) -> list[Row]:
+    """Views per second on all cores."""
+    candidates = {
+        "ours": Candidate(_ours, (SIMCLR,)),
+        "ours, memory given back": Candidate(_ours, (SIMCLR,), keep_memory=False),
+        "torchvision on PIL in workers": Candidate(_torchvision, (False,), keep_memory=False),
+        "torchvision v2 on tensors in workers": Candidate(_torchvision, (True,), keep_memory=False),
+        "ours, strong": Candidate(_ours, (STRONG,)),
     }
     if importlib.util.find_spec("kornia"):
-        sides |= {"kornia": Side(_kornia, ours=False), "kornia, freed memory kept": Side(_kornia)}
+        candidates["kornia"] = Candidate(_kornia, keep_memory=False)
+        candidates["kornia, freed memory kept"] = Candidate(_kornia)
     else:
         print("kornia is not installed: make bench installs it")
-    rates, peaks = apart(sides, seconds, spells)
-    bars = {"torchvision on PIL in workers": "≥ 15", "kornia": "≥ 6"}
+    rates, peaks = alternate_processes(candidates, seconds, rounds)
     rows = [
-        compared("SimCLR views, 32x32", rates, "ours", peer, bar=bars.get(peer, ""), mib=peaks["ours"])
-        for peer in sides
+        compare("SimCLR views, 32x32", rates, "ours", peer, target=TARGETS.get(peer, ""), mib=peaks["ours"])
+        for peer in candidates
         if peer not in ("ours", "ours, strong")
     ]
-    strong = sorted(rates["ours, strong"])[spells // 2]
+    strong = sorted(rates["ours, strong"])[rounds // 2]
     return [*rows, Row("strong views, 32x32", strong, mib=peaks["ours, strong"])]
 
 
 def _ours(settings: SimclrAugmentation | StrongAugmentation) -> Work:
-    stored = pixels(10_000)
+    stored = synthetic_images(10_000)
     images, generator = images_on(torch.device("cpu"), stored, MEAN, STD), torch.Generator().manual_seed(0)
 
     def work() -> int:
@@ -119,13 +122,13 @@ def _ours(settings: SimclrAugmentation | StrongAugmentation) -> Work:
     return work
 
 
-def _loaded(on_tensors: bool) -> Work:
-    loaded = Loaded(Photos(pixels(10_000), on_tensors), BATCH, os.cpu_count() or 1)
-    return lambda: len(loaded()[0])
+def _torchvision(on_tensors: bool) -> Work:
+    loader = EndlessLoader(TorchvisionViews(synthetic_images(10_000), on_tensors), BATCH, os.cpu_count() or 1)
+    return lambda: len(loader()[0])
 
 
 def _kornia() -> Work:
-    """The same recipe drawn for each image of a float batch."""
+    """The same recipe, with its parameters drawn per image of a float batch."""
     from kornia import augmentation as kornia
 
     transform = kornia.AugmentationSequential(
@@ -135,7 +138,7 @@ def _kornia() -> Work:
         kornia.RandomGrayscale(p=0.2),
         kornia.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
     )
-    images = torch.from_numpy(pixels(10_000)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(synthetic_images(10_000)).permute(0, 3, 1, 2)
 
     def work() -> int:
         batch = images[torch.randint(len(images), (BATCH,))].float() / 255

@@ -1,7 +1,7 @@
-"""What each table and figure of the paper compares, and the numbers it gives: ACC, or ACC / NMI / ARI, in percent.
+"""What each table and figure of the paper compares, and its published numbers: ACC, or ACC / NMI / ARI, in percent.
 
-A row names a run by what it changes in the preset, and where in its result the number lies. ``(c)`` marks published
-numbers that were carried over from memory of the paper.
+A row says what its run changes in the preset, and which numbers of the result it shows. ``(c)`` marks published numbers
+that were cited from memory.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from scan_core.settings import NoPretext
 Changes = tuple[tuple[str, Any], ...]
 Curve = Callable[[Result], list[tuple[float, float]]]
 
-# The paper's columns by preset. Others stand beside the one that comes nearest, as a reminder of what was found there.
+# The paper's column for each preset. A preset of NEAREST is no data set of the paper, and shows the nearest column as a
+# reminder of what was found there.
 COLUMNS = {
     "cifar10": "CIFAR-10", "cifar100_20": "CIFAR-100-20", "stl10": "STL-10", "imagenet_50": "ImageNet-50",
     "imagenet_100": "ImageNet-100", "imagenet_200": "ImageNet-200", "imagenet_1000": "ImageNet-1000",
@@ -28,16 +29,16 @@ class Row:
     """One line of a table, or one point of a figure."""
 
     label: str
-    changes: Changes | Callable[[Params], Changes] = ()  # from the preset's settings, where they depend on these
+    changes: Changes | Callable[[Params], Changes] = ()  # a function if they depend on the preset's settings
     value: Callable[[Result], dict[str, float]] = lambda result: scores(result, "selflabel")
     published: dict[str, str] = field(default_factory=dict)  # by column
-    labelled: tuple[str, ...] = ()
-    curve: Curve | None = None  # of a figure that has a line for each row
+    labeled: tuple[str, ...] = ()  # as in ``Run``
+    curve: Curve | None = None  # the points of a line, in a figure with one line per row
 
     def run(self, preset: str, seed: int) -> Run:
         """The row's run of a preset."""
         changes = self.changes(Run(preset, seed).params()) if callable(self.changes) else self.changes
-        return Run(preset, seed, changes, self.labelled)
+        return Run(preset, seed, changes, self.labeled)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Experiment:
     title: str
     rows: tuple[Row, ...]
     preset: str = SWEEP
-    axis: str = ""  # of a figure
-    height: str = "ACC, %"
+    x_label: str = ""  # empty for a table
+    y_label: str = "ACC, %"
 
     def published(self, preset: str) -> tuple[str, list[str]]:
-        """The head of the paper's column for ``preset``, and each row's number there or ""; no head where none has."""
+        """The heading of the paper's column for ``preset`` and each row's number or ""; no heading without numbers."""
         column = NEAREST.get(preset, preset)
         numbers = [row.published.get(column, "") for row in self.rows]
         measures = "ACC / NMI / ARI" if any("/" in number for number in numbers) else "ACC"
@@ -65,35 +66,32 @@ def scores(result: Result, step: str) -> dict[str, float]:
 
 def many_to_one(result: Result) -> dict[str, float]:
     """The paper's measure for more clusters than classes."""
-    found = result.metrics["val"]["selflabel"]
-    return {"acc": found["acc_many_to_one"], "nmi": found["nmi"], "ari": found["ari"]}
+    return {**scores(result, "selflabel"), "acc": result.metrics["val"]["selflabel"]["acc_many_to_one"]}
 
 
-def smoothed(result: Result) -> dict[str, float]:
-    """How many of an image's 20 nearest are of its class, and what becomes of it."""
-    return {
-        "20 nearest of the class, train": result.metrics["train"]["neighbors"]["purity_20"],
-        **step("selflabel")(result),
-    }
+def purity_and_scores(result: Result) -> dict[str, float]:
+    """The share of an image's 20 nearest neighbors that are of its class, and the scores that follow."""
+    purity = result.metrics["train"]["neighbors"]["purity_20"]
+    return {"20 nearest of the class, train": purity, **scores(result, "selflabel")}
 
 
-def unguarded(result: Result) -> dict[str, float]:
-    """ACC after the last epoch of self-labelling, whether the guard kept it or not."""
+def last_epoch(result: Result) -> dict[str, float]:
+    """ACC after the last epoch of self-labeling, whether the guard kept that model or not."""
     return {"acc": float(result.curves["accuracy_selflabel"][-1]["acc"])}
 
 
-def labelled(result: Result) -> dict[str, float]:
-    """What a command that uses labels has measured."""
-    return result.labelled
+def labeled_scores(result: Result) -> dict[str, float]:
+    """The scores that a command with labels measured."""
+    return result.labeled
 
 
-def step(name: str) -> Callable[[Result], dict[str, float]]:
+def scores_of(step: str) -> Callable[[Result], dict[str, float]]:
     """``scores`` of one step."""
-    return lambda result: scores(result, name)
+    return lambda result: scores(result, step)
 
 
 def curve(name: str, x: str, y: str, split: str = "") -> Curve:
-    """Two columns of a run's plot data; with ``split``, of that split's rows."""
+    """Two columns of a run's plot data, from the rows of ``split`` if that is given."""
     return lambda result: [
         (float(row[x]), float(row[y])) for row in result.curves[name] if not split or row["split"] == split
     ]
@@ -105,20 +103,20 @@ def line(
     points: Curve,
     ends: tuple[str, str] = ("first epoch", "last epoch"),
 ) -> Row:
-    """A row that is a line; its table has the values at both ends, which ``ends`` names."""
+    """A row that is a line. Its table has the values at both ends of the line, under the headings ``ends``."""
 
     def values(result: Result) -> dict[str, float]:
-        found = points(result)
-        return {ends[0]: found[0][1], ends[1]: found[-1][1]}
+        (_, first), *_, (_, last) = points(result)
+        return {ends[0]: first, ends[1]: last}
 
     return Row(label, changes, values, curve=points)
 
 
-WEAK, STRONG = "pretext", "selflabel"  # whose views a preset has, SimCLR's and strong ones
+WEAK, STRONG = "pretext", "selflabel"  # the steps of a preset that have SimCLR's views and strong views
 
 
-def augmented(cluster: str, selflabel: str) -> Callable[[Params], Changes]:
-    """The two training steps with SimCLR's or strong views, as the preset has them."""
+def with_views(cluster: str, selflabel: str) -> Callable[[Params], Changes]:
+    """The two training steps with the preset's SimCLR views or its strong views."""
 
     def changes(preset: Params) -> Changes:
         assert not isinstance(preset.pretext, NoPretext)
@@ -131,24 +129,24 @@ def augmented(cluster: str, selflabel: str) -> Callable[[Params], Changes]:
     return changes
 
 
-def pretext(method: str) -> Callable[[Params], Changes]:
+def with_pretext(method: str) -> Callable[[Params], Changes]:
     """Another pretext task."""
 
     def changes(preset: Params) -> Changes:
-        found: Changes = (("pretext.method", method),)
-        if method in ("rotation", "none"):  # which have no projector
-            found += (("embed.features", "backbone"),)
-        # Of 1,457 digits a batch of 512 leaves two steps an epoch: too few for slow encoders, and for rotation.
+        made: Changes = (("pretext.method", method),)
+        if method in ("rotation", "none"):  # they have no projector
+            made += (("embed.features", "backbone"),)
+        # 1,437 digits in batches of 512 are two steps per epoch: too few for momentum encoders, and for rotation.
         if preset.data.name == "digits" and method in ("rotation", "moco", "byol"):
-            found += (("pretext.batch_size", 128),)
-        if method == "rotation":  # which sees four views of each image where the others see two
-            found += (("pretext.epochs", preset.pretext.trained_epochs // 2),)
-        return found
+            made += (("pretext.batch_size", 128),)
+        if method == "rotation":  # it sees four views of each image, the others see two
+            made += (("pretext.epochs", preset.pretext.trained_epochs // 2),)
+        return made
 
     return changes
 
 
-def doubled(preset: Params) -> Changes:
+def twice_the_clusters(preset: Params) -> Changes:
     """Twice as many clusters."""
     return (("cluster.num_clusters", 2 * preset.cluster.num_clusters),)
 
@@ -182,71 +180,72 @@ ACCURACY = curve("accuracy_selflabel", "epoch", "acc")
 
 EXPERIMENTS = {
     "table1": Experiment("Table 1: what each step adds", (
-        Row("pretext + k-means", (), step("kmeans_embeddings"), KMEANS),
-        Row("SCAN loss, SimCLR's augmentation", augmented(WEAK, WEAK), step("cluster"), {"cifar10": "78.7"}),
-        Row("… and self-labelling with the same, guard aside", augmented(WEAK, WEAK), unguarded, COLLAPSED),
-        Row("… and self-labelling with the strong one, guard aside", augmented(WEAK, STRONG), unguarded, RECOVERED),
-        Row("SCAN loss, strong augmentation", augmented(STRONG, STRONG), step("cluster"), SCAN),
-        Row("… and self-labelling with the same, guard aside", augmented(STRONG, STRONG), unguarded, SELFLABEL),
+        Row("pretext + k-means", (), scores_of("kmeans_embeddings"), KMEANS),
+        Row("SCAN loss, SimCLR's augmentation", with_views(WEAK, WEAK), scores_of("cluster"), {"cifar10": "78.7"}),
+        Row("… and self-labeling with the same, no guard", with_views(WEAK, WEAK), last_epoch, COLLAPSED),
+        Row("… and self-labeling with the strong one, no guard", with_views(WEAK, STRONG), last_epoch, RECOVERED),
+        Row("SCAN loss, strong augmentation", with_views(STRONG, STRONG), scores_of("cluster"), SCAN),
+        Row("… and self-labeling with the same, no guard", with_views(STRONG, STRONG), last_epoch, SELFLABEL),
     )),
     "table2": Experiment("Table 2: the pretext task", (
-        Row("rotation (RotNet)", pretext("rotation"), published={"cifar10": "74.3"}),
-        Row("instance discrimination (NCE)", pretext("instance_discrimination"), published={"cifar10": "83.5"}),
-        Row("SimCLR", pretext("simclr"), published={"cifar10": "87.6"}),
-        Row("MoCo v2", pretext("moco")),
-        Row("BYOL", pretext("byol")),
-        Row("none: a network at its random start", pretext("none")),
+        Row("rotation (RotNet)", with_pretext("rotation"), published={"cifar10": "74.3"}),
+        Row("instance discrimination (NCE)", with_pretext("instance_discrimination"), published={"cifar10": "83.5"}),
+        Row("SimCLR", with_pretext("simclr"), published={"cifar10": "87.6"}),
+        Row("MoCo v2", with_pretext("moco")),
+        Row("BYOL", with_pretext("byol")),
+        Row("none: a network at its random start", with_pretext("none")),
     )),
-    "table3": Experiment("Table 3: the method beside its baselines and bounds", (
-        Row("k-means on pixels", (), step("kmeans_pixels")),
-        Row("pretext + k-means", (), step("kmeans_embeddings"), KMEANS),
-        Row("SCAN loss", (), step("cluster"), SCAN),
-        Row("SCAN loss + self-label", (), step("selflabel"), SELFLABEL),
-        Row("supervised (uses labels)", (), labelled, SUPERVISED, ("supervised",)),
+    "table3": Experiment("Table 3: the method, its baselines and its bounds", (
+        Row("k-means on pixels", (), scores_of("kmeans_pixels")),
+        Row("pretext + k-means", (), scores_of("kmeans_embeddings"), KMEANS),
+        Row("SCAN loss", (), scores_of("cluster"), SCAN),
+        Row("SCAN loss + self-label", (), scores_of("selflabel"), SELFLABEL),
+        Row("supervised (uses labels)", (), labeled_scores, SUPERVISED, ("supervised",)),
     ), preset="digits"),
     "table4": Experiment("Table 4: ImageNet-like images, 50 classes", (
-        Row("pretext + k-means", (), step("kmeans_embeddings"), KMEANS),
-        Row("SCAN loss", (), step("cluster"), SCAN),
-        Row("SCAN loss + self-label", (), step("selflabel"), SELFLABEL),
+        Row("pretext + k-means", (), scores_of("kmeans_embeddings"), KMEANS),
+        Row("SCAN loss", (), scores_of("cluster"), SCAN),
+        Row("SCAN loss + self-label", (), scores_of("selflabel"), SELFLABEL),
     ), preset="tiny_imagenet_50"),
     "tableS1": Experiment("Table S1: twice as many clusters as classes, many-to-one", (
-        Row("as many clusters as classes", (), step("selflabel"), SELFLABEL),
-        Row("twice as many, many-to-one", doubled, many_to_one, DOUBLED),
-        Row("twice as many, one-to-one", doubled, step("selflabel")),
+        Row("as many clusters as classes", (), scores_of("selflabel"), SELFLABEL),
+        Row("twice as many, many-to-one", twice_the_clusters, many_to_one, DOUBLED),
+        Row("twice as many, one-to-one", twice_the_clusters, scores_of("selflabel")),
     )),
-    "purity": Experiment("Figure 2: how many of an image's nearest neighbours are of its class", (
+    "purity": Experiment("Figure 2: how many of an image's nearest neighbors are of its class", (
         line("SimCLR, train", (), PURITY[0], PURITY_ENDS),
         line("SimCLR, validation", (), PURITY[1], PURITY_ENDS),
-        line("instance discrimination, train", pretext("instance_discrimination"), PURITY[0], PURITY_ENDS),
-        line("rotation, train", pretext("rotation"), PURITY[0], PURITY_ENDS),
-    ), axis="nearest neighbours", height="of the image's class, %"),
-    "confident": Experiment("Figure 4: self-labelling by epoch", (
+        line("instance discrimination, train", with_pretext("instance_discrimination"), PURITY[0], PURITY_ENDS),
+        line("rotation, train", with_pretext("rotation"), PURITY[0], PURITY_ENDS),
+    ), x_label="nearest neighbors", y_label="of the image's class, %"),
+    "confident": Experiment("Figure 4: self-labeling by epoch", (
         line("ACC, validation", (), ACCURACY),
         line("confident, share of train", (), curve("selflabel", "epoch", "confident_share")),
-    ), preset="digits", axis="epoch", height="%"),
+    ), preset="digits", x_label="epoch", y_label="%"),
     "surest": Experiment("The surest images are right more often", (
         line("SCAN loss", (), curve("surest", "percent", "cluster"), ("surest 5 %", "all")),
         line("SCAN loss + self-label", (), curve("surest", "percent", "selflabel"), ("surest 5 %", "all")),
-    ), preset="digits", axis="% of the validation images, the surest first"),
-    "augmentation": Experiment("Figure 5: self-labelling with SimCLR's or strong augmentation", (
-        line("SimCLR's", augmented(WEAK, WEAK), ACCURACY),
-        line("strong", augmented(WEAK, STRONG), ACCURACY),
-    ), axis="epoch"),
-    "threshold": Experiment("Figure 6: self-labelling's threshold", tuple(
-        Row(f"{value:g}", (("selflabel.threshold", value),), unguarded) for value in (0.5, 0.8, 0.9, 0.95, 0.99)
-    ), axis="threshold"),
-    "neighbors": Experiment("Figure 7: the number of neighbours K", tuple(
-        Row(str(k), (("cluster.neighbors", k),), step("selflabel"), NEIGHBORS.get(k, {}))
+    ), preset="digits", x_label="% of the validation images, the surest first"),
+    "augmentation": Experiment("Figure 5: self-labeling with SimCLR's or strong augmentation", (
+        line("SimCLR's", with_views(WEAK, WEAK), ACCURACY),
+        line("strong", with_views(WEAK, STRONG), ACCURACY),
+    ), x_label="epoch"),
+    "threshold": Experiment("Figure 6: self-labeling's threshold", tuple(
+        Row(f"{value:g}", (("selflabel.threshold", value),), last_epoch) for value in (0.5, 0.8, 0.9, 0.95, 0.99)
+    ), x_label="threshold"),
+    "neighbors": Experiment("Figure 7: the number of neighbors K", tuple(
+        Row(str(k), (("cluster.neighbors", k),), scores_of("selflabel"), NEIGHBORS.get(k, {}))
         for k in (0, 5, 10, 20, 50)
-    ), axis="K"),
-    "smoothing": Experiment("Embeddings averaged with their nearest ones before neighbours are mined", tuple(
-        Row(f"with {nearest}" if nearest else "as they are", (("neighbors.smoothing", nearest),), smoothed)
+    ), x_label="K"),
+    "smoothing": Experiment("Embeddings averaged with their nearest ones before neighbors are mined", tuple(
+        Row(f"with {nearest}" if nearest else "as they are", (("neighbors.smoothing", nearest),), purity_and_scores)
         for nearest in (0, 5, 20, 50)
     )),
-    "oracle": Experiment("Figure 8: no false positives among the neighbours (uses labels)", tuple(
-        Row(str(k), (), labelled, {}, ("oracle", "--neighbors", str(k))) for k in (5, 20, 50)
-    ), axis="K"),
+    "oracle": Experiment("Figure 8: no false positives among the neighbors (uses labels)", tuple(
+        Row(str(k), (), labeled_scores, {}, ("oracle", "--neighbors", str(k))) for k in (5, 20, 50)
+    ), x_label="K"),
     "entropy": Experiment("The entropy's weight λ", tuple(
-        Row(f"{value:g}", (("cluster.entropy_weight", value),), step("cluster")) for value in (1.0, 2.0, 5.0, 7.0, 10.0)
-    ), axis="λ"),
+        Row(f"{value:g}", (("cluster.entropy_weight", value),), scores_of("cluster"))
+        for value in (1.0, 2.0, 5.0, 7.0, 10.0)
+    ), x_label="λ"),
 }  # fmt: skip

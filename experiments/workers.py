@@ -1,4 +1,4 @@
-"""Where experiments run: clones of the last commit that share the project's cache, and what commands find there."""
+"""Where experiments run: clones of the last commit that share the project's cache, and the environment of commands."""
 
 import contextlib
 import hashlib
@@ -18,42 +18,42 @@ CODE = ("scan_core", "pipeline", "stages", "experiments", "presets", "dvc.yaml")
 
 
 def check_committed() -> None:
-    """Raises ``ScanError`` where code or settings are not as in the last commit, which is what workers have."""
-    changed = [line[3:] for line in call(["git", "status", "--porcelain", "--", *CODE], Path()).splitlines()]
+    """Raises ``ScanError`` if code or settings differ from the last commit, which is what workers run."""
+    changed = [line[3:] for line in run_command(["git", "status", "--porcelain", "--", *CODE], Path()).splitlines()]
     if changed:
         raise ScanError(f"{', '.join(changed[:5])} differ from the last commit; experiments run what is committed")
 
 
 def make_worker(number: int) -> Path:
-    """A clone of the last commit that shares DVC's cache, and remembers its own workspace between calls."""
+    """A clone of the last commit that shares DVC's cache. It keeps its workspace between calls."""
     folder = (FOLDER / f"worker-{number}").resolve()
-    commit = call(["git", "rev-parse", "HEAD"], Path()).strip()
+    commit = run_command(["git", "rev-parse", "HEAD"], Path()).strip()
     if not (folder / ".git").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        call(["git", "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder)], Path())
+        run_command(["git", "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder)], Path())
         for key, value in (("user.name", "experiments"), ("user.email", "experiments@localhost")):
-            call(["git", "config", key, value], folder)
-    call(["git", "fetch", "--quiet", "origin"], folder)
-    call(["git", "checkout", "--quiet", "--force", "--detach", commit], folder)
-    (folder / "dvc.lock").unlink(missing_ok=True)  # names outputs of the project, of whatever package versions
-    call(["dvc", "cache", "dir", "--local", str(_cache())], folder)
+            run_command(["git", "config", key, value], folder)
+    run_command(["git", "fetch", "--quiet", "origin"], folder)
+    run_command(["git", "checkout", "--quiet", "--force", "--detach", commit], folder)
+    (folder / "dvc.lock").unlink(missing_ok=True)  # it names the project's outputs, of any package versions
+    run_command(["dvc", "cache", "dir", "--local", str(_cache_folder())], folder)
     return folder
 
 
-def _cache() -> Path:
-    """The project's cache of files, and a run cache of these package versions alone, which DVC does not look at."""
+def _cache_folder() -> Path:
+    """A cache with the project's files, and a run cache of its own per package versions, which DVC does not track."""
     cache = (FOLDER / f"cache-{hashlib.sha256(packages().encode()).hexdigest()[:8]}").resolve()
     files = Path(".dvc/cache/files").resolve()
-    for each in (cache, files):
-        each.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # of an earlier call, or of another worker
+    for folder in (cache, files):
+        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # an earlier call or another worker made the link
         (cache / "files").symlink_to(files)
     return cache
 
 
 def worker_environment(jobs: int) -> dict[str, str]:
-    """What a run's commands find in theirs: their share of the cores, the project's data and MLflow."""
+    """Variables of a run's commands: their share of the cores, and the project's data and MLflow."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     return {
         "SCAN_THREADS": os.environ.get("SCAN_THREADS", threads),
@@ -64,14 +64,10 @@ def worker_environment(jobs: int) -> dict[str, str]:
     }
 
 
-def search_path() -> str:
-    """PATH with this environment's commands first."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-
-def call(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
-    """The output of a command. Raises ``ScanError`` with its last lines where it fails."""
-    variables = {**os.environ, "PATH": search_path(), **(environment or {})}
+def run_command(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
+    """The output of a command of this Python environment. Raises ``ScanError`` with its last lines if it fails."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, **(environment or {})}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     if done.returncode:
         last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:])

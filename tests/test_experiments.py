@@ -1,8 +1,9 @@
-"""The paper's tables and figures as experiments: what is run, what labels may do there, what the ledger says."""
+"""The paper's tables and figures as experiments: what is run, how labels are used, and what the ledger says."""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from unittest import mock
@@ -12,14 +13,13 @@ import pytest
 from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
-from experiments import labelled, ledger, runs, workers
-from experiments.__main__ import app, choose
-from experiments.labelled import without_false_positives
-from experiments.ledger import _put, summary, write_ledger
-from experiments.runs import Result, Run, _file, _pretext_key, results, send
+from experiments import labeled, runs, workers
+from experiments.__main__ import app, select_experiments
+from experiments.labeled import without_false_positives
+from experiments.ledger import replace_blocks, summary, write_ledger
+from experiments.runs import Result, Run, _pretext_key, _result_file, deliver_to_mlflow, run_all
 from experiments.superclass import confusion_by_superclass, hypernyms, superclasses
 from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
-from pipeline.code import OURS
 from pipeline.presets import list_presets
 from pipeline.tracking.spool import Tracker
 from scan_core.errors import ScanError
@@ -41,7 +41,7 @@ def test_every_row_of_an_experiment_is_a_valid_set_of_parameters_of_its_own(name
         run = row.run(experiment.preset, 3)
         params = run.params()
         assert (params.seed, params.data.split_seed) == (3, 3)
-        seen.add((json.dumps(params.model_dump(mode="json")), row.labelled, row.label))
+        seen.add((json.dumps(params.model_dump(mode="json")), row.labeled, row.label))
     assert len(seen) == len(experiment.rows)
 
 
@@ -62,18 +62,11 @@ def test_every_experiment_can_be_run_on_every_preset(preset):
     assert doubled.cluster.num_clusters == 2 * own.cluster.num_clusters
 
 
-def test_the_published_numbers_are_those_of_the_preset_s_column():
+def test_published_numbers_are_those_of_the_preset_s_column():
     table = EXPERIMENTS["table3"]
-    assert table.published("stl10") == (
-        "STL-10, paper (ACC / NMI / ARI)",
-        [
-            "",
-            "65.8 / 60.4 / 50.6 (c)",
-            "75.5 ± 2.0 / 65.4 / 59.0 (c)",
-            "76.7 ± 1.9 / 68.0 / 61.6 (c)",
-            "80.6 / 65.9 / 63.1",
-        ],
-    )
+    heading, numbers = table.published("stl10")
+    assert heading == "STL-10, paper (ACC / NMI / ARI)"
+    assert numbers[:2] == ["", "65.8 / 60.4 / 50.6 (c)"] and numbers[4] == "80.6 / 65.9 / 63.1"
     assert table.published("digits") == table.published("cifar10")
     assert EXPERIMENTS["table4"].published("tiny_imagenet_50")[0] == "ImageNet-50, paper (ACC / NMI / ARI)"
     assert EXPERIMENTS["table2"].published("cifar10")[0] == "CIFAR-10, paper (ACC)"
@@ -96,54 +89,46 @@ def test_a_change_is_what_differs_from_the_preset():
 
 
 @pytest.mark.parametrize("name", ["table1", "tableS1", "augmentation", "threshold", "neighbors", "oracle", "entropy"])
-def test_the_runs_of_a_sweep_share_one_pretext_task_a_seed(name):
+def test_the_runs_of_a_sweep_share_one_pretext_task_per_seed(name):
     keys = {_pretext_key(row.run("digits_quick", 1)) for row in EXPERIMENTS[name].rows}
     assert keys == {_pretext_key(Run("digits_quick", 1))} != {_pretext_key(Run("digits_quick", 2))}
 
 
-def test_an_unknown_experiment_is_one_line_that_names_those_there_are():
-    with pytest.raises(ScanError, match=r"table9 is no experiment; allowed: all, table1, table2, "):
-        choose(["table1", "table9"])
-    assert list(choose(["all"])) == list(EXPERIMENTS)
+def test_an_unknown_experiment_is_an_error_of_one_line_that_names_all_experiments():
+    with pytest.raises(ScanError, match=r"table9 is not an experiment; allowed: all, table1, table2, "):
+        select_experiments(["table1", "table9"])
+    assert list(select_experiments(["all"])) == list(EXPERIMENTS)
     done = CliRunner().invoke(app, ["table9"])
     assert done.exit_code == 1 and done.output.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--preset", "cifr10"], "cifr10 is not a preset; did you mean cifar10? there are: cifar10, "),
-        (["--jobs", "0"], "Invalid value for '--jobs'"),
-        (["--seed", "0", "--seed", "-1"], "Invalid value for '--seed'"),
-    ],
-)
-def test_an_option_that_cannot_be_is_an_error_before_anything_runs(options, said, monkeypatch):
+@pytest.mark.parametrize(("options", "said"), [
+    (["--preset", "cifr10"], "cifr10 is not a preset; did you mean cifar10? there are: cifar10, "),
+    (["--jobs", "0"], "Invalid value for '--jobs'"), (["--seed", "0", "--seed", "-1"], "Invalid value for '--seed'"),
+])  # fmt: skip
+def test_an_invalid_option_is_an_error_before_anything_runs(options, said, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("experiments.__main__.results", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr("experiments.__main__.run_all", lambda *_: pytest.fail("it ran"))
     done = CliRunner().invoke(app, ["table2", *options])
     assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit) and said in done.output
 
 
 def test_the_pipeline_knows_nothing_of_experiments():
-    for folder in OURS:
+    for folder in ("scan_core", "pipeline", "stages"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert "experiments" not in [
-                line.split()[1].split(".")[0]
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip().startswith(("import ", "from "))
-            ], path
+            assert not re.search(r"^\s*(import|from) experiments\b", path.read_text(encoding="utf-8"), re.M), path
 
 
-# --- Where its numbers lie
+# --- Which numbers of a result are shown
 
 
 def scored(first):
-    """Scores that no other step has."""
+    """Scores that are different for each ``first``."""
     return {"acc": first, "nmi": first + 1, "ari": first + 2}
 
 
 def plotted(names, *rows):
-    """Rows as they come from a CSV file: text."""
+    """Rows of a CSV file, whose values are text."""
     return [dict(zip(names.split(), map(str, row), strict=True)) for row in rows]
 
 
@@ -172,47 +157,36 @@ DISTINCT = Result(
         ),
     },
     clusters=[],
-    labelled=LABELS,
+    labeled=LABELS,
 )  # fmt: skip
 LAST, EPOCHS = {"acc": 82}, {"first epoch": 80, "last epoch": 82}
 ACCURACY = [(0, 80), (1, 81), (2, 82)]
 TRAIN, NEAREST_TRAIN = [(1, 71), (20, 72), (50, 73)], {"nearest one": 71, "50 nearest": 73}
 SMOOTHED = {"20 nearest of the class, train": 75, **SELFLABEL}
-READ = {  # the label, the numbers and, of a figure of lines, the points
+READ = {  # the label, the numbers and, in a figure of lines, the points
     "table1": [
-        ("pretext + k-means", EMBEDDINGS),
-        ("SCAN loss, SimCLR's augmentation", CLUSTER),
-        ("… and self-labelling with the same, guard aside", LAST),
-        ("… and self-labelling with the strong one, guard aside", LAST),
-        ("SCAN loss, strong augmentation", CLUSTER),
-        ("… and self-labelling with the same, guard aside", LAST),
+        ("pretext + k-means", EMBEDDINGS), ("SCAN loss, SimCLR's augmentation", CLUSTER),
+        ("… and self-labeling with the same, no guard", LAST),
+        ("… and self-labeling with the strong one, no guard", LAST),
+        ("SCAN loss, strong augmentation", CLUSTER), ("… and self-labeling with the same, no guard", LAST),
     ],
     "table2": [
-        ("rotation (RotNet)", SELFLABEL),
-        ("instance discrimination (NCE)", SELFLABEL),
-        ("SimCLR", SELFLABEL),
-        ("MoCo v2", SELFLABEL),
-        ("BYOL", SELFLABEL),
-        ("none: a network at its random start", SELFLABEL),
+        ("rotation (RotNet)", SELFLABEL), ("instance discrimination (NCE)", SELFLABEL), ("SimCLR", SELFLABEL),
+        ("MoCo v2", SELFLABEL), ("BYOL", SELFLABEL), ("none: a network at its random start", SELFLABEL),
     ],
     "table3": [
-        ("k-means on pixels", PIXELS),
-        ("pretext + k-means", EMBEDDINGS),
-        ("SCAN loss", CLUSTER),
-        ("SCAN loss + self-label", SELFLABEL),
-        ("supervised (uses labels)", LABELS),
+        ("k-means on pixels", PIXELS), ("pretext + k-means", EMBEDDINGS), ("SCAN loss", CLUSTER),
+        ("SCAN loss + self-label", SELFLABEL), ("supervised (uses labels)", LABELS),
     ],
     "table4": [("pretext + k-means", EMBEDDINGS), ("SCAN loss", CLUSTER), ("SCAN loss + self-label", SELFLABEL)],
     "tableS1": [
-        ("as many clusters as classes", SELFLABEL),
-        ("twice as many, many-to-one", {**SELFLABEL, "acc": 43}),
+        ("as many clusters as classes", SELFLABEL), ("twice as many, many-to-one", {**SELFLABEL, "acc": 43}),
         ("twice as many, one-to-one", SELFLABEL),
     ],
     "purity": [
         ("SimCLR, train", NEAREST_TRAIN, TRAIN),
         ("SimCLR, validation", {"nearest one": 61, "50 nearest": 63}, [(1, 61), (20, 62), (50, 63)]),
-        ("instance discrimination, train", NEAREST_TRAIN, TRAIN),
-        ("rotation, train", NEAREST_TRAIN, TRAIN),
+        ("instance discrimination, train", NEAREST_TRAIN, TRAIN), ("rotation, train", NEAREST_TRAIN, TRAIN),
     ],
     "confident": [
         ("ACC, validation", EPOCHS, ACCURACY),
@@ -228,36 +202,35 @@ READ = {  # the label, the numbers and, of a figure of lines, the points
     "smoothing": [(label, SMOOTHED) for label in ("as they are", "with 5", "with 20", "with 50")],
     "oracle": [(k, LABELS) for k in ("5", "20", "50")],
     "entropy": [(value, CLUSTER) for value in ("1", "2", "5", "7", "10")],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_row_reads_the_numbers_that_its_label_says(name):
-    found = [
-        (row.label, row.value(DISTINCT), *([row.curve(DISTINCT)] if row.curve else []))
-        for row in EXPERIMENTS[name].rows
+    rows = EXPERIMENTS[name].rows
+    assert READ[name] == [
+        (row.label, row.value(DISTINCT), *([row.curve(DISTINCT)] if row.curve else [])) for row in rows
     ]
-    assert found == READ[name]
 
 
 # --- What uses labels
 
 
-def test_without_false_positives_only_true_neighbours_are_left_in_their_order():
+def test_without_false_positives_only_true_neighbors_are_left_in_their_order():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 40)
     neighbors = np.stack([rng.permutation(np.delete(np.arange(40), row))[:6] for row in range(40)])
-    found = without_false_positives(neighbors, labels)
-    assert found.shape == neighbors.shape
+    left = without_false_positives(neighbors, labels)
+    assert left.shape == neighbors.shape
     for row in range(40):
-        true = [each for each in neighbors[row] if labels[each] == labels[row]] or [row]
-        assert found[row].tolist() == [true[column % len(true)] for column in range(6)]
+        true = [neighbor for neighbor in neighbors[row] if labels[neighbor] == labels[row]] or [row]
+        assert left[row].tolist() == [true[column % len(true)] for column in range(6)]
     assert any(labels[neighbors[row]].tolist().count(labels[row]) in (0, 6) for row in range(40))
 
 
 def supervised(folder):
     with contextlib.chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):
-        done = CliRunner().invoke(labelled.app, ["supervised"])
+        done = CliRunner().invoke(labeled.app, ["supervised"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -267,8 +240,8 @@ def test_the_supervised_bound_learns_the_labels_of_train_and_no_others(tmp_path)
     folder = make_project(tmp_path / "project", {"cluster": {"epochs": 20, "batch_size": 64}})
     for stage in ("source", "prepare"):
         run_stage(folder, stage)
-    found = supervised(folder)
-    assert set(found) == {"acc", "nmi", "ari"} and found["acc"] > 0.7
+    scores = supervised(folder)
+    assert set(scores) == {"acc", "nmi", "ari"} and scores["acc"] > 0.7
     path, train = folder / "data" / "labels" / "labels.npy", np.load(folder / "data" / "images" / "train.npy")
     labels = np.load(path)
     labels[train] = np.random.default_rng(0).permutation(labels[train])
@@ -282,13 +255,12 @@ def test_the_supervised_bound_learns_the_labels_of_train_and_no_others(tmp_path)
 def test_every_imagenet_class_has_a_path_to_the_root():
     tree = hypernyms()
     assert len(tree) > 1000
-    for each in tree:
-        seen = set()
-        while tree[each][0]:
-            assert each not in seen
-            seen.add(each)
-            each = tree[each][0]
-        assert tree[each][1] == "entity"
+    for wordnet_id in tree:
+        path = [wordnet_id]
+        while tree[path[-1]][0]:
+            path.append(tree[path[-1]][0])
+            assert len(path) == len(set(path))
+        assert tree[path[-1]][1] == "entity"
 
 
 def test_superclasses_hold_what_belongs_together():
@@ -315,35 +287,34 @@ def result(acc, **others):
     return Result({"val": {**each, "quality": quality}}, curves, clusters, machine=others.get("machine", {}))
 
 
+def confusion(rows):
+    curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
+    return "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
+
+
 def test_confusion_by_superclass_counts_errors_inside_one():
     dog, other_dog, banana = "n02085620", "n02106662", "n07753592"
     rows = [(dog, dog)] * 5 + [(dog, other_dog)] * 3 + [(dog, banana)] + [(banana, banana)] * 4 + [(other_dog, dog)] * 2
-    curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
-    text = "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
-    assert "83 % of the images in a wrong" in text  # 5 of 6
+    assert "83 % of the images in a wrong" in confusion(rows)  # 5 of 6
 
 
-def test_at_random_an_error_is_as_likely_in_one_other_class_as_in_another():
-    """Of 8 · 7 pairs of a class and another, four are in one superclass: the dogs', the fruit's, either way round."""
-    rows = [(each, TINY_CLASSES[0]) for each in TINY_CLASSES] + [(TINY_CLASSES[1], TINY_CLASSES[1])] * 20
-    curves = {"confusion": [{"actual": actual, "predicted": predicted} for actual, predicted in rows]}
-    text = "\n".join(confusion_by_superclass([result(0.5, curves=curves)]))
+def test_a_random_error_is_equally_likely_in_each_other_class():
+    """Of 8 · 7 ordered pairs of classes, four are in one superclass: two of the dogs and two of the fruit."""
+    text = confusion([(name, TINY_CLASSES[0]) for name in TINY_CLASSES] + [(TINY_CLASSES[1], TINY_CLASSES[1])] * 20)
     assert "at random it would be 7 %." in text  # 4 of 56
     assert "14 % of the images in a wrong" in text  # 1 of 7
 
 
-def test_classes_that_are_no_wordnet_ids_have_no_superclasses():
-    curves = {"confusion": [{"actual": "3", "predicted": "3"}]}
-    assert list(confusion_by_superclass([result(0.5, curves=curves)])) == []
+def test_classes_without_wordnet_ids_have_no_superclasses():
+    assert confusion([("3", "3")]) == ""
 
 
 # --- The ledger
 
 
-def test_a_summary_is_mean_and_standard_deviation_in_percent():
-    assert summary([0.9, 0.92, 0.94]) == "92.0 ± 2.0"
-    assert summary([0.5]) == "50.0"
-    assert summary([]) == "–"
+@pytest.mark.parametrize(("values", "shown"), [([0.9, 0.92, 0.94], "92.0 ± 2.0"), ([0.5], "50.0"), ([], "–")])
+def test_a_summary_is_mean_and_standard_deviation_in_percent(values, shown):
+    assert summary(values) == shown
 
 
 def test_the_page_has_a_place_for_every_experiment():
@@ -355,85 +326,80 @@ def test_the_page_has_a_place_for_every_experiment():
 def test_a_block_takes_the_place_of_the_one_before_and_nothing_else(tmp_path):
     page = tmp_path / "ledger.md"
     page.write_text("above\n<!-- a -->\nold\n<!-- /a -->\nbetween\n<!-- b -->\n<!-- /b -->\nbelow\n")
-    _put(page, {"a": "new"})
+    replace_blocks(page, {"a": "new"})
     assert page.read_text() == "above\n<!-- a -->\n\nnew\n\n<!-- /a -->\nbetween\n<!-- b -->\n<!-- /b -->\nbelow\n"
     with pytest.raises(ScanError, match="has no place for c"):
-        _put(page, {"c": "x"})
+        replace_blocks(page, {"c": "x"})
 
 
 def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     experiment = Experiment(
         "A sweep",
         (Row("1", (("cluster.neighbors", 1),), published={"cifar10": "50.0"}), Row("2", (("cluster.neighbors", 2),))),
-        axis="x",
+        x_label="x",
     )
     runs = {"sweep": [[Run("digits", seed, row.changes) for seed in range(5)] for row in experiment.rows]}
-    found = {
+    results = {
         run: result(0.5 + 0.1 * number + 0.01 * run.seed, clusters=[0, 1, 1, run.seed % 2])
-        for number, each in enumerate(runs["sweep"])
-        for run in each
+        for number, seeds in enumerate(runs["sweep"])
+        for run in seeds
     }
     page = tmp_path / "ledger.md"
     page.write_text("<!-- sweep -->\n<!-- /sweep -->\n<!-- quality -->\n<!-- /quality -->\n")
-    assert "Quality" not in write_ledger({"sweep": experiment}, runs, found, None)
-    text = write_ledger({"sweep": experiment}, runs, found, page, whole=True)
+    assert "Quality" not in write_ledger({"sweep": experiment}, runs, results, None)
+    text = write_ledger({"sweep": experiment}, runs, results, page, whole=True)
     assert "| 1 | 52.0 ± 1.6 | 26.0 ± 0.8 | 13.0 ± 0.4 | 50.0 |" in text
     assert "| 2 | 62.0 ± 1.6 |" in text
-    assert "| neighbours in one cluster | 1.00 |" in text  # it is the accuracy itself here
+    assert "| neighbors in one cluster | 1.00 |" in text  # it is the accuracy itself here
     assert text.split("\n\n")[0] in page.read_text()
     assert (tmp_path / "ledger" / "sweep.png").is_file() and (tmp_path / "ledger" / "quality.png").is_file()
-    assert ledger.QUALITY
 
 
-def test_a_figure_of_lines_has_one_a_row_as_far_as_every_seed_s_goes(tmp_path):
+def test_a_line_is_the_mean_over_seeds_and_ends_where_the_shortest_ends(tmp_path):
     points = curve("purity", "k", "purity", "val")
-    experiment = Experiment("Lines", (line("here", (), points, ("first", "last")),), axis="k", height="%")
+    experiment = Experiment("Lines", (line("here", (), points, ("first", "last")),), x_label="k", y_label="%")
     runs = {"lines": [[Run("digits", seed) for seed in range(2)]]}
-    found = {}
-    for seed, each in enumerate(runs["lines"][0]):
+    results = {}
+    for seed, line_run in enumerate(runs["lines"][0]):
         rows = [{"k": str(k), "purity": str(0.9 - 0.1 * k - 0.02 * seed), "split": "val"} for k in range(3 + seed)]
-        found[each] = result(0.5, curves={"purity": [*rows, {"k": "1", "purity": "0", "split": "train"}]})
+        results[line_run] = result(0.5, curves={"purity": [*rows, {"k": "1", "purity": "0", "split": "train"}]})
     page = tmp_path / "ledger.md"
     page.write_text("<!-- lines -->\n<!-- /lines -->\n")
     with mock.patch.object(Axes, "plot", autospec=True, side_effect=Axes.plot) as plot:
-        text = write_ledger({"lines": experiment}, runs, found, page)
-    assert "|  | first | last |\n" in text  # no column for a published number where there is none
+        text = write_ledger({"lines": experiment}, runs, results, page)
+    assert "|  | first | last |\n" in text  # no column of published numbers without any
     assert "| here | 89.0 ± 1.4 | 64.0 ± 8.5 |" in text
     (_, x, mean), _ = plot.call_args
     assert x == [0, 1, 2] and mean == pytest.approx([89, 79, 69])
     assert "![Lines](ledger/lines.png)" in page.read_text()
 
 
-def test_a_setting_counts_once_for_quality_and_runs_that_used_labels_not_at_all():
-    changes = [(), (("cluster.neighbors", 20),), (("cluster.neighbors", 5),)]  # 20 is the preset's own
-    rows = [*(Row("", each) for each in changes), Row("bound", (), labelled=("supervised",))]
-    runs = {"all": [[Run("digits", seed, row.changes, row.labelled) for seed in range(3)] for row in rows]}
-    machine = {"date": "d", "commit": "c", "processor": "p", "cores": "2", "packages": "t"}
-    found = {run: result(0.5 + 0.01 * run.seed, machine=machine) for each in runs["all"] for run in each}
-    text = write_ledger({"all": Experiment("All", tuple(rows))}, runs, found, None, whole=True)
+def test_quality_counts_a_setting_once_and_leaves_out_runs_that_used_labels():
+    changes = [(), (("cluster.neighbors", 20),), (("cluster.neighbors", 5),)]  # 20 is the preset's own value
+    rows = [*(Row("", change) for change in changes), Row("bound", (), labeled=("supervised",))]
+    runs = {"all": [[Run("digits", seed, row.changes, row.labeled) for seed in range(3)] for row in rows]}
+    results = {run: result(0.5 + 0.01 * run.seed) for seeds in runs["all"] for run in seeds}
+    text = write_ledger({"all": Experiment("All", tuple(rows))}, runs, results, None, whole=True)
     assert "| over 6 runs of `digits` |" in text
-    assert text.endswith("`python -m experiments all`; validation images. d, commit c, p, 2 cores; t.")
+    assert "`python -m experiments all`; validation images. unknown, commit unknown" in text
 
 
-def test_a_table_says_where_and_when_its_own_runs_were_made():
-    here = {"processor": "a processor", "cores": "2", "packages": "torch 1"}
-    made = [("2026-02-02", "bbbbbbb"), ("2026-02-01", "aaaaaaa"), ("2026-02-02", "bbbbbbb")]
-    runs = {"one": [[Run("digits", seed) for seed in range(3)]]}
-    found = {
-        run: result(0.5, machine={"date": date, "commit": commit, **here})
-        for run, (date, commit) in zip(runs["one"][0], made, strict=True)
-    }
-    text = write_ledger({"one": Experiment("One", (Row("", ()),))}, runs, found, None)
-    assert text.endswith(" 2026-02-01, 2026-02-02, commit aaaaaaa, bbbbbbb, a processor, 2 cores; torch 1.")
+HERE = {"processor": "a processor", "cores": "2", "packages": "torch 1"}
 
 
-def test_a_result_that_does_not_say_where_it_was_made_is_shown_too():
-    runs = {"one": [[Run("digits", 0)]]}
-    text = write_ledger({"one": Experiment("One", (Row("", ()),))}, runs, {runs["one"][0][0]: result(0.5)}, None)
-    assert text.endswith(" unknown, commit unknown, unknown, unknown cores; unknown.")
+@pytest.mark.parametrize(("machines", "shown"), [
+    ([{**HERE, "date": "2026-02-02", "commit": "bbbbbbb"}, {**HERE, "date": "2026-02-01", "commit": "aaaaaaa"}] * 2,
+     "2026-02-01, 2026-02-02, commit aaaaaaa, bbbbbbb, a processor, 2 cores; torch 1."),
+    ([{}], "unknown, commit unknown, unknown, unknown cores; unknown."),  # an older version's result
+])  # fmt: skip
+def test_a_table_says_where_and_when_its_runs_were_made(machines, shown):
+    runs = [Run("digits", seed) for seed in range(len(machines))]
+    results = {run: result(0.5, machine=machine) for run, machine in zip(runs, machines, strict=True)}
+    text = write_ledger({"one": Experiment("One", (Row("", ()),))}, {"one": [runs]}, results, None)
+    assert text.endswith(f" {shown}")
 
 
-# --- The runs themselves
+# --- The runs
 
 
 @pytest.mark.parametrize("what", ["source", "labels", "weights"])
@@ -446,18 +412,18 @@ def test_a_result_is_kept_for_the_files_it_was_made_from_but_not_for_their_times
         ("data.name", "archive"), ("data.path", str(files["source"])), ("data.labels", str(files["labels"])),
         ("backbone.weights", str(files["weights"])),
     )  # fmt: skip
-    first = _file(Run("digits", 0, changes))
+    first = _result_file(Run("digits", 0, changes))
     os.utime(files[what], (1, 1))
-    assert _file(Run("digits", 0, changes)) == first
+    assert _result_file(Run("digits", 0, changes)) == first
     files[what].write_text("ab")
-    assert _file(Run("digits", 0, changes)) != first
+    assert _result_file(Run("digits", 0, changes)) != first
 
 
 def test_a_result_is_kept_for_the_package_versions_it_was_made_with(monkeypatch):
     monkeypatch.chdir(ROOT)
-    first = _file(Run("digits", 0))
+    first = _result_file(Run("digits", 0))
     monkeypatch.setattr(runs, "packages", lambda: "torch 99")
-    assert _file(Run("digits", 0)) != first
+    assert _result_file(Run("digits", 0)) != first
 
 
 @pytest.mark.parametrize(("given", "home"), [("", "datasets"), ("mine", "mine")])
@@ -467,7 +433,8 @@ def test_a_worker_finds_the_project_s_data(tmp_path, monkeypatch, given, home):
     assert workers.worker_environment(2)["SCAN_DATA"] == str(tmp_path / home)
 
 
-def test_mlflow_s_experiment_keeps_its_artifacts_in_the_project_and_not_in_a_worker(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_mlflow_keeps_artifacts_in_the_project_and_not_in_a_worker(tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.chdir(tmp_path)
@@ -477,7 +444,7 @@ def test_mlflow_s_experiment_keeps_its_artifacts_in_the_project_and_not_in_a_wor
     tracker.event("start", stage="pretext", key="run", name="digits", params={}, own={}, tags={})
     tracker.close("FINISHED")
     said = []
-    send(said.append)
+    deliver_to_mlflow(said.append)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert said == [] and not tracker.folder.exists()
     assert client.get_experiment_by_name("scan").artifact_location == (tmp_path / "mlartifacts").as_uri()
@@ -498,18 +465,18 @@ def project(tmp_path_factory):
 def executed(project, runs):
     said = []
     with contextlib.chdir(project), mock.patch.dict(os.environ, environment(), clear=True):
-        return results(runs, 2, said.append), said
+        return run_all(runs, 2, said.append), said
 
 
 @pytest.mark.slow
-def test_runs_become_dvc_experiments_and_an_interrupted_ledger_goes_on(project):
+def test_runs_become_dvc_experiments_and_an_interrupted_ledger_continues(project):
     default, other = Run("tiny", 0), Run("tiny", 1, (("cluster.neighbors", 2),))
     bound = Run("tiny", 0, (), ("oracle", "--neighbors", "5"))
     first, said = executed(project, [default])
     assert said == ["1 of 1 runs, about 0 min left"]
     found, said = executed(project, [default, other, bound])
     assert len(said) == 2 and found[default] == first[default]
-    assert found[bound].metrics == found[default].metrics and set(found[bound].labelled) == {"acc", "nmi", "ari"}
+    assert found[bound].metrics == found[default].metrics and set(found[bound].labeled) == {"acc", "nmi", "ari"}
     assert found[other].metrics != found[default].metrics
     assert len(found[default].clusters) == 1797
     assert executed(project, [default, other, bound])[1] == []
@@ -532,15 +499,14 @@ def test_after_a_failure_no_other_run_is_started(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "_execute", execute)
     monkeypatch.setattr(runs, "make_worker", lambda number: tmp_path)
     monkeypatch.setattr(runs, "check_committed", lambda: None)
-    monkeypatch.setattr(runs, "WarmPython", lambda environment: mock.Mock(folder=tmp_path))
     with pytest.raises(ScanError, match="it failed"):
-        results([Run("digits", seed) for seed in range(1000, 1008)], 2, lambda _: None)
+        run_all([Run("digits", seed) for seed in range(1000, 1008)], 2, lambda _: None)
     assert len(started) <= 2
 
 
 @pytest.mark.slow
-def test_with_other_package_versions_all_is_computed_again_and_with_the_same_taken_from_the_cache(project, monkeypatch):
-    """DVC itself does not look at versions, and would restore what older ones made, from the lock or the run cache."""
+def test_other_package_versions_compute_everything_again_and_the_same_versions_nothing(project, monkeypatch):
+    """DVC does not track versions: from dvc.lock or the run cache it would restore what older versions made."""
     one = Run("tiny", 0)
     executed(project, [one])
     locks = sorted(project.glob(".scan/experiments/worker-*/dvc.lock"), key=lambda path: path.stat().st_mtime)
@@ -552,7 +518,7 @@ def test_with_other_package_versions_all_is_computed_again_and_with_the_same_tak
         for module in (runs, workers):
             monkeypatch.setattr(module, "packages", lambda versions=versions: versions)
         with contextlib.chdir(project):
-            _file(one).unlink(missing_ok=True)
+            _result_file(one).unlink(missing_ok=True)
         found, _ = executed(project, [one])
         assert (trained(project) > before) is made
     assert run(project, "git", "rev-parse", "HEAD").stdout.startswith(found[one].machine["commit"])
@@ -580,4 +546,4 @@ def test_a_run_that_fails_is_an_error_and_leaves_no_result(project):
     with pytest.raises(ScanError, match=r"dvc repro.*failed in .*batch_size is 5000"):
         executed(project, [Run("tiny", 3, (("cluster.batch_size", 5000),))])
     with contextlib.chdir(project):
-        assert not _file(Run("tiny", 3, (("cluster.batch_size", 5000),))).exists()
+        assert not _result_file(Run("tiny", 3, (("cluster.batch_size", 5000),))).exists()

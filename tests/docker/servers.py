@@ -1,4 +1,4 @@
-"""A PostgreSQL in a temporary folder, and the MLflow server of docker/compose.yaml on it, both on loopback alone."""
+"""A PostgreSQL in a temporary folder, and the MLflow server of docker/compose.yaml on it, both on loopback only."""
 
 import contextlib
 import os
@@ -29,14 +29,14 @@ PROGRAMS = ("initdb", "postgres")
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
-    """Waits for ``ready``, at most ``seconds`` and while ``process`` runs; what it has printed goes into the error."""
+    """Waits for ``ready``. Raises ``AssertionError`` with the log after ``seconds``, or if ``process`` ends."""
     end = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > end:
@@ -45,7 +45,7 @@ def wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes], lo
 
 
 def stop(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
-    """Asks a process to end, and ends it and all that it started after half a minute."""
+    """Asks a process to end. After half a minute it is killed, and so is every process that it started."""
     if process.poll() is None:
         process.send_signal(sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -56,7 +56,7 @@ def stop(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
 
 
 def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs: on the PATH, or the newest where Debian keeps them off it."""
+    """The folder of PostgreSQL's server programs: on the PATH, or Debian's folder of the newest version."""
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
@@ -64,7 +64,7 @@ def postgres_programs() -> Path | None:
 
 
 def unprivileged() -> dict[str, Any]:
-    """Whom PostgreSQL, which refuses to run as root, runs as: arguments of ``subprocess``."""
+    """The user that runs PostgreSQL, as arguments of ``subprocess``: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -75,13 +75,13 @@ def unprivileged() -> dict[str, Any]:
 
 
 class Database:
-    """A PostgreSQL with the database and user of compose.yaml and a password that a URL could not hold as it is."""
+    """A PostgreSQL with the database and user of compose.yaml, and a password that would need quoting in a URL."""
 
     def __init__(self, port: int) -> None:
         self.port, self.password = port, "a/b@c:d%e?" + secrets.token_hex(8)
 
     def rows(self, query: str, *values: object, database: str = "mlflow") -> list[tuple[Any, ...]]:
-        """What a query returns; nothing for a statement."""
+        """The rows of a query; none for a statement."""
         connection = psycopg2.connect(
             host=LOOPBACK, port=self.port, user="scan", password=self.password, dbname=database, connect_timeout=5
         )
@@ -91,7 +91,7 @@ class Database:
             return cursor.fetchall() if cursor.description else []
 
     def answers(self) -> bool:
-        """Whether it takes connections yet."""
+        """Whether it accepts connections."""
         try:
             return bool(self.rows("SELECT 1", database="postgres"))
         except psycopg2.OperationalError:
@@ -100,13 +100,13 @@ class Database:
 
 @contextlib.contextmanager
 def running_database() -> Iterator[Database]:
-    """Starts a PostgreSQL that listens on loopback, and ends and deletes it. Skips where it is not installed."""
+    """Starts a PostgreSQL on loopback, and ends and deletes it. Skips the test if PostgreSQL is not installed."""
     programs = postgres_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server is installed: neither on the PATH nor in /usr/lib/postgresql")
     user = unprivileged()
     database = Database(free_port())
-    with tempfile.TemporaryDirectory(prefix="scan-postgres-") as name:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory(prefix="scan-postgres-") as name:  # another user cannot enter pytest's folders
         folder = Path(name)
         (folder / "password").write_text(database.password)
         for path in (folder, folder / "password"):
@@ -132,11 +132,11 @@ def running_database() -> Iterator[Database]:
             database.rows("CREATE DATABASE mlflow", database="postgres")
             yield database
         finally:
-            stop(process, signal.SIGINT)  # to PostgreSQL: at once, but in order
+            stop(process, signal.SIGINT)  # PostgreSQL's fast shutdown
 
 
 class MlflowServer:
-    """The MLflow server as compose.yaml starts it, with this machine's addresses and folders in place of the names."""
+    """The MLflow server as compose.yaml starts it, with local addresses and folders in place of the services' names."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.folder, self.artifacts = folder, folder / "artifacts"
@@ -149,10 +149,11 @@ class MlflowServer:
             "--host=0.0.0.0": f"--host={LOOPBACK}",
             "--port=5000": f"--port={self.port}",
         }
-        self.command = [replaced(part, swaps) for part in SERVICE["command"]]
-        assert all(self.command.count(part) == 0 for part in SERVICE["command"] if any(old in part for old in swaps))
-        assert sum(old in part for part in SERVICE["command"] for old in swaps) == len(swaps)
-        self.command[0] = str(Path(sys.executable).parent / self.command[0])
+        command = "\n".join(SERVICE["command"])
+        for old, new in swaps.items():
+            assert command.count(old) == 1, f"compose.yaml has no {old}"
+            command = command.replace(old, new)
+        self.command = [str(Path(sys.executable).parent / "mlflow"), *command.split("\n")[1:]]
         self.check = [part.replace(":5000", f":{self.port}") for part in SERVICE["healthcheck"]["test"]]
         assert self.check[:2] == ["CMD", "python"]
         filled = {
@@ -165,7 +166,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until compose.yaml's health check passes."""
+        """Starts the server and waits until compose.yaml's health check passes."""
         log = self.folder / "log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -179,14 +180,7 @@ class MlflowServer:
         return not subprocess.run([sys.executable, *self.check[2:]], capture_output=True, timeout=30).returncode
 
     def stop(self) -> None:
-        """Ends it, as ``docker compose stop`` does, with the image's stop signal."""
+        """Ends the server with the image's stop signal, as ``docker compose stop`` does."""
         if self._process is not None:
             stop(self._process, signal.SIGINT)
             self._process = None
-
-
-def replaced(text: str, swaps: dict[str, str]) -> str:
-    """``text`` with each key of ``swaps`` replaced by its value."""
-    for old, new in swaps.items():
-        text = text.replace(old, new)
-    return text

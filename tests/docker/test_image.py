@@ -1,4 +1,4 @@
-"""What docker/ says in two places is the same in both."""
+"""The image leaves out the files that git leaves out."""
 
 from tests.project import ROOT
 

@@ -1,7 +1,6 @@
-"""The MLflow server of docker/compose.yaml on a real PostgreSQL, and what the stages record there."""
+"""The MLflow server of docker/compose.yaml on a real PostgreSQL, and the records of stages there."""
 
 import http.client
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,7 +33,7 @@ def server(database, tmp_path_factory):
 
 @pytest.fixture
 def tracked(server, monkeypatch):
-    """This process's stages record on the server; no setting of the caller's changes that."""
+    """The server, where this process's stages record, whatever the caller's settings are."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.delenv("SCAN_TRACKING", raising=False)
     return server
@@ -48,7 +47,7 @@ def client(tracked):
 
 
 def rows(client, condition):
-    """The one row of a whole run under ``condition``, and the rows of its stages in the order they ran."""
+    """The one pipeline run that meets ``condition``, and the runs of its stages in the order of their start."""
     experiment = client.get_experiment_by_name("scan").experiment_id
 
     def runs(what):
@@ -66,13 +65,13 @@ def begin(tracker, key):
 
 
 def status(server, host):
-    """What the server answers to a request that is addressed to ``host``."""
+    """The status of the server's answer to a request for ``host``."""
     connection = http.client.HTTPConnection(LOOPBACK, server.port, timeout=30)
     connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
     return connection.getresponse().status
 
 
-def test_it_answers_to_its_names_alone(server):
+def test_the_server_answers_only_to_its_own_names(server):
     trainer = urlsplit(COMPOSE["services"]["trainer"]["environment"]["MLFLOW_TRACKING_URI"])
     assert trainer.hostname == "mlflow" and trainer.port == 5000
     assert status(server, trainer.netloc) == status(server, "localhost:5000") == status(server, "127.0.0.1:8080") == 200
@@ -98,7 +97,7 @@ def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path,
     assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
     assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["plot.csv"]
     assert Path(client.download_artifacts(child.info.run_id, "plot.csv", str(tmp_path))).read_text() == "a\n1\n"
-    assert child.info.artifact_uri.startswith("mlflow-artifacts:")  # by way of the server, into its folder
+    assert child.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, into its folder
     assert {path.name for path in tracked.artifacts.rglob("*") if path.is_file()} == {"plot.csv", "note.txt"}
 
     of_child = (child.info.run_id,)
@@ -110,27 +109,16 @@ def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path,
     assert database.rows(tag, *of_child) == [(parent.info.run_id,)]
 
 
-def test_stages_record_themselves(tracked, client, database, tmp_path):
+def test_a_stage_records_itself(tracked, client, tmp_path):
     project = make_project(tmp_path / "project", {"seed": 11})
     run_stage(project, "source")
-    said = run(project, "python", "-m", "stages.prepare", MLFLOW_TRACKING_URI=tracked.address).stderr
-    for split, count in {"train": 60, "val": 40}.items():
-        features = np.random.default_rng(0).normal(size=(count, 8)).astype("float32")
-        (project / "data" / "embeddings").mkdir(exist_ok=True)
-        np.save(project / "data" / "embeddings" / f"{split}.npy", features / np.linalg.norm(features, axis=1)[:, None])
-    said += run(project, "python", "-m", "stages.neighbors", MLFLOW_TRACKING_URI=tracked.address).stderr
-    assert "MLflow" not in said and not spools(project)
+    printed = run(project, "python", "-m", "stages.prepare", MLFLOW_TRACKING_URI=tracked.address).stderr
+    assert "MLflow" not in printed and not spools(project)
     assert not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
 
-    parent, children = rows(client, "params.seed = '11'")
-    assert [run.data.tags["scan.stage"] for run in children] == ["prepare", "neighbors"]
-    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
-    assert children[0].data.metrics["images"] == 1797 and children[0].data.params["data.size"] == "8"
-    assert set(children[1].data.metrics) == {
-        "train_similarity", "val_similarity", "train_recall", "val_recall", "seconds",
-    }  # fmt: skip
-    stored = "SELECT value FROM metrics WHERE run_uuid = %s AND key = 'images'"
-    assert database.rows(stored, children[0].info.run_id) == [(1797.0,)]
+    parent, (child,) = rows(client, "params.seed = '11'")
+    assert child.data.tags["scan.stage"] == "prepare" and child.info.status == parent.info.status == "FINISHED"
+    assert child.data.metrics["images"] == 1797 and child.data.params["data.size"] == "8"
 
 
 def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path):
@@ -157,7 +145,7 @@ def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path
     assert list(answer.columns) == ["cluster", "probability"] and len(answer) == 3
 
 
-def test_a_server_that_goes_away_costs_seconds_and_gets_everything_once(tracked, client, tmp_path, capsys):
+def test_a_server_that_is_away_costs_one_warning_and_gets_everything_once(tracked, client, tmp_path, capsys):
     halfway = Tracker(tmp_path / "halfway", "pretext")
     begin(halfway, "halfway")
     halfway.metrics({"loss": 1.0}, 1)
@@ -169,23 +157,20 @@ def test_a_server_that_goes_away_costs_seconds_and_gets_everything_once(tracked,
     tracked.stop()
     try:
         halfway.metrics({"loss": 2.0}, 2)
-        started = time.monotonic()
         halfway.close("FINISHED")
-        assert time.monotonic() - started < 30
         (warning,) = capsys.readouterr().err.strip().splitlines()
         assert "pretext: warning" in warning and "scan send" in warning
         (waiting,) = spools(tmp_path / "halfway")
         assert [record["event"] for record in recorded(waiting)] == ["start", "metrics", "metrics", "end"]
 
-        started = time.monotonic()
-        said = run(project, "python", "-m", "stages.prepare", **away).stderr
-        assert time.monotonic() - started < 60
-        assert said.count("MLflow did not take") == 1 and "prepare: warning" in said and "prepare   done" in said
+        printed = run(project, "python", "-m", "stages.prepare", **away).stderr
+        assert printed.count("MLflow did not take") == 1
+        assert "prepare: warning" in printed and "prepare   done" in printed
         refused = run(project, "scan", "send", check=False, **away)
         assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
         assert "scan: error" in refused.stderr and len(spools(project)) == 1
     finally:
-        tracked.start()  # what it held is in PostgreSQL
+        tracked.start()  # PostgreSQL has kept what it recorded
     assert send_waiting(tmp_path / "halfway") == 1
     assert send_waiting(tmp_path / "halfway") == 0
     assert "sent the records of 1 stage" in run(project, "scan", "send", **away).stderr
