@@ -23,7 +23,7 @@ from experiments.workers import FOLDER, check_committed, make_worker, run_comman
 from pipeline import artifacts
 from pipeline.code import stage_code
 from pipeline.environment import data_home
-from pipeline.fingerprint import run_key, stage_entries, without_times
+from pipeline.fingerprint import run_key, stage_entries
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.presets import BASE, PRESETS, complete, preset_values
 from pipeline.tracking.spool import tracking_address
@@ -168,7 +168,7 @@ def _execute(run: Run, folder: Path, environment: dict[str, str]) -> None:
 def _key(run: Run) -> str:
     """Equal for runs that give the same result, whatever their changes look like."""
     params, root = run.params(), Path.cwd()
-    files = without_times(signature(params.data, root, data_home(root)))
+    files = signature(params.data, root, data_home(root))["content"]
     weights = weights_signature(params.backbone.weights, root)
     code = {stage: stage_code(stage) for stage in stage_entries()}
     key = run_key(params, {**files, "weights": weights, "code": code, "packages": packages()})[:16]

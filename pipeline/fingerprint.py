@@ -49,22 +49,17 @@ def run_key(params: Params, source: dict[str, Any]) -> str:
 
 
 def source_key() -> dict[str, Any]:
-    """What ``source`` has found, as far as no time tells: a touched file is no other run.
+    """What ``source`` has found: the images' content, the hash of imported weights, the digests of all stages' code.
 
-    The images' signature, the hash of imported weights, and the digests of all stages' code.
+    No file's time is in it, so touching a file does not make another run.
     """
-    code = {stage: artifacts.CODE / f"{stage}.json" for stage in stage_entries()}
-    looked = [artifacts.load_json(path) if path.exists() else {} for path in (artifacts.SOURCE, artifacts.WEIGHTS)]
-    digests = {stage: artifacts.load_json(path) for stage, path in code.items() if path.exists()}
-    return {**without_times(looked[0]), "weights": looked[1].get("sha256"), "code": digests}
 
+    def found(path: Path) -> Any:
+        return artifacts.load_json(path) if path.exists() else {}
 
-def without_times(source: dict[str, Any]) -> dict[str, Any]:
-    """A source's signature less what is over times too, which is called ``sha256`` in each of its listings."""
-    return {
-        name: {key: part for key, part in value.items() if key != "sha256"} if isinstance(value, dict) else value
-        for name, value in source.items()
-    }
+    code = {stage: found(artifacts.CODE / f"{stage}.json") for stage in stage_entries()}
+    content = found(artifacts.SOURCE).get("content", {})
+    return {**content, "weights": found(artifacts.WEIGHTS).get("sha256"), "code": code}
 
 
 def git_commit() -> str:

@@ -29,7 +29,7 @@ def prepare(stage: Stage) -> None:
     keys = ("name", "path", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
     depends_on = {key: getattr(settings, key) for key in keys} | {"labelled": settings.labels == "folders"}
     folder = stage.scratch(depends_on)
-    listed = artifacts.load_json(artifacts.SOURCE).get("source", {})
+    listed = artifacts.load_json(artifacts.SOURCE)["content"].get("source", {})
     total = source.total or (listed.get("files") if settings.name == "folder" else None)
     with CountProgress("prepare", total) as progress:
         count = ingest(source, target_of(settings), folder, worker_count(), progress.update)

@@ -101,7 +101,7 @@ def decode_chunk(
             thumbs.append((small if small.mode == "RGB" else small.convert("RGB")).tobytes())
         except Refused as refused:
             reason = str(refused)
-            named = item.meant or os.path.splitext(item.name)[1].lower() in ENDINGS
+            named = item.is_declared_image or os.path.splitext(item.name)[1].lower() in ENDINGS
             other = reason in (UNKNOWN, EMPTY) and not named
             findings.append(Finding(item.name, "ignored" if other else "rejected", reason))
             continue

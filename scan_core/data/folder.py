@@ -1,6 +1,6 @@
-"""Images in a folder, found by walking.
+"""Images in a folder and below, and what tells whether a source has changed.
 
-Where files lie says what they are only after all of them are known: see ``tree_layout``.
+The folders that an image is in give its label and split, but only once all names are known: see ``tree_layout``.
 """
 
 import hashlib
@@ -14,19 +14,19 @@ from scan_core.errors import ScanError
 from scan_core.settings import SOURCES_WITH_PATH, Data
 
 HELD_OUT = ("val", "valid", "validation", "test")
-UNLABELLED = ("unlabelled", "unlabeled")
+UNLABELED = ("unlabelled", "unlabeled")
 JUNK = ("thumbs.db", "desktop.ini")
 
 
 def tree_layout(names: Sequence[str]) -> tuple[list[str | None], list[Split | None]]:
-    """Labels and splits of images by the folders they lie in, (N,) each.
+    """Labels and splits of images by the folders that they are in, (N,) each.
 
-    Folders that all images share mean nothing. Then ``train`` beside ``val`` (or ``valid``, ``validation``, ``test``)
-    is an official split, in which ``unlabelled`` holds what is beyond it. The next folder is the class; an image in
-    none, or in ``unlabelled``, has no label.
+    Folders that all images share are left out. Of what remains, ``train`` beside ``val`` (or ``valid``,
+    ``validation``, ``test``) is an official split, and ``unlabelled`` beside them holds extra images. The next folder
+    is the class. An image in no folder, or in ``unlabelled``, has no label.
     """
     folders = [name.split("/")[:-1] for name in names]
-    shared = len(os.path.commonprefix(folders))  # noqa: RUF071 (of lists it compares whole folders)
+    shared = len(os.path.commonprefix(folders))  # noqa: RUF071 (between lists it compares whole folder names)
     folders = [parts[shared:] for parts in folders]
     tops = {parts[0].lower() for parts in folders if parts}
     official = "train" in tops and not tops.isdisjoint(HELD_OUT)
@@ -36,113 +36,111 @@ def tree_layout(names: Sequence[str]) -> tuple[list[str | None], list[Split | No
         split: Split | None = None
         if official:
             top = parts[0].lower() if parts else "train"
-            split = "val" if top in HELD_OUT else "extra" if top in UNLABELLED else "train"
+            split = "val" if top in HELD_OUT else "extra" if top in UNLABELED else "train"
             if top == "train" or split == "val":
                 parts = parts[1:]
-        labels.append(parts[0] if parts and parts[0].lower() not in UNLABELLED else None)
+        labels.append(parts[0] if parts and parts[0].lower() not in UNLABELED else None)
         splits.append(split)
     return labels, splits
 
 
 def open_folder(path: Path, settings: Data) -> Source:
-    """All files below ``path``, sorted by their names' bytes. Raises ``ScanError`` where it is no folder."""
+    """All files below ``path``, sorted by their names' bytes. Raises ``ScanError`` if it is not a folder."""
     if not path.is_dir():
-        raise ScanError(f"data.path is {settings.path}, which is no folder; for a zip or tar set data.name: archive")
-    return Source(read=lambda: _walk(path), layout=tree_layout)
+        raise ScanError(f"data.path is {settings.path}, which is not a folder; for a zip or tar set data.name: archive")
+    return Source(read=lambda: _read(path), layout=tree_layout)
 
 
-def _walk(root: Path) -> Iterator[Item | Finding]:
-    inside = os.path.realpath(root)
-    for entry, name in walk(os.fspath(root), ""):
-        shown = printable(name)
-        if is_junk(name) and name != ".":
+def _read(root: Path) -> Iterator[Item | Finding]:
+    real_root = os.path.realpath(root)
+    for name, error in walk(root):
+        path, shown = os.path.join(root, name), printable(name)
+        if is_junk(name):
             yield Finding(shown, "ignored", "hidden or system file")
-        elif isinstance(entry, OSError):
-            yield Finding(shown, "rejected", f"cannot be read: {entry.strerror}")
-        elif entry.is_symlink():
-            target = os.path.realpath(entry.path)
-            if os.path.commonpath([inside, target]) != inside:
-                yield Finding(shown, "rejected", "a link that leads out of the folder")
-            elif os.path.isdir(target):
-                yield Finding(shown, "ignored", "a link to a folder, whose files are read where they lie")
-            elif os.path.isfile(target):
-                yield Item(shown, target)
-            else:
-                yield Finding(shown, "rejected", "a link to nothing")
-        elif entry.is_file(follow_symlinks=False):
-            yield Item(shown, entry.path)
+        elif error:
+            yield Finding(shown or ".", "rejected", f"cannot be read: {error.strerror}")
+        elif os.path.islink(path):
+            yield _linked(shown, os.path.realpath(path), real_root)
+        elif os.path.isfile(path):
+            yield Item(shown, path)
         else:
-            yield Finding(shown, "rejected", "not a regular file")  # opening a pipe would wait for ever
+            yield Finding(shown, "rejected", "not a regular file")  # opening a pipe would wait forever
 
 
-def walk(folder: str, prefix: str) -> Iterator[tuple["os.DirEntry[str] | OSError", str]]:
-    """Everything below ``folder`` that is no folder, with its path from there; or why a folder cannot be read."""
-    waiting = _entries(folder, prefix)  # and no recursion: folders may lie deeper than Python's stack
-    while waiting:
-        entry, name = waiting.pop()
-        if not isinstance(entry, OSError) and entry.is_dir(follow_symlinks=False):
-            waiting += _entries(entry.path, f"{name}/")
-        else:
-            yield entry, name
+def _linked(name: str, target: str, root: str) -> Item | Finding:
+    if os.path.commonpath([root, target]) != root:
+        return Finding(name, "rejected", "a link that leads out of the folder")
+    if os.path.isdir(target):
+        return Finding(name, "ignored", "a link to a folder, whose files are read where they lie")
+    if not os.path.isfile(target):
+        return Finding(name, "rejected", "a link to nothing")
+    return Item(name, target)
 
 
-def _entries(folder: str, prefix: str) -> list[tuple["os.DirEntry[str] | OSError", str]]:
-    """What lies in a folder, last first. A folder sorts as its files' paths do: with a slash."""
+def walk(root: Path) -> list[tuple[str, OSError | None]]:
+    """Everything below ``root`` that is not a folder, and each folder that cannot be read with its error.
 
-    def order(entry: "os.DirEntry[str]") -> bytes:
-        return os.fsencode(entry.name) + b"/" * entry.is_dir(follow_symlinks=False)
+    Names are relative to ``root`` and sorted by their bytes. Links are listed and not followed.
+    """
+    entries: list[tuple[str, OSError | None]] = []
 
-    try:
-        with os.scandir(folder) as scan:
-            return [(entry, prefix + entry.name) for entry in sorted(scan, key=order, reverse=True)]
-    except OSError as error:
-        return [(error, prefix.rstrip("/") or ".")]
+    def unreadable(error: OSError) -> None:
+        entries.append((os.path.join(error.filename, ""), error))
+
+    for folder, subfolders, files in os.walk(root, onerror=unreadable):
+        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        entries += [(os.path.join(folder, name), None) for name in (*files, *links)]
+    entries.sort(key=lambda entry: os.fsencode(entry[0]))
+    return [(path.removeprefix(os.path.join(root, "")).rstrip("/"), error) for path, error in entries]
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file was put there by a system and not by a person."""
+    """Whether an operating system, and not a person, put a file there."""
     parts = name.split("/")
     return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in JUNK
 
 
 def signature(settings: Data, root: Path, home: Path) -> dict[str, Any]:
-    """What tells whether a source has changed without reading it: names, sizes and times of its files.
+    """What tells without reading a source whether it has changed: ``{"content": {...}, "mtimes": "<SHA-256>"}``.
 
+    ``content`` holds the number, names and sizes of the files, so that it is equal for a copy. ``mtimes`` covers all
+    else that the file system tells: modification times, modes and targets of links.
     Of the named sets in ``home`` only imagenet is looked at (``imagenet_listing``). The others are their names: CIFAR's
-    and STL-10's files are not read unless their checksums are right; MNIST's and Fashion-MNIST's have one only as they
-    are downloaded, so that a change in what is unpacked goes unnoticed.
-    Raises ``ScanError`` where there is nothing at ``data.path``.
+    and STL-10's files are not read unless their checksums are right; MNIST's and Fashion-MNIST's have a checksum only
+    as they are downloaded, so that a change to an unpacked file goes unnoticed.
+    Raises ``ScanError`` if there is nothing at ``data.path``.
     """
-    found: dict[str, Any] = {"name": settings.name}
+    mtimes = hashlib.sha256()
+    content: dict[str, Any] = {"name": settings.name}
     if settings.name in SOURCES_WITH_PATH:
-        found["source"] = _listing(located(settings, root))
+        content["source"] = _listing(located(settings, root), mtimes)
     elif settings.name == "imagenet":
         from scan_core.data.imagenet import imagenet_listing
 
-        found["source"] = imagenet_listing(home)
+        content["source"] = imagenet_listing(home, mtimes)
     if settings.labels.endswith(".csv"):
         labels = resolve(settings.labels, root)
         if not labels.is_file():
             raise ScanError(f"data.labels is {settings.labels}; there is no file {labels}")
-        found["labels"] = _listing(labels)
-    return found
+        content["labels"] = _listing(labels, mtimes)
+    return {"content": content, "mtimes": mtimes.hexdigest()}
 
 
-def _listing(path: Path) -> dict[str, Any]:
-    digest, without_times, count, total = hashlib.sha256(), hashlib.sha256(), 0, 0
-    entries = walk(os.fspath(path), "") if path.is_dir() else [(path, path.name)]
-    for entry, name in entries:
-        digest.update(os.fsencode(name) + b"\0")
-        if isinstance(entry, OSError):
+def _listing(path: Path, mtimes: Any) -> dict[str, Any]:
+    names_and_sizes, count, total = hashlib.sha256(), 0, 0
+    folder, entries = (path, walk(path)) if path.is_dir() else (path.parent, [(path.name, None)])
+    for name, error in entries:
+        mtimes.update(os.fsencode(name) + b"\0")
+        if error:
             continue
-        if entry.is_symlink():
-            digest.update(os.fsencode(os.readlink(entry)) + b"\0")
+        file = os.path.join(folder, name)
+        if os.path.islink(file):
+            mtimes.update(os.fsencode(os.readlink(file)) + b"\0")
         try:
-            found = entry.stat()  # of what a link leads to
+            status = os.stat(file)  # of the file that a link leads to
         except OSError:  # a link to nothing
             continue
-        digest.update(f"{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
-        without_times.update(os.fsencode(name) + f"\0{found.st_size}\0".encode())
-        count, total = count + 1, total + found.st_size
-    names_and_sizes = without_times.hexdigest()
-    return {"files": count, "bytes": total, "names_and_sizes": names_and_sizes, "sha256": digest.hexdigest()}
+        mtimes.update(f"{status.st_mode}\0{status.st_mtime_ns}\0".encode())
+        names_and_sizes.update(os.fsencode(name) + f"\0{status.st_size}\0".encode())
+        count, total = count + 1, total + status.st_size
+    return {"files": count, "bytes": total, "names_and_sizes": names_and_sizes.hexdigest()}

@@ -18,67 +18,77 @@ from scan_core.settings import Data
 
 WNID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")
-UNPACKED = 1_325_376_000  # 2012, in seconds: the time of folders that hold what a checked archive holds
+UNPACKED = 1_325_376_000  # 2012, in seconds: the time given to folders that hold what a checked archive holds
 
 
 def open_imagenet(settings: Data, home: Path) -> Source:
-    """``home/imagenet``, of which ``settings.subset`` are to be clustered. See ``open_named``."""
+    """``home/imagenet``, of which the classes of ``settings.subset`` are to be clustered. See ``open_named``."""
     folder = home / "imagenet"
-    _unpack_imagenet(folder, home)
-    subset = None if settings.subset is None else _imagenet_subset(settings.subset)
-    trained = {entry.name for entry in _listed(folder / "train") if _is_class(entry)}
-    validated = {entry.name for entry in _listed(folder / "val") if _is_class(entry)}
-    if subset is not None:
-        if not validated:
-            raise ScanError(
-                f"data.subset is {settings.subset}; {folder / 'val'} has no class folders to choose from; sort its "
-                "images into them, or set data.subset to null"
-            )
-        for official, present in (("train", trained), ("val", validated)):
-            if missing := [wnid for wnid in subset if wnid not in present]:
-                raise ScanError(
-                    f"data.subset is {settings.subset}; {folder / official} lacks {some(missing)}; "
-                    "complete it, or set data.subset to another or null"
-                )
+    _unpack_missing(folder, home)
+    train_classes, val_classes = (
+        {entry.name for entry in _entries(folder / split) if _is_class(entry)} for split in ("train", "val")
+    )
+    subset = _subset(settings, folder, train_classes, val_classes)
 
     def read() -> Iterator[Item | Finding]:
-        yield from _imagenet_split(folder, "train", subset, settings.extra != "none")
-        yield from _imagenet_split(folder, "val", subset, False)
+        yield from _split(folder, "train", subset, settings.extra != "none")
+        yield from _split(folder, "val", subset, False)
 
-    # Listing 1.3 million names takes seconds, and says now what is missing.
+    # Listing 1.3 million names takes seconds, and reports now what is missing.
     counts = Counter(str(thing.split) for thing in read() if isinstance(thing, Item))
-    for official in ("train", "val"):
-        if not counts[official]:
+    for split in ("train", "val"):
+        if not counts[split]:
             raise ScanError(
-                f"{folder / official} has no images of imagenet; put class folders (n01440764) with .JPEG files there, "
+                f"{folder / split} has no images of imagenet; put class folders (n01440764) with .JPEG files there, "
                 "or delete it and put the original archives beside it"
             )
-    return Source(read, subset or sorted(trained | validated), counts.total())
+    return Source(read, subset or sorted(train_classes | val_classes), counts.total())
 
 
-def imagenet_listing(home: Path) -> dict[str, Any]:
-    """What tells whether ``home/imagenet`` has changed: its class folders, their times and how many files they hold.
+def imagenet_listing(home: Path, mtimes: Any) -> dict[str, Any]:
+    """A hash of ``home/imagenet``'s class folders and of how many files each holds; ``mtimes`` gets the folders' times.
 
-    Folders as they were unpacked here are left out, so that having unpacked them is no change. A file that is changed
-    in place goes unnoticed: a look at each of 1.3 million would take too long.
+    Folders as they were unpacked here are left out, so that unpacking is not a change. A file that is changed in place
+    goes unnoticed, because a look at each of 1.3 million files would take too long.
     """
-    digest, without_times = hashlib.sha256(), hashlib.sha256()
-    for folder in (home / "imagenet" / "train", home / "imagenet" / "val"):
-        if not folder.is_dir():
+    names_and_counts = hashlib.sha256()
+    for split in (home / "imagenet" / "train", home / "imagenet" / "val"):
+        if not split.is_dir():
             continue
-        for path in [folder, *(Path(entry.path) for entry in _listed(folder) if _is_class(entry))]:
-            found = path.stat()
-            if found.st_mtime == UNPACKED:
-                continue
-            name_and_count = f"{path.relative_to(folder.parent)}\0{len(os.listdir(path))}\0".encode()
-            digest.update(name_and_count + f"{found.st_mtime_ns}\0".encode())
-            without_times.update(name_and_count)
-    return {"names_and_counts": without_times.hexdigest(), "sha256": digest.hexdigest()}
+        for folder in [split, *(Path(entry.path) for entry in _entries(split) if _is_class(entry))]:
+            status = folder.stat()
+            if status.st_mtime != UNPACKED:
+                names_and_counts.update(f"{folder.relative_to(split.parent)}\0{len(os.listdir(folder))}\0".encode())
+                mtimes.update(f"{status.st_mtime_ns}\0".encode())
+    return {"names_and_counts": names_and_counts.hexdigest()}
 
 
-def _imagenet_split(folder: Path, split: Split, subset: list[str] | None, extra: bool) -> Iterator[Item | Finding]:
-    """Files of one split, sorted by the bytes of their names; a file outside a class folder counts in a flat one."""
-    entries = _listed(folder / split)
+def _subset(settings: Data, folder: Path, train_classes: set[str], val_classes: set[str]) -> list[str] | None:
+    """The wnids of the paper's 50, 100 or 200 classes, sorted; None for all. Raises ``ScanError`` if one is missing."""
+    if settings.subset is None:
+        return None
+    wnids = sorted((Path(__file__).parent / "imagenet_subsets" / f"{settings.subset}.txt").read_text().split())
+    if not val_classes:
+        raise ScanError(
+            f"data.subset is {settings.subset}; {folder / 'val'} has no class folders to choose from; sort its "
+            "images into them, or set data.subset to null"
+        )
+    for split, classes in (("train", train_classes), ("val", val_classes)):
+        if missing := [wnid for wnid in wnids if wnid not in classes]:
+            raise ScanError(
+                f"data.subset is {settings.subset}; {folder / split} lacks {some(missing)}; "
+                "complete it, or set data.subset to another or null"
+            )
+    return wnids
+
+
+def _split(folder: Path, split: Split, subset: list[str] | None, extra: bool) -> Iterator[Item | Finding]:
+    """One split's files, sorted by the bytes of their names.
+
+    A file outside a class folder is an image only in a flat ``val``. Classes beyond ``subset`` are yielded as extra
+    images if ``extra``, without labels, because nothing may be known of classes that are not clustered.
+    """
+    entries = _entries(folder / split)
     flat = split == "val" and not any(_is_class(entry) for entry in entries)
     for entry in entries:
         name = f"imagenet/{split}/{printable(entry.name)}"
@@ -86,13 +96,13 @@ def _imagenet_split(folder: Path, split: Split, subset: list[str] | None, extra:
             clustered = subset is None or entry.name in subset
             if not clustered and not extra:
                 continue
-            for file in _listed(Path(entry.path)):
-                if reason := _no_image(file):
+            for file in _entries(Path(entry.path)):
+                if reason := _not_an_image(file):
                     yield Finding(f"{name}/{printable(file.name)}", "ignored", reason)
                 else:
-                    label = entry.name if clustered else None  # of classes that are not clustered nothing may be known
+                    label = entry.name if clustered else None
                     yield Item(f"{name}/{printable(file.name)}", file.path, label, split if clustered else "extra")
-        elif reason := _no_image(entry):
+        elif reason := _not_an_image(entry):
             yield Finding(name, "ignored", reason)
         elif flat:
             yield Item(name, entry.path, None, split)
@@ -100,7 +110,7 @@ def _imagenet_split(folder: Path, split: Split, subset: list[str] | None, extra:
             yield Finding(name, "ignored", "not in a class folder")
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
@@ -109,20 +119,18 @@ def _is_class(entry: os.DirEntry[str]) -> bool:
     return WNID.fullmatch(entry.name) is not None and entry.is_dir()
 
 
-def _no_image(entry: os.DirEntry[str]) -> str | None:
-    """Why ``entry`` is not taken for an image. A link to nothing is: that it cannot be read must come to light."""
+def _not_an_image(entry: os.DirEntry[str]) -> str | None:
+    """Why ``entry`` is not an image, or None. A dangling link is an image, so that prepare reports it as unreadable."""
     if entry.is_dir():
         return "a folder that is no class"
     return None if entry.name.lower().endswith(SUFFIXES) else "not a JPEG or PNG file"
 
 
-def _imagenet_subset(classes: int) -> list[str]:
-    """The wnids of the paper's 50, 100 or 200 classes, sorted."""
-    return sorted((Path(__file__).parent / "imagenet_subsets" / f"{classes}.txt").read_text().split())
+# --- the original archives
 
 
-def _unpack_imagenet(folder: Path, home: Path) -> None:
-    """Makes ``train`` and ``val`` from the original archives where they are missing, while other runs wait."""
+def _unpack_missing(folder: Path, home: Path) -> None:
+    """Makes ``train`` and ``val`` from the original archives if they are missing. Another run waits meanwhile."""
     needed = _needed(folder)
     if not needed:
         return
@@ -133,37 +141,35 @@ def _unpack_imagenet(folder: Path, home: Path) -> None:
         raise ScanError(
             f"data.name is imagenet; {folder} lacks the folders {' and '.join(sorted({*needed} - {'devkit'}))} with a "
             f"folder per class, or else {some(missing)} from image-net.org, which needs an account; put them there, or "
-            f"point SCAN_DATA, now {home}, at another folder"
+            f"use another folder of data sets than {home}"
         )
     with FileLock(folder / ".unpack.lock"):
-        for part in _needed(folder):  # none, where this has waited for another run
+        for part in _needed(folder):  # none if this run has waited for another
             _unpack(part, archives[part], imagenet.ARCHIVE_META[part][1])
 
 
 def _needed(folder: Path) -> list[str]:
-    """The archives, by torchvision's words for them, from which folders that are missing are made."""
-    wanted = [split for split in ("val", "train") if not (folder / split).is_dir()]
-    return ["devkit", *wanted] if "val" in wanted else wanted
+    """torchvision's words for the archives from which the missing folders are made."""
+    splits = [split for split in ("val", "train") if not (folder / split).is_dir()]
+    return ["devkit", *splits] if "val" in splits else splits
 
 
 def _unpack(part: str, archive: Path, md5: str) -> None:
     from torchvision.datasets import imagenet
 
     folder = archive.parent
-    part_folder = folder / f".{part}.part"  # one fixed name: what a killed run left must not fill the disk
+    part_folder = folder / f".{part}.part"  # always the same name, so that killed runs cannot fill the disk
     shutil.rmtree(part_folder, ignore_errors=True)
     try:
         if part == "devkit":
             imagenet.parse_devkit_archive(folder)
-        elif part == "val":
-            imagenet.parse_val_archive(folder, folder=part_folder.name)
-        else:
-            imagenet.parse_train_archive(folder, folder=part_folder.name)
-        if part != "devkit":
-            for path in (*part_folder.iterdir(), part_folder):
-                os.utime(path, (UNPACKED, UNPACKED))
-            os.rename(part_folder, folder / part)
-    except (RuntimeError, *BROKEN) as error:  # torchvision's word for a wrong checksum is RuntimeError
+            return
+        parse = imagenet.parse_val_archive if part == "val" else imagenet.parse_train_archive
+        parse(folder, folder=part_folder.name)
+        for path in (*part_folder.iterdir(), part_folder):
+            os.utime(path, (UNPACKED, UNPACKED))
+        os.rename(part_folder, folder / part)
+    except (RuntimeError, *BROKEN) as error:  # torchvision raises RuntimeError if a checksum is wrong
         check_md5(archive, md5)
         raise ScanError(f"{archive} cannot be unpacked ({one_line(error)}); download it again") from error
     finally:

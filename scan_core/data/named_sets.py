@@ -1,7 +1,7 @@
 """The named sets, in torchvision's layout: digits, MNIST, Fashion-MNIST, CIFAR, STL-10 and ImageNet.
 
-What lies there is checked before it is used, what is missing is unpacked or downloaded, and nothing half done is ever
-left under a file's or folder's own name.
+Files are checked before they are used, and missing ones are unpacked or downloaded. An interrupted run leaves no
+partial file or folder under a real name.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ from scan_core.settings import Data
 
 OFFICIAL: tuple[tuple[str, Split], ...] = (("train", "train"), ("test", "val"))  # the set's word for a split, and ours
 UNLABELED: tuple[str, Split] = ("unlabeled", "extra")
-CIFAR_IMAGES = 60_000  # its files hold labels and pixels together: counting would be reading
+CIFAR_IMAGES = 60_000  # a constant, because CIFAR's files hold labels and pixels together: counting would be reading
 STL10_SHAPE = (3, 96, 96)  # channels, columns, rows
 
 
 def open_named(settings: Data, home: Path) -> Source:
-    """The set ``settings.name`` in ``home``: checked, and unpacked or downloaded where it has to be, but not read.
+    """The set ``settings.name`` in ``home``: checked, and if necessary unpacked or downloaded, but not read.
 
     Items hold uint8 pixels, (height,width) or (height,width,3), or for imagenet the path of a file. The set's own
-    training images are "train", its test images "val", and images beyond those to be clustered "extra"; with
-    ``settings.extra`` none the last are neither needed nor yielded.
-    Raises ``ScanError`` where files are missing and cannot be downloaded, where a checksum is wrong, and where classes
-    of ``settings.subset`` are missing.
+    training images are "train", its test images "val", and images that are not to be clustered "extra". With
+    ``settings.extra`` none, extra images are neither needed nor yielded.
+    Raises ``ScanError`` if files are missing and cannot be downloaded, if a checksum is wrong, or if classes of
+    ``settings.subset`` are missing.
     """
     from scan_core.data.imagenet import open_imagenet
 
@@ -51,7 +51,7 @@ def open_named(settings: Data, home: Path) -> Source:
     except OSError as error:  # no permission, a full disk
         raise ScanError(
             f"data.name is {settings.name}; it cannot be used in {home} ({one_line(error)}); "
-            "mend that, or point SCAN_DATA at another folder"
+            "repair that, or use another folder of data sets"
         ) from error
 
 
@@ -59,7 +59,7 @@ def open_named(settings: Data, home: Path) -> Source:
 
 
 def _open_digits(settings: Data, home: Path) -> Source:
-    """scikit-learn's copy of the UCI handwritten digits: 1,797 images, 8x8, 17 grey levels, ten classes."""
+    """scikit-learn's copy of the UCI handwritten digits: 1,797 images, 8x8, 17 gray levels, ten classes."""
 
     def read() -> Iterator[Item]:
         from sklearn.datasets import load_digits
@@ -79,23 +79,25 @@ def _open_mnist(settings: Data, home: Path) -> Source:
     from torchvision.datasets import MNIST, FashionMNIST
 
     name = settings.name
-    kind = {"mnist": MNIST, "fashion_mnist": FashionMNIST}[name]
-    classes = [str(digit) for digit in range(10)] if name == "mnist" else list(kind.classes)
-    folder = home / kind.__name__ / "raw"
-    packed = {filename: md5 for filename, md5 in kind.resources if not (folder / filename).with_suffix("").exists()}
-    fetch(name, home, folder, {f: (md5, [mirror + f for mirror in kind.mirrors]) for f, md5 in packed.items()})
+    dataset = {"mnist": MNIST, "fashion_mnist": FashionMNIST}[name]
+    classes = [str(digit) for digit in range(10)] if name == "mnist" else list(dataset.classes)
+    folder = home / dataset.__name__ / "raw"
+    packed = {
+        filename: (md5, [mirror + filename for mirror in dataset.mirrors])
+        for filename, md5 in dataset.resources
+        if not (folder / filename).with_suffix("").exists()
+    }
+    fetch(name, home, folder, packed)
     for filename in packed:
         gunzip(folder / filename)
-    total = 0
     files: list[tuple[str, Split, Path, Path, tuple[int, ...]]] = []
     for (official, split), stem in zip(OFFICIAL, ("train", "t10k"), strict=True):
         images, labels = folder / f"{stem}-images-idx3-ubyte", folder / f"{stem}-labels-idx1-ubyte"
         shape = _idx_shape(images, 3)
         if _idx_shape(labels, 1) != shape[:1]:
-            raise ScanError(f"{labels} and {images} differ in how many images they are of; delete both and run again")
+            raise ScanError(f"{labels} and {images} differ in their number of images; delete both and run again")
         _check_labels(np.fromfile(labels, np.uint8, offset=8), classes, labels)
         files.append((official, split, images, labels, shape))
-        total += shape[0]
 
     def read() -> Iterator[Item]:
         for official, split, images, labels, shape in files:
@@ -103,11 +105,11 @@ def _open_mnist(settings: Data, home: Path) -> Source:
             for row, (image, label) in enumerate(zip(pixels, np.fromfile(labels, np.uint8, offset=8), strict=True)):
                 yield Item(f"{name}/{official}/{row:05d}", image, classes[label], split)
 
-    return Source(read, classes, total)
+    return Source(read, classes, sum(shape[0] for *_, shape in files))
 
 
 def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The shape that the header of an IDX file of bytes states. The only check there is: it has no checksum."""
+    """The shape in the header of an IDX file of bytes. It is the only check, because the file has no checksum."""
     with path.open("rb") as file:
         header = file.read(4 + 4 * dimensions)
     size = path.stat().st_size
@@ -116,7 +118,7 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
         if size == len(header) + int(np.prod(shape, dtype=np.int64)):
             return shape
     raise ScanError(
-        f"{path}: its {size} bytes are no whole IDX file of {dimensions} dimensions; delete it and run again"
+        f"{path}: its {size} bytes are not a whole IDX file of {dimensions} dimensions; delete it and run again"
     )
 
 
@@ -134,20 +136,20 @@ def _open_cifar(settings: Data, home: Path) -> Source:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     name = settings.name
-    kind, key = {
+    dataset, key = {
         "cifar10": (CIFAR10, b"label"),
         "cifar100": (CIFAR100, b"fine_label"),
         "cifar100_20": (CIFAR100, b"coarse_label"),
     }[name]
-    meta: tuple[str, str] = kind.meta["filename"], kind.meta["md5"]
-    batches = {"train": [tuple(entry) for entry in kind.train_list], "test": [tuple(entry) for entry in kind.test_list]}
-    folder = provide(kind, name, home, dict([*batches["train"], *batches["test"], meta]))
-    classes = [label.decode() for label in _unpickle(folder / meta[0], meta[1])[key + b"_names"]]
+    meta, meta_md5 = dataset.meta["filename"], dataset.meta["md5"]
+    batches = {"train": dict(dataset.train_list), "test": dict(dataset.test_list)}
+    folder = provide(dataset, name, home, {**batches["train"], **batches["test"], meta: meta_md5})
+    classes = [label.decode() for label in _unpickle(folder / meta, meta_md5)[key + b"_names"]]
 
     def read() -> Iterator[Item]:
         for official, split in OFFICIAL:
             row = 0
-            for filename, md5 in batches[official]:
+            for filename, md5 in batches[official].items():
                 for image, label in _batch(folder / filename, md5, key + b"s"):
                     yield Item(f"{name}/{official}/{row:05d}", image, classes[label], split)
                     row += 1
@@ -164,14 +166,15 @@ def _batch(path: Path, md5: str, key: bytes) -> Iterator[tuple[np.ndarray, int]]
 
 
 def _unpickle(path: Path, md5: str) -> dict[bytes, Any]:
-    """What ``path`` holds, with Python 2's strings as bytes.
+    """The content of ``path``, with Python 2's strings as bytes.
 
-    Unpickling runs code, so the very bytes that are unpickled are checked: the file may have changed since it was.
+    Unpickling runs code, so the checksum is taken of the very bytes that are unpickled: the file may have changed
+    since it was checked.
     """
     content = path.read_bytes()
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise wrong_md5(path, found, md5)
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise wrong_md5(path, actual, md5)
     values: dict[bytes, Any] = pickle.loads(content, encoding="bytes")
     return values
 
@@ -183,12 +186,10 @@ def _open_stl10(settings: Data, home: Path) -> Source:
     from torchvision.datasets import STL10
 
     splits = OFFICIAL if settings.extra == "none" else (*OFFICIAL, UNLABELED)
-    checksums: dict[str, str | None] = {STL10.class_names_file: None}  # torchvision knows no checksum of it
-    checksums |= {
-        filename: md5
-        for filename, md5 in [*STL10.train_list, *STL10.test_list]
-        if settings.extra != "none" or not filename.startswith("unlabeled")
-    }
+    checksums: dict[str, str | None] = {STL10.class_names_file: None}  # torchvision has no checksum of it
+    for filename, md5 in [*STL10.train_list, *STL10.test_list]:
+        if settings.extra != "none" or not filename.startswith("unlabeled"):
+            checksums[filename] = md5
     folder = provide(STL10, "stl10", home, checksums)
     classes = (folder / STL10.class_names_file).read_text().splitlines()
     numbers: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""Images in .npy arrays."""
+"""Images in the rows of a .npy array."""
 
 import tokenize
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ from scan_core.data.sources import Finding, Item, Source
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 
-ARRAYS_ALLOWED = "uint8 or bool of shape (N,H,W), (N,H,W,1), (N,H,W,3) or (N,H,W,4) is allowed"
+ARRAYS_ALLOWED = "(N,height,width[,channels]) uint8 or bool, with 1, 3 or 4 channels, is allowed"
 
 
 def open_npy(path: Path, settings: Data) -> Source:
-    """The images of a .npy file, (N,H,W) or (N,H,W,C) uint8 or bool with 1, 3 or 4 channels, mapped, not loaded.
+    """The images of a .npy file, mapped and not loaded.
 
-    Items are named ``<file>/<row>`` and hold (H,W) or (H,W,C) uint8; bool becomes 0 and 255. No label, no split.
-    Raises ``ScanError`` for any other file, dtype or shape.
+    The array is uint8 or bool of shape (N,height,width) or (N,height,width,channels) with 1, 3 or 4 channels. Items are
+    named ``<file>/<row>`` and hold (height,width) or (height,width,channels) uint8; bool becomes 0 and 255. There are
+    no labels and no splits. Raises ``ScanError`` for any other file, dtype or shape.
     """
     shape, dtype = _header(path)
     problem = f"{path} is {dtype} of shape {shape}; {ARRAYS_ALLOWED}"
@@ -28,11 +29,11 @@ def open_npy(path: Path, settings: Data) -> Source:
         raise ScanError(problem)
     if 0 in shape:
         raise ScanError(f"{problem}, and at least one image of at least one pixel is needed")
-    _map(path)  # a truncated file is seen now
+    _map(path)  # raises now if the file is truncated
 
     def read() -> Iterator[Item | Finding]:
         for row, pixels in enumerate(_map(path)):
-            image = np.array(pixels, np.uint8, order="C")  # a copy: what is handed on keeps no file open
+            image = np.array(pixels, np.uint8, order="C")  # a copy, so that no item keeps the file open
             if dtype == np.bool_:
                 image *= 255
             yield Item(row_name(path.name, row), image[..., 0] if image.shape[2:] == (1,) else image)
@@ -41,14 +42,14 @@ def open_npy(path: Path, settings: Data) -> Source:
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, before anything is mapped or, of an object array, unpickled."""
+    """Shape and dtype, read before anything is mapped or, for an object array, unpickled."""
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
     except (OSError, ValueError, TypeError, tokenize.TokenError, RecursionError) as error:
-        raise ScanError(f"{path} is no .npy file; a .npy file, {ARRAYS_ALLOWED}; write one with numpy.save") from error
+        raise ScanError(f"{path} is not a .npy file; {ARRAYS_ALLOWED}; write one with numpy.save") from error
     return shape, dtype
 
 
@@ -60,5 +61,5 @@ def _map(path: Path) -> np.ndarray:
 
 
 def row_name(file: str, row: int) -> str:
-    """What a row of a table or an array is called."""
+    """The name of a row of a table or array."""
     return f"{file}/{row:07d}"

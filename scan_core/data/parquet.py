@@ -1,4 +1,4 @@
-"""Images in tables: parquet files, as the Hugging Face Hub lays them out or others."""
+"""Images in the rows of parquet files, in the Hugging Face Hub's layout or others."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scan_core.data.download import some
 from scan_core.data.npy import row_name
 from scan_core.data.sources import Finding, Item, Source, Split, printable
 from scan_core.errors import ScanError
@@ -21,50 +22,38 @@ BATCH_ROWS = 64
 PATH_COLUMNS = ("image", "img", "path", "file", "file_name", "image_path")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLITS: dict[str, Split] = {"train": "train", "test": "val", "val": "val", "valid": "val", "validation": "val"}
-SPLIT_NAME = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])")  # train-00000-of-00004, test_1, validation; not trained
+SPLIT_NAME = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])")  # matches train-00000-of-00004 and test_1, not trained
+Kind = Literal["struct", "binary", "path"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A parquet file of which the schema is known."""
+    """A parquet file whose schema has been read."""
 
     path: Path
-    name: str  # relative to the folder that was named
+    name: str  # relative to the folder that was opened
     rows: int
     image: str  # column
-    kind: Literal["struct", "binary", "path"]  # what that column holds
+    kind: Kind  # what the image column holds
     label: str | None  # column
     classes: list[str] | None  # names of an integer label's values
     split: Split | None
 
 
 def open_parquet(path: Path, settings: Data) -> Source:
-    """The rows of a parquet file, or of all in a folder and below by their names; no image is read yet.
+    """The rows of a parquet file, or of all parquet files in a folder and below, sorted by name; no image is read yet.
 
     Items are named ``<file>/<row>``. A column named as one of ``LABEL_COLUMNS`` is read if ``settings.labels`` is
-    ``folders``; ``classes`` is there if the Hub's metadata names them. Raises ``ScanError`` here if a file is no
-    parquet file, has no image column, more than one or another than the first file, or if there is no row; while
-    rows are read, if a file is damaged or a label has no name.
+    ``folders``; ``classes`` is set if the Hub's metadata names them. Raises ``ScanError`` here if a file is not a
+    parquet file, if its image column is missing, ambiguous or unlike the first file's, or if there is no row. Raises
+    it while rows are read if a file is damaged or a label has no name.
     """
     paths = _parquet_files(path) if path.is_dir() else [path]
-    labelled = settings.labels == "folders"
-    tables = [_look(file, file.relative_to(path) if path.is_dir() else Path(file.name), labelled) for file in paths]
-    if len({table.split for table in tables} - {None}) < 2:  # train files alone are no official split
+    folder = path if path.is_dir() else path.parent
+    tables = [_open_table(file, file.relative_to(folder), settings.labels == "folders") for file in paths]
+    if len({table.split for table in tables} - {None}) < 2:  # train files alone are not an official split
         tables = [replace(table, split=None) for table in tables]
-    first = tables[0]
-    for table in tables:
-        if (table.image, table.kind) != (first.image, first.kind):
-            raise ScanError(
-                f"{table.path} has its images in column {table.image} ({table.kind}), {first.path} in {first.image} "
-                f"({first.kind}); one column of one type is allowed; read them one by one"
-            )
-    labels = [table for table in tables if table.label]  # a test file may have none
-    for table in labels:
-        if (table.label, table.classes) != (labels[0].label, labels[0].classes):
-            raise ScanError(
-                f"the label column of {table.path} ({table.label}) or its class names are not those of "
-                f"{labels[0].path} ({labels[0].label}); set data.labels to none or to a .csv file"
-            )
+    _check_alike(tables)
     total = sum(table.rows for table in tables)
     if not total:
         raise ScanError(f"{path} has no rows; at least one image is needed")
@@ -73,28 +62,44 @@ def open_parquet(path: Path, settings: Data) -> Source:
         for table in tables:
             yield from _rows(table)
 
-    return Source(read, labels[0].classes if labels else None, total)
+    classes = next((table.classes for table in tables if table.label), None)  # a test file may have no labels
+    return Source(read, classes, total)
+
+
+def _check_alike(tables: list[_Table]) -> None:
+    first = tables[0]
+    for table in tables:
+        if (table.image, table.kind) != (first.image, first.kind):
+            raise ScanError(
+                f"{table.path} has its images in column {table.image} ({table.kind}), {first.path} in {first.image} "
+                f"({first.kind}); one column of one type is allowed; read them one by one"
+            )
+    labeled = [table for table in tables if table.label]
+    for table in labeled:
+        if (table.label, table.classes) != (labeled[0].label, labeled[0].classes):
+            raise ScanError(
+                f"the label column of {table.path} ({table.label}) or its class names are not those of "
+                f"{labeled[0].path} ({labeled[0].label}); set data.labels to none or to a .csv file"
+            )
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """All in ``folder`` and below, by name; without hidden ones, which are caches and other systems' notes."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() == ".parquet"
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    if not found:
-        raise ScanError(f"{folder} has no .parquet file, nor has a folder in it; data.path is to name some")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    """All in ``folder`` and below, sorted by name. Hidden files are left out, because they are caches and the like."""
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".parquet"]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    paths = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
+    if not paths:
+        raise ScanError(
+            f"{folder} has no .parquet file, not even in a folder below; set data.path to one or to its folder"
+        )
+    return paths
 
 
-def _look(path: Path, relative: Path, labelled: bool) -> _Table:
+def _open_table(path: Path, relative: Path, with_labels: bool) -> _Table:
     with _opened(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     image, kind = _image_column(path, schema)
-    label = _label_column(path, schema) if labelled else None
+    label = _label_column(path, schema) if with_labels else None
     for name in (image, label):
         if name and schema.names.count(name) > 1:
             raise ScanError(f"{path} has {schema.names.count(name)} columns named {name}; one is allowed")
@@ -103,49 +108,47 @@ def _look(path: Path, relative: Path, labelled: bool) -> _Table:
 
 
 def _split(relative: Path) -> Split | None:
-    """What the start of the file's name says, or else that of the nearest folder."""
-    for part in reversed(relative.parts):
-        if found := SPLIT_NAME.match(part.lower()):
-            return SPLITS[found[1]]
-    return None
+    """The split that the start of the file's name states, or else the nearest folder's."""
+    matches = (SPLIT_NAME.match(part.lower()) for part in reversed(relative.parts))
+    return next((SPLITS[match[1]] for match in matches if match), None)
 
 
-def _image_column(path: Path, schema: Any) -> tuple[str, Literal["struct", "binary", "path"]]:
-    """Its name and what it holds: the Hub's struct before bytes before paths."""
-    names: dict[Literal["struct", "binary", "path"], list[str]] = {"struct": [], "binary": [], "path": []}
+def _image_column(path: Path, schema: Any) -> tuple[str, Kind]:
+    """The image column's name and what it holds. The Hub's struct is preferred to bytes, and bytes to paths."""
+    candidates: dict[Kind, list[str]] = {"struct": [], "binary": [], "path": []}
     for field in schema:
-        kind = _plain(field.type)
-        if pa.types.is_struct(kind) and any(part.name == "bytes" and _is_binary(part.type) for part in kind):
-            names["struct"].append(field.name)
-        elif _is_binary(kind):
-            names["binary"].append(field.name)
-        elif _is_text(kind) and field.name in PATH_COLUMNS:
-            names["path"].append(field.name)
-    for held, columns in names.items():
+        dtype = _value_type(field.type)
+        if pa.types.is_struct(dtype) and any(part.name == "bytes" and _is_binary(part.type) for part in dtype):
+            candidates["struct"].append(field.name)
+        elif _is_binary(dtype):
+            candidates["binary"].append(field.name)
+        elif _is_text(dtype) and field.name in PATH_COLUMNS:
+            candidates["path"].append(field.name)
+    for kind, columns in candidates.items():
         preferred = [name for name in ("image", "img") if name in columns]
         if preferred or len(columns) == 1:
-            return (preferred or columns)[0], held
+            return (preferred or columns)[0], kind
         if columns:
             raise ScanError(
-                f"{path} has {len(columns)} columns that may be the image: {_listed(columns)}; one is allowed, or one "
+                f"{path} has {len(columns)} columns that may be the image: {some(columns)}; one is allowed, or one "
                 "of them named image or img; drop or rename the others"
             )
     raise ScanError(
-        f"{path} has no image column; its columns are {_listed([f'{field.name} ({field.type})' for field in schema])}; "
+        f"{path} has no image column; its columns are {some([f'{field.name} ({field.type})' for field in schema])}; "
         f"a struct with binary bytes, binary, or text named {', '.join(PATH_COLUMNS)} is allowed"
     )
 
 
 def _label_column(path: Path, schema: Any) -> str | None:
-    found = [schema.field(schema.names.index(name)) for name in LABEL_COLUMNS if name in schema.names]
-    for field in found:
-        kind = _plain(field.type)
-        numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        if numbers or _is_text(kind) or pa.types.is_null(kind):
+    fields = [schema.field(schema.names.index(name)) for name in LABEL_COLUMNS if name in schema.names]
+    for field in fields:
+        dtype = _value_type(field.type)
+        is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
+        if is_number or _is_text(dtype) or pa.types.is_null(dtype):
             return str(field.name)
-    if found:
+    if fields:
         raise ScanError(
-            f"column {found[0].name} of {path} is {found[0].type}; one number or text for each image is allowed as its "
+            f"column {fields[0].name} of {path} is {fields[0].type}; one number or text per image is allowed as its "
             "label; set data.labels to none or to a .csv file"
         )
     return None
@@ -153,7 +156,7 @@ def _label_column(path: Path, schema: Any) -> str | None:
 
 def _class_names(schema: Any, label: str) -> list[str] | None:
     """Names of an integer label's values, if the Hub's metadata has them."""
-    if not pa.types.is_integer(_plain(schema.field(label).type)):
+    if not pa.types.is_integer(_value_type(schema.field(label).type)):
         return None
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
@@ -162,31 +165,31 @@ def _class_names(schema: Any, label: str) -> list[str] | None:
         return None
 
 
-def _plain(kind: Any) -> Any:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def _value_type(dtype: Any) -> Any:
+    return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
 
 
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+def _is_binary(dtype: Any) -> bool:
+    return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype))
 
 
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _is_text(dtype: Any) -> bool:
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A ``ParquetFile``; whatever it raises becomes a ``ScanError``."""
+    """A ``ParquetFile``, whose errors become a ``ScanError``."""
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ScanError(f"{path} is no parquet file that can be read ({reason}); get or write it again") from error
+        raise ScanError(f"{path} cannot be read as a parquet file ({reason}); get or write it again") from error
 
 
 def _rows(table: _Table) -> Iterator[Item | Finding]:
-    """A few rows at a time, group by group: memory is bounded by one group's column, whatever the file's size."""
+    """Reads a few rows at a time, group by group, so that memory is bounded by one group's columns."""
     columns = [table.image, *([table.label] if table.label else [])]
     row = 0
     with _opened(table.path) as file:
@@ -194,26 +197,23 @@ def _rows(table: _Table) -> Iterator[Item | Finding]:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
                 images = batch.column(table.image)
                 labels = batch.column(table.label) if table.label else None
-                for at in range(batch.num_rows):
-                    yield _item(table, row, images[at], None if labels is None else labels[at])
+                for position in range(batch.num_rows):
+                    yield _item(table, row, images[position], None if labels is None else labels[position])
                     row += 1
 
 
 def _item(table: _Table, row: int, image: Any, label: Any) -> Item | Finding:
-    """One row, of which ``image`` and ``label`` are pyarrow scalars."""
+    """One row, whose ``image`` and ``label`` are pyarrow scalars."""
     name = row_name(table.name, row)
     try:
         value = image.as_py()
         text = None if label is None else _label(table, name, label.as_py())
-    except UnicodeDecodeError:  # parquet files say so, but nothing checks it
+    except UnicodeDecodeError:  # parquet declares text as UTF-8, but nothing checks it
         return Finding(name, "rejected", "text in this row is not UTF-8")
-    if table.kind == "path":
-        data, path = None, value
-    elif table.kind == "struct":
-        data, path = (value or {}).get("bytes"), (value or {}).get("path")
-    else:
-        data, path = value, None
-    if data is None:
+    if table.kind != "struct":
+        value = {"bytes" if table.kind == "binary" else "path": value}
+    content, path = ((value or {}).get(key) for key in ("bytes", "path"))
+    if content is None:
         if not isinstance(path, str):
             return Finding(name, "rejected", "no image in this row")
         folder = table.path.parent
@@ -225,26 +225,22 @@ def _item(table: _Table, row: int, image: Any, label: Any) -> Item | Finding:
                 return Finding(name, "rejected", f"there is no file at path {path}")
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
             return Finding(name, "rejected", f"path {path!r} cannot be followed: {error}")
-        data = str(file)
-    return Item(name, data, text, table.split, meant=True)
+        content = str(file)
+    return Item(name, content, text, table.split, is_declared_image=True)
 
 
 def _label(table: _Table, name: str, value: Any) -> str | None:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, int):  # of a bool too, for which there are no names
-        if value == -1:  # the Hub's "unknown"
-            return None
-        if table.classes is not None:
-            if not 0 <= value < len(table.classes):
-                raise ScanError(
-                    f"column {table.label} of {name} is {value}, but its metadata name {len(table.classes)} classes; "
-                    "set data.labels to none or to a .csv file"
-                )
-            return table.classes[value]
-    return str(value)
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+    if not isinstance(value, int):
+        return str(value)
+    if value == -1:  # the Hub's "unknown"
+        return None
+    if table.classes is None:
+        return str(value)
+    if not 0 <= value < len(table.classes):
+        raise ScanError(
+            f"column {table.label} of {name} is {value}, but its metadata name {len(table.classes)} classes; "
+            "set data.labels to none or to a .csv file"
+        )
+    return table.classes[value]

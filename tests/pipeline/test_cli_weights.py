@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -90,12 +91,7 @@ def test_the_resnet_is_found_from_the_tensors(project, digits):
 def test_the_name_of_what_is_written(project, name, written):
     """Files of Hugging Face are all called the same, so they get their network's name."""
     state = timm.create_model("test_vit").state_dict()
-    if name.endswith(".safetensors"):
-        from safetensors.torch import save_file
-
-        save_file(state, name)
-    else:
-        torch.save(state, name)
+    (save_file if name.endswith(".safetensors") else torch.save)(state, name)
     assert scan(name, "--from", "timm", "--model", "test_vit.r160_in1k").exit_code == 0
     assert files(project / "weights") == [f"{written}.safetensors"]
 
@@ -113,33 +109,27 @@ def test_a_second_import_writes_the_same_bytes(project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("none.pth", "--from", "timm"), "none.pth is no file"),
-        (("a.pth", "--from", "timm"), "give --model"),
+        (("none.pth", "--from", "timm"), "none.pth is not a file"),
+        (("a.pth", "--from", "timm"), "with --model"),
         (("a.pth", "--from", "timm", "--model", "test_vitt"), "did you mean test_vit"),
         (("a.pth", "--from", "timm", "--model", "test_resnet"), "is missing"),
         (("a.pth", "--from", "simclr"), "--from is simclr; moco_v2, torchvision, timm, dino are allowed"),
         (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.bin"), "--to is a.bin; a .safetensors file"),
         (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.pth/b.safetensors"), "a.pth"),
+        (("weights/b.safetensors", "--from", "timm", "--model", "test_vit"), "other than the checkpoint"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(project, words, said):
-    torch.save(timm.create_model("test_vit").state_dict(), "a.pth")
+    state = timm.create_model("test_vit").state_dict()
+    torch.save(state, "a.pth")
+    (project / "weights").mkdir()
+    save_file(state, "weights/b.safetensors")
+    before = [(project / name).read_bytes() for name in ("a.pth", "weights/b.safetensors")]
     result = scan(*words)
     assert result.exit_code == 1
     assert result.stdout == "" and result.stderr.startswith("scan: error: ") and result.stderr.count("\n") == 1
     assert said in result.stderr
-    assert files(project) == ["a.pth"]
-
-
-def test_the_checkpoint_is_not_written_over(project):
-    from safetensors.torch import save_file
-
-    (project / "weights").mkdir()
-    save_file(timm.create_model("test_vit").state_dict(), "weights/a.safetensors")
-    before = (project / "weights" / "a.safetensors").read_bytes()
-    result = scan("weights/a.safetensors", "--from", "timm", "--model", "test_vit")
-    assert result.exit_code == 1 and "other than the checkpoint" in result.stderr
-    assert (project / "weights" / "a.safetensors").read_bytes() == before
+    assert [(project / name).read_bytes() for name in files(project)] == before
 
 
 # --- What DVC sees of such a file

@@ -318,7 +318,7 @@ def test_source_tells_every_change_and_nothing_else(project):
 
     first = now()
     assert now() == first
-    assert json.loads(first)["source"]["files"] == COUNT
+    assert json.loads(first)["content"]["source"]["files"] == COUNT
     seen = {first}
     picture(99).save(project / "images" / "new.png")
     seen.add(now())

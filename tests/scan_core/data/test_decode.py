@@ -752,7 +752,9 @@ def test_a_resize_that_the_memory_cannot_hold_is_listed(tmp_path, monkeypatch):
 
 
 def test_garbage_in_a_table_is_rejected_whatever_its_name(tmp_path):
-    chunk, _ = decoded(tmp_path, [Item("a.parquet/0000003", b"hello", meant=True), Item("README", b"hello")])
+    chunk, _ = decoded(
+        tmp_path, [Item("a.parquet/0000003", b"hello", is_declared_image=True), Item("README", b"hello")]
+    )
     assert [(each.name, each.kind) for each in chunk.findings] == [
         ("a.parquet/0000003", "rejected"),
         ("README", "ignored"),

@@ -4,15 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.presets import read_preset
 from scan_core.data.sources import class_order, open_source, printable, resolve
-from scan_core.errors import ScanError
-from tests.tiny import change
-
-DIGITS = read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data
+from tests.scan_core.data.little_files import DIGITS, settings
+from tests.tiny import refused
 
 
 def test_a_named_set_needs_no_path(tmp_path):
@@ -24,10 +19,8 @@ def test_a_named_set_needs_no_path(tmp_path):
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_path_with_nothing_there_is_an_error_that_says_where(tmp_path, name, absolute):
     path = tmp_path / "sub" / "images"
-    settings = change(DIGITS, name=name, path=str(path) if absolute else "sub/images")
-    with pytest.raises(ScanError) as error:
-        open_source(settings, tmp_path, tmp_path / "home")
-    assert str(error.value) == f"data.path is {settings.path}; there is nothing at {path}"
+    data = settings(name, path if absolute else "sub/images")
+    refused(lambda: open_source(data, tmp_path, tmp_path), f"data.path is {data.path}; there is nothing at {path}")
 
 
 def test_a_relative_path_starts_at_the_project_and_a_tilde_at_home(tmp_path, monkeypatch):
@@ -60,8 +53,3 @@ def test_names_become_text_that_any_file_can_hold():
 )  # fmt: skip
 def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
     assert class_order(names) == wanted
-
-
-@given(st.sets(st.integers()))
-def test_integers_are_in_order(numbers):
-    assert class_order({str(number) for number in numbers}) == [str(number) for number in sorted(numbers)]
