@@ -1,9 +1,9 @@
-"""``scan``: what is not a stage."""
+"""``scan``: every command that is not a stage. Each error is printed as one line."""
 
 import json
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -11,11 +11,26 @@ from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json, r
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
 from pipeline.progress import say
-from pipeline.tracking.spool import tracking_address
+from pipeline.tracking.spool import tracking_address, without_passwords
 from scan_core.errors import ScanError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-weights = typer.Typer(no_args_is_help=True, help="Weights that others have published.")
+
+class Commands(typer.core.TyperGroup):
+    """Commands whose expected errors end in one line and exit code 1 instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command. Its error is printed without passwords: addresses in it may hold some."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # of scan show | head: typer ends quietly
+            raise
+        except (ScanError, OSError) as error:
+            say(f"scan: error: {without_passwords(' '.join(str(error).split()))}")
+            sys.exit(1)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+weights = typer.Typer(no_args_is_help=True, help="Use weights that others have published.")
 app.add_typer(weights, name="weights")
 
 # What ``show`` calls the measures of metrics.json.
@@ -80,17 +95,13 @@ def _kept(path: Path | None) -> str:
 
 @app.command()
 def params(
-    name: str | None = typer.Argument(None, help="A preset; without one, params.yaml."),
-    as_json: bool = typer.Option(False, "--json", help="JSON with sorted keys."),
+    name: str | None = typer.Argument(None, help="A preset's name; by default params.yaml is printed."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON with sorted keys."),
 ) -> None:
-    """Print validated settings."""
+    """Print the validated settings of params.yaml or of a preset."""
     from pipeline import presets
 
-    try:
-        settings = presets.read_preset(presets.find_preset(name)) if name else read_params()
-    except ScanError as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
+    settings = presets.read_preset(presets.find_preset(name)) if name else read_params()
     values = settings.model_dump(mode="json")
     if as_json:
         print(json.dumps(values, indent=2, sort_keys=True))
@@ -101,28 +112,24 @@ def params(
 @app.command()
 def data(
     path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
-    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to put a picture of some of the images."),
-    use: bool = typer.Option(False, "--use", help="Put the settings into params.yaml, whose others stay."),
+    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
+    use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
 ) -> None:
-    """Look at a source without running anything: counts, sizes, rejects, copies, and settings that would fit."""
+    """Inspect a source of images without running a stage: counts, sizes, rejects, copies, and suggested settings."""
     from pipeline import inspect_source as look
     from pipeline import presets
     from pipeline.environment import worker_count
 
-    try:
-        if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
-        present = read_params()
-        found = look.look(path, present.data, Path.cwd(), Path(".scan"), worker_count())
-        suggested = look.suggest(found, present)
-        look.show(found, suggested, Path(sheet), look.contact_sheet(found, Path(sheet)))
-        if not found.images or not use:
-            return
-        kept = presets.change_params(suggested, f"{path}: as scan data suggests")
-    except (ScanError, OSError) as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
-    print("\nparams.yaml has them now" + _kept(kept))
+    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
+    current = read_params()
+    found = look.inspect_source(path, current.data, Path.cwd(), Path(".scan"), worker_count())
+    suggested = look.suggest_settings(found, current)
+    look.print_inspection(found, suggested, Path(sheet), look.write_contact_sheet(found, Path(sheet)))
+    if not found.images or not use:
+        return
+    kept = presets.change_params(suggested, f"{path}: as scan data suggests")
+    print("\nparams.yaml now has them" + _kept(kept))
     print("next      dvc repro")
 
 
@@ -166,61 +173,54 @@ def show() -> None:
 @weights.command("import")
 def import_weights(
     file: str = typer.Argument(help="A checkpoint: .pth, .pt, .pth.tar, .bin or .safetensors."),
-    kind: str = typer.Option(..., "--from", help="Whose it is: moco_v2, torchvision, timm or dino (v1 and v2)."),
-    backbone: str | None = typer.Option(None, help="resnet18, resnet34 or resnet50; else found from the tensors."),
-    model: str | None = typer.Option(None, help="timm's name of the network; found from the tensors for dino."),
-    stem: str | None = typer.Option(None, help="Of a ResNet with a 3x3 stem: small, or stl with the max-pool."),
-    to: str | None = typer.Option(None, help="Where to; by default weights/, under the checkpoint's name."),
+    kind: str = typer.Option(..., "--from", help="Its format: moco_v2, torchvision, timm or dino (v1 and v2)."),
+    backbone: str | None = typer.Option(None, help="resnet18, resnet34 or resnet50; by default inferred."),
+    model: str | None = typer.Option(None, help="timm's name of the network; for dino, by default inferred."),
+    stem: str | None = typer.Option(None, help="For a ResNet with a 3x3 stem: small, or stl, which has max-pooling."),
+    to: str | None = typer.Option(None, help="The file to write; by default in weights/, named like the checkpoint."),
 ) -> None:
-    """Make a published checkpoint a file that backbone.weights can name; nothing pickled in it is run."""
+    """Convert a published checkpoint into a file for backbone.weights; no code that is pickled in it is run."""
+    from pipeline.presets import as_yaml
     from scan_core.import_weights import import_checkpoint
     from scan_core.models.files import save_backbone
 
-    try:
-        source = Path(file)
-        found = import_checkpoint(source, kind, backbone, model, stem)
-        named = source.name.split(".pt")[0].removesuffix(".bin").removesuffix(".safetensors")
-        # Hugging Face's files are all called the same.
-        named = found.backbone.model or named if named in ("model", "pytorch_model") else named
-        path = Path(to or f"weights/{named}.safetensors")
-        if path.suffix != ".safetensors" or (path.exists() and path.samefile(source)):
-            raise ScanError(f"--to is {path}; a .safetensors file other than the checkpoint is allowed")
-        save_backbone(path, found.tensors, found.origin)
-    except (ScanError, OSError) as error:
-        say(f"scan: error: {' '.join(str(error).split())}")
-        sys.exit(1)
+    source = Path(file)
+    found = import_checkpoint(source, kind, backbone, model, stem)
+    name = source.name.split(".pt")[0].removesuffix(".bin").removesuffix(".safetensors")
+    if name in ("model", "pytorch_model"):  # all files of Hugging Face have one of these names
+        name = found.backbone.model or name
+    path = Path(to or f"weights/{name}.safetensors")
+    if path.suffix != ".safetensors" or (path.exists() and path.samefile(source)):
+        raise ScanError(f"--to is {path}; a .safetensors file other than the checkpoint is allowed")
+    save_backbone(path, found.tensors, found.origin)
     left_out = ", ".join(f"{what} ({count})" for what, count in found.left_out.items()) or "nothing"
     print(f"read      {file}, {kind}\nnetwork   {found.origin['network']}, {len(found.tensors)} tensors")
     print(f"left out  {left_out}\nwrote     {path}")
     for note in found.notes:
         print(f"note      {note}")
-    settings = found.backbone.model_dump(mode="json") | {"weights": path.as_posix()}
-    print("\nTo group images on these features as they are, set in params.yaml:\n\ndata:")
-    for key, value in {"size": found.size, "view": found.view, "mean": found.mean, "std": found.std}.items():
-        print(f"  {key}: {json.dumps(value)}")
-    print("backbone:\n" + "\n".join(f"  {key}: {json.dumps(value)}" for key, value in settings.items()))
-    print("pretext:\n  method: none\nembed:\n  features: backbone\ncluster:\n  train: head\nselflabel:\n  train: head")
+    settings = {
+        "data": {"size": found.size, "view": found.view, "mean": found.mean, "std": found.std},
+        "backbone": found.backbone.model_dump(mode="json") | {"weights": path.as_posix()},
+        "pretext": {"method": "none"},
+        "embed": {"features": "backbone"},
+        "cluster": {"train": "head"},
+        "selflabel": {"train": "head"},
+    }
+    print("\nTo cluster images on these features without training the backbone, set in params.yaml:")
+    print(as_yaml(settings), end="")
 
 
 @app.command()
 def send() -> None:
-    """Send MLflow the records that it could not take when they were made."""
+    """Deliver the records that MLflow could not take while the stages ran."""
     from pipeline.tracking.delivery import send_waiting
 
-    try:
-        sent = send_waiting(Path.cwd())
-    except ScanError as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
-    except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
-        reason = f"{tracking_address(Path.cwd())} does not take them: {' '.join(str(error).split())[:300]}"
-        say(f"scan: error: {without_passwords(reason)}")
-        sys.exit(1)
+    sent = send_waiting(Path.cwd())
     say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
 
 
 @app.command()
-def ui(port: int = typer.Option(5000, help="Where the page is served, on this machine alone.")) -> None:
+def ui(port: int = typer.Option(5000, help="The port; only this machine can open the page.")) -> None:
     """Open the MLflow UI on the database that the stages write."""
     import os
 
@@ -228,18 +228,12 @@ def ui(port: int = typer.Option(5000, help="Where the page is served, on this ma
     if address.startswith(("http:", "https:")):
         say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {without_passwords(address)}")
         return
-    if not DVC_FILE.exists():  # MLflow would start with an empty database here
-        say(f"scan: error: {DVC_FILE} is missing from {Path.cwd()}; run from the project's folder")
-        sys.exit(1)
+    if not DVC_FILE.exists():  # MLflow would create an empty database here
+        raise ScanError(f"{DVC_FILE} is missing from {Path.cwd()}; run from the project's folder")
     say(f"MLflow on http://127.0.0.1:{port}, reading {without_passwords(address)}; Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    # The address goes by the environment: anyone on the machine can list the arguments of a command.
+    # The address is passed in the environment because everyone on the machine can list a command's arguments.
     os.execve(sys.executable, command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": address})
-
-
-def without_passwords(text: str) -> str:
-    """``text``, in which addresses keep the user's name but not the password."""
-    return re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
 
 
 if __name__ == "__main__":

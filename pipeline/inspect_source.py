@@ -1,4 +1,4 @@
-"""``scan data PATH``: what lies there, and which settings fit it. Reads everything once and changes nothing."""
+"""``scan data PATH``: inspects a source of images and suggests settings. It reads all of it and changes nothing."""
 
 import io
 import random
@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +20,42 @@ from scan_core.data.decode import Refused, Target, open_header, open_image, squa
 from scan_core.data.folder import is_junk
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import numbered
-from scan_core.data.sources import Finding, Item, Source, Split, open_source, resolve
+from scan_core.data.sources import Finding, Item, Split, open_source, resolve
 from scan_core.data.splits import FIXED_SHARE, content_order, fewest, official
 from scan_core.data.store import find_duplicates
 from scan_core.errors import ScanError
 from scan_core.settings import Data
 
 HASHED_AT = 32  # pixels: enough to tell images apart
-SHEET_ROWS, SHEET_COLUMNS, TILE, GAP = 8, 12, 96, 6
-SHOWN: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabelled", None: "train"}
-NEIGHBORS = 50  # mined, where there are as many images
-SIZES = (32, 64, 96, 128)  # that are suggested: one array, and a network trains on them from scratch
-LARGE = 64  # pixels; of images beyond, two views of 512 take tens of GiB in training
-PHOTOS = "cifar10"  # the preset whose views suit colour images
+TILES, COLUMNS, TILE, GAP = 96, 12, 96, 6  # of the contact sheet; tile and gap in pixels
+SPLIT_NAMES: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabeled", None: "train"}
+NEIGHBORS = 50  # suggested for mining if there are as many images
+SIDES = (32, 64, 96, 128)  # suggested: a network can be trained from scratch on these, and the store is one array
+LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
+PHOTOS = "cifar10"  # the preset whose augmentations suit color images
 
 
 @dataclass
-class Look:
-    """What was found."""
+class Inspection:
+    """What a source holds."""
 
-    source: str
+    path: str
     settings: Data
     findings: list[Finding] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
-    heights: list[int] = field(default_factory=list)
-    widths: list[int] = field(default_factory=list)
-    sample: list[Item] = field(default_factory=list)
-    seen: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
+    sample: list[Item] = field(default_factory=list)  # drawn uniformly, for the contact sheet
     images: int = 0
-    gray: bool = False  # all of them
-    copies: int = 0  # images that are the same as, or nearly the same as, an earlier one
+    all_gray: bool = False
+    copies: int = 0  # images that equal, or nearly equal, an earlier one
     classes: list[str] = field(default_factory=list)
-    labelled: int = 0
+    labeled: int = 0
     splits: Counter[str] = field(default_factory=Counter)
 
 
 def kind_of(path: Path) -> str:
-    """``data.name`` for a path. Raises ``ScanError`` where it is none of them."""
+    """``data.name`` for a path. Raises ``ScanError`` if there is nothing at the path."""
     if not path.exists():
         raise ScanError(f"there is nothing at {path}")
     if path.is_dir():
@@ -66,125 +64,123 @@ def kind_of(path: Path) -> str:
     return {".parquet": "parquet", ".npy": "npy"}.get(path.suffix.lower(), "archive")
 
 
-def look(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Look:
-    """Decodes all of ``path``, in ``workers`` processes, and counts. ``base`` has the limits that apply."""
-    where = resolve(path, root)
-    values = dict(base) | {"name": kind_of(where), "path": path, "labels": "folders", "store": "array"}
-    settings = Data(**values)
-    source, found = open_source(settings, root, root), Look(path, settings)
-    chosen = random.Random(0)
-    peeking = Source(lambda: _peeked(source.read(), found, chosen), source.classes, source.total, source.layout)
-    target = Target(HASHED_AT, "crop", "array", settings.max_pixels)
+def inspect_source(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Inspection:
+    """Decodes all of ``path`` in ``workers`` processes. ``base`` holds the limits for decoding."""
+    values = dict(base) | {"name": kind_of(resolve(path, root)), "path": path, "labels": "folders", "store": "array"}
+    found = Inspection(path, Data(**values))
+    source = open_source(found.settings, root, root)
+    watched = replace(source, read=lambda: _watched(source.read(), found))
+    target = Target(HASHED_AT, "crop", "array", found.settings.max_pixels)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder, CountProgress("data", source.total) as progress:
-        count = ingest(peeking, target, Path(folder), workers, progress.update)
-        if not count:
-            raise ScanError(f"there is no file in {path}")
-        known, places = load_chunks(Path(folder), count)
-        found.findings, found.images, found.gray = known.findings, len(known.names), bool(known.gray.all())
+        chunks = ingest(watched, target, Path(folder), workers, progress.update)
+        known, places = load_chunks(Path(folder), chunks)
+        found.findings, found.images, found.all_gray = known.findings, len(known.names), bool(known.gray.all())
         if known.names:
             labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
             pairs = find_duplicates(known, places, content_order(known.digests), Path(folder))
             found.copies = len(np.unique(np.concatenate(pairs)[:, 1]))
             found.classes, numbers = numbered(labels, source)
-            found.labelled = int((numbers >= 0).sum())
-            found.splits = Counter(
-                (SHOWN[split] for split in splits) if official(splits) else ["no split of its own"] * len(splits)
-            )
+            found.labeled = int((numbers >= 0).sum())
+            own = official(splits)
+            found.splits = Counter(SPLIT_NAMES[split] if own else "no split of its own" for split in splits)
     return found
 
 
-def _peeked(items: Iterator[Item | Finding], found: Look, chosen: random.Random) -> Iterator[Item | Finding]:
-    """``items`` unchanged, their headers noted, some of them kept for the contact sheet (Vitter's algorithm R)."""
+def _watched(items: Iterator[Item | Finding], found: Inspection) -> Iterator[Item | Finding]:
+    """Yields ``items``; notes their headers and keeps a uniform sample of them (algorithm R, Vitter 1985)."""
+    draw, seen = random.Random(0), 0
     for item in items:
         if isinstance(item, Item):
-            _note(item, found)
-            found.seen += 1
-            room = SHEET_ROWS * SHEET_COLUMNS
-            place = len(found.sample) if len(found.sample) < room else chosen.randrange(found.seen)
-            if place < room:
+            _note_header(item, found)
+            place = seen if seen < TILES else draw.randrange(seen + 1)
+            if place < TILES:
                 found.sample[place : place + 1] = [item]
+            seen += 1
         yield item
 
 
-def _note(item: Item, found: Look) -> None:
+def _note_header(item: Item, found: Inspection) -> None:
     if isinstance(item.data, np.ndarray):
-        found.formats["array"] += 1
-        found.modes["grey" if item.data.ndim == 2 else "colour"] += 1
+        kind, mode = "array", "gray" if item.data.ndim == 2 else "color"
         height, width = item.data.shape[:2]
     else:
         try:
             opened = io.BytesIO(item.data) if isinstance(item.data, bytes) else open(item.data, "rb")  # noqa: SIM115 (closed by the with)
             with opened, open_header(opened, found.settings.max_pixels) as image:
-                found.formats[image.format or "?"] += 1
-                found.modes[image.mode] += 1
-                width, height = image.size
-        except Exception:  # noqa: BLE001 (whatever is wrong with it, decoding will say)
+                kind, mode, (width, height) = image.format or "?", image.mode, image.size
+        except Exception:  # noqa: BLE001 (decoding will report what is wrong with it)
             return
-    found.heights.append(height)
-    found.widths.append(width)
+    found.formats[kind] += 1
+    found.modes[mode] += 1
+    found.sizes.append((width, height))
 
 
-def suggest(found: Look, present: Params) -> dict[str, Any]:
-    """Settings that fit, as groups of params.yaml, and go with those of ``present`` that they leave out.
+def suggest_settings(found: Inspection, current: Params) -> dict[str, Any]:
+    """Settings that fit the source, as groups of params.yaml; the settings that are left out stay as they are.
 
-    A network is trained from scratch: what ``present`` has of another data set, or of imported weights, does not stay.
+    The network is trained from scratch, so values that belong to another data set or to imported weights are replaced.
     """
-    short = sorted(min(pair) for pair in zip(found.heights, found.widths, strict=True)) or [HASHED_AT]
-    median = statistics.median_low(short)
-    size = next((size for size in SIZES if size >= median), SIZES[-1])
-    long_ones = sum(max(pair) > 2 * min(pair) for pair in zip(found.heights, found.widths, strict=True))
-    own_split, labelled = found.splits["val"] > 0, found.labelled > 0
-    drop, protocol = found.copies > 0 and not own_split, "split" if labelled or own_split else "all"
-    kept = found.images - found.copies * drop
-    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
-    train, val = kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
-    if own_split:
-        train, val = found.splits["train"], found.splits["val"]
-    stem = "stl" if size > 32 else "small"
-    batch, classes = max(min(256 if size > LARGE else 512, train // 4), 2), len(found.classes)
+    short_side = statistics.median_low(map(min, found.sizes)) if found.sizes else 0
+    side = next((side for side in SIDES if side >= short_side), SIDES[-1])
+    protocol = "split" if found.labeled or found.splits["val"] else "all"
+    drop = found.copies > 0 and not found.splits["val"]
+    train, val = _split_sizes(found, protocol, found.images - found.copies * drop)
+    batch = max(min(256 if side > LARGE else 512, train // 4), 2)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    method, groups = present.pretext.method, getattr(present.pretext, "key_groups", 1)
-    if method == "none" or (method == "moco" and (batch % groups or batch < 2 * groups)):  # moco needs equal groups
-        method = "simclr"
+    oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
     suggested: dict[str, Any] = {
         "data": {
-            "name": found.settings.name,
-            "path": found.source,
-            "labels": "folders" if labelled else "none",
-            "size": size,
-            "view": None,
-            "fit": "pad" if long_ones > 0.2 * len(short) else "crop",
-            "store": "auto",
-            "duplicates": "drop" if drop else "keep",
-            "protocol": protocol,
-            "mean": None,
-            "std": None,
+            "name": found.settings.name, "path": found.path, "labels": "folders" if found.labeled else "none",
+            "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
+            "duplicates": "drop" if drop else "keep", "protocol": protocol, "mean": None, "std": None,
         },
-        "backbone": {"name": "resnet18", "width": 64, "stem": stem, "model": None, "weights": None},
-        "pretext": {"method": method, "batch_size": batch},
-        "neighbors": {"k": k, "smoothing": min(present.neighbors.smoothing, k)},
+        "backbone": {
+            "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,
+        },
+        "pretext": {"method": _method(current, batch), "batch_size": batch},
+        "neighbors": {"k": k, "smoothing": min(current.neighbors.smoothing, k)},
         "cluster": {
-            "num_clusters": classes if classes > 1 else 10,
-            "neighbors": min(20, k),
-            "val_neighbors": min(5, k),
-            "prior": None,
-            "train": "all",
-            "batch_size": min(128, batch),
+            "num_clusters": len(found.classes) if len(found.classes) > 1 else 10,
+            "neighbors": min(20, k), "val_neighbors": min(5, k), "prior": None,
+            "train": "all", "batch_size": min(128, batch),
         },
         "selflabel": {"train": "all", "batch_size": batch},
-    }
-    # A grey image may be a digit, of which a mirrored one is none: it keeps the views that are there.
-    fitting = present if found.gray else read_preset(find_preset(PHOTOS))
-    for name in ("pretext", "cluster", "selflabel"):
-        own, views = _views(present, name), _views(fitting, name)
-        if views.get("kind") == "none":  # which was for a network that is not trained
-            views = _views(present, "pretext") or {"kind": "simclr"}
-        if "cutout" in views:
-            views["cutout"] = min(views["cutout"], size // 3) if found.gray else size // 3
-        if views != own:
-            suggested[name]["augmentation"] = views
+    }  # fmt: skip
+    for name, augmentation in _augmentations(found, current, side).items():
+        suggested[name]["augmentation"] = augmentation
     return suggested
+
+
+def _split_sizes(found: Inspection, protocol: str, kept: int) -> tuple[int, int]:
+    """How many of the ``kept`` images train and val hold at least, as good as surely."""
+    if found.splits["val"]:
+        return found.splits["train"], found.splits["val"]
+    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
+    return kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
+
+
+def _method(current: Params, batch: int) -> str:
+    """The current pretext method, or simclr if there is none or MoCo's key groups do not divide the batch."""
+    method, groups = current.pretext.method, getattr(current.pretext, "key_groups", 1)
+    unfit = method == "moco" and (batch % groups or batch < 2 * groups)
+    return "simclr" if method == "none" or unfit else method
+
+
+def _augmentations(found: Inspection, current: Params, side: int) -> dict[str, dict[str, Any]]:
+    """The augmentations that differ from the current ones, by stage."""
+    # Gray images keep the current ones: they may be digits, which must not be flipped.
+    fitting = current if found.all_gray else read_preset(find_preset(PHOTOS))
+    changed = {}
+    for name in ("pretext", "cluster", "selflabel"):
+        own, new = _views(current, name), _views(fitting, name)
+        if new.get("kind") == "none":  # it suited a network that is not trained
+            new = _views(current, "pretext") or {"kind": "simclr"}
+        if "cutout" in new:
+            new["cutout"] = min(new["cutout"], side // 3) if found.all_gray else side // 3
+        if new != own:
+            changed[name] = new
+    return changed
 
 
 def _views(params: Params, step: str) -> dict[str, Any]:
@@ -193,8 +189,8 @@ def _views(params: Params, step: str) -> dict[str, Any]:
     return augmentation.model_dump(mode="json") if augmentation else {}
 
 
-def contact_sheet(found: Look, path: Path) -> int:
-    """Writes a PNG with some of the images and returns how many it shows."""
+def write_contact_sheet(found: Inspection, path: Path) -> int:
+    """Writes a picture of the sampled images and returns how many it shows."""
     target = Target(TILE, "crop", "array", found.settings.max_pixels)
     tiles = []
     for item in found.sample:
@@ -202,59 +198,57 @@ def contact_sheet(found: Look, path: Path) -> int:
             tiles.append(square(open_image(item.data, target), target))
         except Refused:
             continue
-    rows = max(-(-len(tiles) // SHEET_COLUMNS), 1)
-    width = SHEET_COLUMNS * (TILE + GAP) + GAP
-    sheet = Image.new("RGB", (width, rows * (TILE + GAP) + GAP), (255, 255, 255))
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, SHEET_COLUMNS)
-        sheet.paste(tile, (GAP + column * (TILE + GAP), GAP + row * (TILE + GAP)))
+    rows, step = max(-(-len(tiles) // COLUMNS), 1), TILE + GAP
+    sheet = Image.new("RGB", (COLUMNS * step + GAP, rows * step + GAP), (255, 255, 255))
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (GAP + place % COLUMNS * step, GAP + place // COLUMNS * step))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return len(tiles)
 
 
-def show(found: Look, suggested: dict[str, Any], sheet: Path, shown: int) -> None:
-    """Prints what was found and what would be chosen."""
+def print_inspection(found: Inspection, suggested: dict[str, Any], sheet: Path, shown: int) -> None:
+    """Prints what the source holds and the suggested settings."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)  # names may hold brackets
     rejected = [finding for finding in found.findings if finding.kind == "rejected"]
-    ignored = len(found.findings) - len(rejected)
-    table = Table(
-        title=found.source, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("images", f"{found.images:,}")
-    if found.heights:
-        table.add_row("width", _range(found.widths))
-        table.add_row("height", _range(found.heights))
-        table.add_row("formats", _counted(found.formats))
-        table.add_row("modes", _counted(found.modes))
-    table.add_row("splits", _counted(found.splits) if found.images else "none")
-    known = f"{len(found.classes):,} classes, {found.labelled:,} of {found.images:,} images have one"
-    table.add_row("labels", known if found.labelled else "none")
-    table.add_row("copies", f"{found.copies:,} images are the same as, or nearly the same as, another")
-    table.add_row(
-        "rejected", f"{len(rejected):,}" + (": " + _counted(Counter(f.reason for f in rejected)) if rejected else "")
-    )
-    table.add_row("ignored", f"{ignored:,} other files")
-    table.add_row("sheet", f"{sheet} ({shown} images)")
+    reasons = _counted(Counter(finding.reason for finding in rejected))
+    rows = {
+        "images": f"{found.images:,}",
+        "width": _range([width for width, _ in found.sizes]),
+        "height": _range([height for _, height in found.sizes]),
+        "formats": _counted(found.formats),
+        "modes": _counted(found.modes),
+        "splits": _counted(found.splits),
+        "labels": f"{len(found.classes):,} classes, {found.labeled:,} of {found.images:,} images have one",
+        "copies": f"{found.copies:,} images equal, or nearly equal, an earlier one",
+        "rejected": f"{len(rejected):,}" + (f": {reasons}" if rejected else ""),
+        "ignored": f"{len(found.findings) - len(rejected):,} other files",
+        "sheet": f"{sheet} ({shown} images)",
+    }
+    table = Table("", "", title=found.path, title_justify="left", title_style="bold", box=None, show_header=False)
+    table.columns[0].style, table.columns[1].overflow = "dim", "fold"
+    for row in rows.items():
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)  # names may hold brackets
     console.print(table)
     for finding in rejected[:10]:
         console.print(f"  {finding.name}: {finding.reason}", style="yellow")
     if len(rejected) > 10:
-        console.print(f"  and {len(rejected) - 10:,} more; prepare lists them all in data/items/findings.csv")
+        console.print(f"  and {len(rejected) - 10:,} more; prepare lists all of them in data/items/findings.csv")
     if found.images:
-        console.print("\nSettings that would fit, for params.yaml (--use puts them there):\n", style="bold")
+        console.print("\nSuggested settings for params.yaml (--use puts them there):\n", style="bold")
         print(as_yaml(suggested).strip())  # not through rich, which would break long lines
 
 
 def _range(values: list[int]) -> str:
+    if not values:
+        return "none"
     low, middle, high = min(values), statistics.median_low(values), max(values)
-    return f"{low:,} pixels" if low == high else f"{low:,} to {high:,} pixels, half of them up to {middle:,}"
+    return f"{low:,} pixels" if low == high else f"{low:,} to {high:,} pixels, median {middle:,}"
 
 
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(8)) + ("…" if len(counts) > 8 else "")
+    shown = [f"{count:,} {name}" for name, count in counts.most_common(8)] or ["none"]
+    return ", ".join(shown) + ("…" if len(counts) > 8 else "")

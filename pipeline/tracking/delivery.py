@@ -1,8 +1,8 @@
-"""Delivers a spool of events to MLflow, in a process of its own.
+"""Delivers spools to MLflow, in a separate process.
 
-``python -m pipeline.tracking.delivery ROOT SPOOL`` follows the spool until its standard input ends, that is until the stage
-has ended; a server that is away meanwhile is tried again. What has been delivered is noted beside the events, so that
-sending again repeats nothing. Spools may come in any order, days late.
+``python -m pipeline.tracking.delivery ROOT SPOOL`` follows a spool until its standard input ends, that is until the
+means that the stage has ended. If the server is away, it tries again. The spool notes what has been delivered, so
+that sending again repeats nothing. Spools may be delivered in any order, also days later.
 """
 
 import json
@@ -13,25 +13,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from pipeline.tracking.mlflow_runs import Delivery, connect
-from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, spools, spools_folder
+from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, End, Event, spools, tracking_address, without_passwords
 from scan_core.errors import ScanError
 
-SECONDS_BETWEEN_TRIES = (1.0, 60.0)  # at first, and at most
+SECONDS_BETWEEN_TRIES = (1.0, 60.0)  # the first time, and at most
 
 
-class Followed:
-    """Events of a stage as it writes them, until standard input ends; then those that are left."""
+class SpoolFollower:
+    """Yields a stage's events as it writes them until standard input ends, and then the remaining ones."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._alive = folder / "events.jsonl", True
         self._wait = SECONDS_BETWEEN_TRIES[0]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Event]:
         with self._path.open(encoding="utf-8") as file:
             line = ""
             while True:
@@ -45,7 +44,7 @@ class Followed:
                     return
 
     def wait(self) -> bool:
-        """After an event that did not arrive: waits, longer each time, and says whether the stage is still alive."""
+        """Waits after a failed try, twice as long each time; returns whether the stage is still running."""
         self._listen(self._wait)
         self._wait = min(2 * self._wait, SECONDS_BETWEEN_TRIES[1])
         return self._alive
@@ -55,79 +54,87 @@ class Followed:
         self._alive = not (ready and not sys.stdin.buffer.read(1))
 
 
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The whole events of a spool; the last line of a killed stage may be cut and is left out."""
+def recorded(folder: Path) -> list[Event]:
+    """All events of a spool. The last line of a killed stage may be cut off; such a line is left out."""
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def send(root: Path, folder: Path, events: Iterable[dict[str, Any]], wait: Callable[[], bool] | None = None) -> None:
-    """Delivers what has not arrived yet and deletes the spool. A stage that was killed is marked so.
+def send(root: Path, folder: Path, events: Iterable[Event], wait: Callable[[], bool] = lambda: False) -> None:
+    """Delivers the events that have not arrived yet, and deletes the spool.
 
-    An event that does not arrive is sent again for as long as ``wait``, which is called in between, is true; then, and
-    without it, what MLflow raised is raised.
+    If an event does not arrive, it is sent again as long as ``wait`` returns true; then what MLflow raised is raised.
+    Without an end event the stage was killed, and its run is marked so.
     """
     delivery = Delivery(root, folder)
     ended = False
-    for number, record in enumerate(events):
-        ended = record["event"] == "end"
+    for number, event in enumerate(events):
+        ended = event["event"] == "end"
         while number >= delivery.done:
             try:
-                delivery.deliver(record)
+                delivery.deliver(event)
             except Exception:  # mlflow and its HTTP client raise many kinds
-                if not (wait and wait()):
+                if not wait():
                     raise
     if not ended and delivery.runs:
-        delivery.deliver({"event": "end", "time": time.time_ns() // 1_000_000, "status": "KILLED"})
+        delivery.deliver(End(event="end", time=time.time_ns() // 1_000_000, status="KILLED"))
     shutil.rmtree(folder)
 
 
 def send_waiting(root: Path) -> int:
-    """Delivers every spool that waits, oldest first; returns how many. Spools of running stages are left to them.
+    """Delivers every spool except those of running stages, oldest first; returns how many.
 
-    Raises what MLflow raises where it cannot be reached, and ``ScanError`` at the end, naming a spool that it did not
-    take and why.
+    Raises ``ScanError`` if MLflow cannot be reached or, at the end, if a spool could not be delivered.
     """
-    sent, left = 0, {}
+    sent, failed = 0, {}
     waiting = spools(root)
     if waiting:
-        connect(root)  # or every spool would wait for a server that is away
+        try:
+            connect(root)  # if the server is away, this fails once, and not once per spool
+        except Exception as error:  # mlflow and its HTTP client raise many kinds
+            raise ScanError(
+                f"MLflow at {without_passwords(tracking_address(root))} does not take the records ({_reason(error)}); "
+                "run scan send again when it does"
+            ) from error
     for folder in waiting:
         try:
-            with free(folder / STAGE_LOCK), free(folder / DELIVERY_LOCK):
+            with try_lock(folder / STAGE_LOCK), try_lock(folder / DELIVERY_LOCK):
                 send(root, folder, recorded(folder))
                 sent += 1
-        except Timeout:  # it is being written or delivered
+        except Timeout:  # the spool is being written or delivered
             continue
         except Exception as error:  # noqa: BLE001 (mlflow and its HTTP client raise many kinds)
-            left[folder.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if left:
-        first, reason = next(iter(left.items()))
-        others = f", and {len(left) - 1} more," if len(left) > 1 else ""
+            failed[folder] = _reason(error)
+    if failed:
+        first, reason = next(iter(failed.items()))
         raise ScanError(
-            f"{sent} of {sent + len(left)} spools were taken; {spools_folder(root) / first}{others} not ({reason}): "
-            "call scan send again, or delete what cannot be delivered"
+            f"{len(failed)} of {sent + len(failed)} spools could not be delivered; the first is "
+            f"{first} ({reason}); run scan send again, or delete the spool"
         )
     return sent
 
 
-def free(lock: Path) -> FileLock:
-    """A context that holds ``lock``, or raises ``Timeout`` where somebody else does."""
+def try_lock(lock: Path) -> FileLock:
+    """A context that holds ``lock``. Entering it raises ``Timeout`` if another process holds the lock."""
     return FileLock(lock, timeout=0)
 
 
+def _reason(error: Exception) -> str:
+    return without_passwords(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
+
+
 def main(root: Path, folder: Path) -> None:
-    """Follows one spool, as its stage writes it."""
+    """Delivers one spool while its stage writes it."""
     with FileLock(folder / DELIVERY_LOCK):
-        events = Followed(folder)
+        events = SpoolFollower(folder)
         send(root, folder, events, events.wait)
 
 
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Exception as error:  # noqa: BLE001 (whatever it is, the stage prints it as one line and the spool stays)
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (the stage prints it in one line, and the spool stays)
+        print(_reason(error), file=sys.stderr)
         sys.exit(1)
     sys.stderr.flush()
-    os._exit(0)  # the stage waits for this end, and an interpreter that has imported mlflow takes half a second to it
+    os._exit(0)  # the stage waits for this end, and after importing mlflow an orderly exit takes half a second

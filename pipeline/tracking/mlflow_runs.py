@@ -1,14 +1,19 @@
-"""Events as rows in MLflow, one of the stage and one of the run it belongs to. It is imported here alone."""
+"""Delivers events to MLflow: one run per stage, nested in one run per execution of the pipeline.
+
+Only this module and ``served_model`` import mlflow.
+"""
 
 import hashlib
 import importlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from pipeline.tracking import spool as tracking
 from pipeline.tracking.spool import tracking_address
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -22,14 +27,18 @@ NOT_RECORDED = "restored from a cache, not recorded here"
 
 
 class Delivery:
-    """One spool on its way. ``runs`` are the ids of its rows, ``done`` the events that have arrived."""
+    """Delivers one spool, event by event. ``delivered.json`` notes the progress, so that a retry repeats nothing.
+
+    ``runs`` are the IDs of the stage's run (``child``) and of the pipeline's (``parent``), once the first event has
+    arrived; ``done`` counts the events that have arrived.
+    """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
         self._note = folder / "delivered.json"
-        self.address = hashlib.sha256(tracking_address(root).encode()).hexdigest()  # which may hold a password
+        self._address = hashlib.sha256(tracking_address(root).encode()).hexdigest()  # hashed: it may hold a password
         noted: dict[str, Any] = json.loads(self._note.read_text()) if self._note.exists() else {}
-        if noted.get("address") != self.address:  # another server knows nothing of what the first one took
+        if noted.get("address") != self._address:  # another server has none of what the noted one took
             noted = {}
         self.done: int = noted.get("done", 0)
         self.runs: dict[str, str] = noted.get("runs", {})
@@ -37,94 +46,68 @@ class Delivery:
 
     @property
     def client(self) -> Any:
-        """The MLflow client, connected once."""
+        """The MLflow client, connected at first use."""
         if self._client is None:
-            self._client, self.experiment = connect(self.root)
+            self._client, self._experiment = connect(self.root)
         return self._client
 
-    def deliver(self, record: dict[str, Any]) -> None:
-        """Applies one event and notes that it has arrived."""
-        getattr(self, "_" + record["event"])(**{key: value for key, value in record.items() if key != "event"})
+    def deliver(self, event: tracking.Event) -> None:
+        """Applies one event and notes that it has arrived. Raises what MLflow raises."""
+        HANDLERS[event["event"]](self, event)
         self.done += 1
         partial = self._note.with_suffix(".partial")
-        partial.write_text(json.dumps({"address": self.address, "done": self.done, "runs": self.runs}))
+        partial.write_text(json.dumps({"address": self._address, "done": self.done, "runs": self.runs}))
         partial.replace(self._note)
 
-    def _start(
-        self, time: int, stage: str, key: str, name: str, params: dict[str, str], own: dict[str, str],
-        tags: dict[str, str],
-    ) -> None:  # fmt: skip
-        client = self.client
-        with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one run share its row
-            parent = self._find(f"tags.`scan.run` = '{key}'")
-            if parent is None:
-                tags_of_run = {"scan.run": key, "scan.kind": "pipeline"}
-                run = client.create_run(self.experiment, start_time=time, run_name=name, tags=tags_of_run)
-                parent = run.info.run_id
-        # Found again where the connection broke in the middle of this event; logging equal parameters twice is allowed.
-        child = self._find(f"tags.`scan.spool` = '{self.folder.name}'")
-        if child is None:
-            run = client.create_run(
-                self.experiment, start_time=time, run_name=stage,
-                tags={"mlflow.parentRunId": parent, "scan.kind": "stage", "scan.stage": stage,
-                      "scan.spool": self.folder.name, **tags},
-            )  # fmt: skip
-            child = run.info.run_id
-        self._log_params(parent, params)
-        self._log_params(child, own)
+    def start(self, event: tracking.Start) -> None:
+        """Finds or creates both runs. Each is searched for first, because a retry may find it created."""
+        stage, client = event["stage"], self.client  # connecting takes the same lock
+        with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one pipeline share its run
+            parent = self._find(f"tags.`scan.run` = '{event['key']}'") or self._create(
+                event, event["name"], {"scan.run": event["key"], "scan.kind": "pipeline"}
+            )
+        child = self._find(f"tags.`scan.spool` = '{self.folder.name}'") or self._create(
+            event, stage,
+            {"mlflow.parentRunId": parent, "scan.kind": "stage", "scan.stage": stage, "scan.spool": self.folder.name,
+             **event["tags"]},
+        )  # fmt: skip
+        self._log_params(parent, event["params"])
+        self._log_params(child, event["own"])
         self.runs = {"parent": parent, "child": child}
         if self._is_newest():
             client.update_run(parent, status="RUNNING")
-        if stage == "evaluate":  # which ends with a model that MLflow tries out: seconds of imports while it computes
+        if stage == "evaluate":  # its model needs seconds of imports; they happen while the stage computes
             importlib.import_module("scan_core.models.files")
 
-    def _log_params(self, run: str, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
+    def metrics(self, event: tracking.Metrics) -> None:
+        """Logs numbers."""
+        self._log_metrics(self._run_of(event), event["values"], event["time"], event["step"])
 
-        self.client.log_batch(run, params=[Param(key, value) for key, value in params.items()])
+    def tags(self, event: tracking.Tags) -> None:
+        """Sets tags."""
+        for key, value in event["values"].items():
+            self.client.set_tag(self._run_of(event), key, value)
 
-    def _find(self, condition: str) -> str | None:
-        """The newest run under ``condition``."""
-        found = self.client.search_runs(
-            [self.experiment], condition, order_by=["attributes.start_time DESC"], max_results=1
-        )
-        return found[0].info.run_id if found else None
-
-    def _is_newest(self) -> bool:
-        """Whether no other stage has begun later in this run: how the run goes is for the last of them to say."""
-        return self._find(f"tags.`mlflow.parentRunId` = '{self.runs['parent']}'") == self.runs["child"]
-
-    def _metrics(self, time: int, values: dict[str, float], step: int, parent: bool = False) -> None:
-        from mlflow.entities import Metric
-
-        run = self.runs["parent" if parent else "child"]
-        self.client.log_batch(run, metrics=[Metric(key, value, time, step) for key, value in values.items()])
-
-    def _tags(self, time: int, values: dict[str, str], parent: bool = False) -> None:
-        for key, value in values.items():
-            self.client.set_tag(self.runs["parent" if parent else "child"], key, value)
-
-    def _artifact(self, time: int, file: str, parent: bool) -> None:
-        path, run = self.folder / file, self.runs["parent" if parent else "child"]
+    def artifact(self, event: tracking.Artifact) -> None:
+        """Logs a file or folder."""
+        path, run = self.folder / event["file"], self._run_of(event)
         if path.is_dir():
             self.client.log_artifacts(run, str(path), path.name)
         else:
             self.client.log_artifact(run, str(path))
 
-    def _model(
-        self, time: int, weights: str, code: list[str], example: str, requirements: list[str], name: str
-    ) -> None:
-        """Logs the packaged model to the run's row and registers it: images in, clusters and probabilities out."""
+    def model(self, event: tracking.Model) -> None:
+        """Logs the model to the pipeline's run and registers it: images in, clusters and probabilities out."""
         import mlflow
         import numpy as np
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema, TensorSpec
 
         versions = self.client.search_model_versions(f"run_id = '{self.runs['parent']}'")
-        if any(version.creation_timestamp >= time for version in versions):
-            return  # the connection broke after it had been registered
+        if any(version.creation_timestamp >= event["time"] for version in versions):
+            return  # an earlier try registered it before the connection broke
         mlflow.set_tracking_uri(tracking_address(self.root))
-        images = np.load(self.folder / example)
+        images = np.load(self.folder / event["example"])
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *images.shape[1:]))]),
             outputs=Schema([ColSpec("long", "cluster"), ColSpec("double", "probability")]),
@@ -133,44 +116,83 @@ class Delivery:
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served_model.py")),
-                artifacts={"weights": str(self.folder / weights)},
-                code_paths=[str(self.folder / path) for path in code],
+                artifacts={"weights": str(self.folder / event["weights"])},
+                code_paths=[str(self.folder / path) for path in event["code"]],
                 signature=signature,
                 input_example=images,
-                pip_requirements=requirements,
-                registered_model_name=name,
+                pip_requirements=event["requirements"],
+                registered_model_name=event["name"],
             )
 
-    def _complete(self, time: int, stages: dict[str, str]) -> None:
-        """Makes the run's row whole: for each stage, which row made its outputs, and that row's last numbers."""
-        for stage, fingerprint in stages.items():
+    def complete(self, event: tracking.Complete) -> None:
+        """Links the pipeline's run to the run that made each stage's outputs, and copies that run's last metrics."""
+        for stage, fingerprint in event["stages"].items():
             maker = self._find(f"tags.`scan.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'")
-            if stage == "evaluate":
+            if stage == "evaluate":  # this stage, which has not finished yet
                 maker = self.runs["child"]
             if maker:
-                self._made_by(maker, stage, self.runs["parent"], time)
+                self._link(self.runs["parent"], stage, maker, event["time"])
             else:
                 self.client.set_tag(self.runs["parent"], f"scan.made_by.{stage}", _not_recorded(fingerprint))
 
-    def _made_by(self, maker: str, stage: str, run: str, time: int) -> None:
-        from mlflow.entities import Metric
-
-        self.client.set_tag(run, f"scan.made_by.{stage}", maker)
-        last = self.client.get_run(maker).data.metrics
-        self.client.log_batch(run, metrics=[Metric(f"{stage}.{key}", value, time, 0) for key, value in last.items()])
-
-    def _end(self, time: int, status: str) -> None:
+    def end(self, event: tracking.End) -> None:
+        """Ends the stage's run and, if no later stage has started, the pipeline's."""
         if not self.runs:
             return
-        child = self.runs["child"]
-        self.client.set_terminated(child, status, end_time=time)
+        child, status = self.runs["child"], event["status"]
+        self.client.set_terminated(child, status, end_time=event["time"])
         tags = self.client.get_run(child).data.tags
-        if status == "FINISHED":  # runs that were complete before this late row came have been without it
+        if status == "FINISHED":  # pipeline runs may have been completed before this spool was delivered
             stage, missing = tags["scan.stage"], _not_recorded(tags.get("scan.fingerprint", ""))
-            for run in self.client.search_runs([self.experiment], f"tags.`scan.made_by.{stage}` = '{missing}'"):
-                self._made_by(child, stage, run.info.run_id, time)
+            for run in self.client.search_runs([self._experiment], f"tags.`scan.made_by.{stage}` = '{missing}'"):
+                self._link(run.info.run_id, stage, child, event["time"])
         if self._is_newest():
-            self.client.set_terminated(self.runs["parent"], status, end_time=time)
+            self.client.set_terminated(self.runs["parent"], status, end_time=event["time"])
+
+    def _run_of(self, event: tracking.Event) -> str:
+        return self.runs["parent" if event.get("parent") else "child"]
+
+    def _find(self, condition: str) -> str | None:
+        """The ID of the newest run under ``condition``."""
+        found = self.client.search_runs(
+            [self._experiment], condition, order_by=["attributes.start_time DESC"], max_results=1
+        )
+        return found[0].info.run_id if found else None
+
+    def _create(self, event: tracking.Event, name: str, tags: dict[str, str]) -> str:
+        run = self.client.create_run(self._experiment, start_time=event["time"], run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    def _is_newest(self) -> bool:
+        """Whether this stage started last in the pipeline's run: the status of that run is the last stage's."""
+        return self._find(f"tags.`mlflow.parentRunId` = '{self.runs['parent']}'") == self.runs["child"]
+
+    def _link(self, run: str, stage: str, maker: str, time_ms: int) -> None:
+        self.client.set_tag(run, f"scan.made_by.{stage}", maker)
+        last = self.client.get_run(maker).data.metrics
+        self._log_metrics(run, {f"{stage}.{key}": value for key, value in last.items()}, time_ms, 0)
+
+    def _log_metrics(self, run: str, values: dict[str, float], time_ms: int, step: int) -> None:
+        from mlflow.entities import Metric
+
+        self.client.log_batch(run, metrics=[Metric(key, value, time_ms, step) for key, value in values.items()])
+
+    def _log_params(self, run: str, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        self.client.log_batch(run, params=[Param(key, value) for key, value in params.items()])  # may be repeated
+
+
+# What ``deliver`` does for each kind of event that a ``Tracker`` writes.
+HANDLERS: dict[str, Callable[[Delivery, Any], None]] = {
+    "start": Delivery.start,
+    "metrics": Delivery.metrics,
+    "tags": Delivery.tags,
+    "artifact": Delivery.artifact,
+    "model": Delivery.model,
+    "complete": Delivery.complete,
+    "end": Delivery.end,
+}
 
 
 def _not_recorded(fingerprint: str) -> str:
@@ -178,20 +200,20 @@ def _not_recorded(fingerprint: str) -> str:
 
 
 def connect(root: Path) -> tuple[Any, str]:
-    """A client for the tracking address and the id of the experiment, made if it is new."""
+    """A client for the tracking address, and the ID of the experiment, which is created if it is missing."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     address = tracking_address(root)
     (root / ".scan").mkdir(exist_ok=True)
-    with FileLock(root / ".scan" / "mlflow.lock"):  # several processes meeting a new database break its migration
+    with FileLock(root / ".scan" / "mlflow.lock"):  # processes that create one database together break its migration
         client = MlflowClient(tracking_uri=address, registry_uri=address)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return client, experiment.experiment_id
-        # A server keeps artifacts itself; beside a bare database they lie in the project.
-        place = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
+        # A server stores artifacts itself. With a bare database they are stored in the project.
+        location = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
         try:
-            return client, client.create_experiment(EXPERIMENT, artifact_location=place)
-        except MlflowException:  # another machine was first
+            return client, client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException:  # another machine created it in the meantime
             return client, client.get_experiment_by_name(EXPERIMENT).experiment_id

@@ -1,4 +1,4 @@
-"""What a logged run and model were made with."""
+"""The requirements of a logged model and the environment of a logged run."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ MODEL_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "safetensors", "to
 
 
 def requirements(backbone: str) -> list[str]:
-    """Pinned requirements of a packaged model; a local version part such as ``+cu130`` is left out."""
+    """The pinned requirements of a packaged model, without local version parts such as ``+cu130``."""
     names = [*MODEL_REQUIREMENTS, *(["timm"] if backbone == "timm" else [])]
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
 def environment() -> dict[str, object]:
-    """Python, machine and every installed package."""
-    # A folder that an interrupted installation has left may lack a name.
+    """The Python version, the machine and every installed package."""
+    # An interrupted installation may leave a folder whose metadata has no name.
     packages = {name.lower(): found.version for found in distributions() if (name := found.metadata["Name"])}
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The model as MLflow serves it: uint8 images in, each one's cluster and its probability out. Packaged by delivery."""
+"""The model that MLflow serves: it takes uint8 images and returns their clusters. ``rows`` packages this file."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import pandas as pd
 
 
 class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
-    """Input (B,height,width,channels) uint8 at the size the network was trained on; see its signature."""
+    """Clusters images of the size that the network was trained on."""
 
     def load_context(self, context: Any) -> None:
-        """Reads the weights that were logged with the model."""
+        """Loads the weights that were logged with the model."""
         from pathlib import Path
 
         from scan_core.models.files import load_model
@@ -19,7 +19,7 @@ class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
         self.model, self.description = load_model(Path(context.artifacts["weights"]))
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row an image: ``cluster`` and ``probability``."""
+        """One row per image, ``cluster`` and its ``probability``; the input is (B,height,width,channels) uint8."""
         import torch
 
         from scan_core.compute.device import configure_compute

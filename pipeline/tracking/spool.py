@@ -1,48 +1,114 @@
-"""Tracking that cannot stop training: a stage writes events to a spool, a process of its own takes them to MLflow.
+"""The spool: a stage writes events to disk, and a separate process delivers them to MLflow. Neither can stop training.
 
-The spool is a folder ``.scan/tracking/<time>-<stage>-<pid>/`` with ``events.jsonl`` and copies of the artifacts. It is
-deleted when all of it has been delivered; a server that is away leaves it there, for ``scan send``.
+A spool is a folder ``.scan/tracking/<time>-<stage>-<pid>/`` with ``events.jsonl`` and copies of the artifacts. It is
+deleted once MLflow has everything. If the server is away, the spool stays, and ``scan send`` delivers it later.
 """
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from filelock import FileLock
 
 from pipeline.environment import allowed
 from pipeline.progress import say
 
-# In the spool's folder: held while a stage writes events, and while a process delivers them. A process that dies,
-# however it dies, lets go of them.
+# Files in the spool. One is locked while a stage writes events, the other while a process delivers them; the system
+# releases both when that process dies, however it dies.
 STAGE_LOCK, DELIVERY_LOCK = "stage.lock", "delivery.lock"
-SECONDS_TO_WAIT = 60.0  # after a stage has ended, for what MLflow has not taken yet
+SECONDS_TO_WAIT = 60.0  # for the delivery, after the stage has ended
+
+
+class Event(TypedDict):
+    """A line of ``events.jsonl``. ``rows.HANDLERS`` has a handler for each ``event``."""
+
+    event: str
+    time: int  # milliseconds since 1970
+    parent: NotRequired[bool]  # whether it is for the pipeline's run and not for the stage's
+
+
+class Start(Event):
+    """The first event: opens the stage's run and, if there is none yet, the pipeline's, its parent."""
+
+    stage: str
+    key: str  # names the pipeline's run: the tag scan.run
+    name: str  # shown for the pipeline's run
+    params: dict[str, str]  # all settings, for the pipeline's run
+    own: dict[str, str]  # the stage's settings
+    tags: dict[str, str]  # of the stage's run
+
+
+class Metrics(Event):
+    """Numbers of one ``step``."""
+
+    values: dict[str, float]
+    step: int  # the epoch
+
+
+class Tags(Event):
+    """Tags of a run."""
+
+    values: dict[str, str]
+
+
+class Artifact(Event):
+    """A ``file`` or folder in the spool."""
+
+    file: str
+
+
+class Model(Event):
+    """The model of the whole pipeline, as files in the spool; registered as ``name``."""
+
+    weights: str
+    code: list[str]
+    example: str  # .npy with some images
+    requirements: list[str]
+    name: str
+
+
+class Complete(Event):
+    """The fingerprint of each of the pipeline's stages, also of those that DVC restored from its cache."""
+
+    stages: dict[str, str]
+
+
+class End(Event):
+    """The last event. ``status``: FINISHED, FAILED or KILLED."""
+
+    status: str
 
 
 def tracking_address(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` where it is set, otherwise the SQLite file of the project, by its absolute path."""
+    """``MLFLOW_TRACKING_URI`` if it is set, otherwise the absolute address of the project's SQLite file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
+def without_passwords(text: str) -> str:
+    """``text`` with each address's password replaced by ``***``."""
+    return re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
+
+
 def spools_folder(root: Path) -> Path:
-    """Where spools lie."""
+    """The folder that holds all spools."""
     return root / ".scan" / "tracking"
 
 
 def spools(root: Path) -> list[Path]:
-    """Spools there are, oldest first; a stage may still be writing to one, or a process delivering it."""
+    """All spools, oldest first, including those that are being written or delivered."""
     return sorted(path.parent for path in spools_folder(root).glob("*/events.jsonl"))
 
 
 class Tracker:
-    """Writes the events of one stage and starts the process that delivers them as they come."""
+    """Writes the events of one stage and starts the process that delivers them while the stage runs."""
 
     def __init__(self, root: Path, stage: str) -> None:
         deliver = not allowed("SCAN_TRACKING", "spool")
@@ -57,74 +123,66 @@ class Tracker:
         if deliver:
             self._delivery = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.tracking.delivery", str(root), str(self.folder)],
-                stdin=subprocess.PIPE,  # its end tells the process that this one has ended, however it ended
+                stdin=subprocess.PIPE,  # end of file tells the process that the stage has ended, however it ended
                 stdout=subprocess.DEVNULL,
                 stderr=(self.folder / "delivery.log").open("wb"),
                 start_new_session=True,  # Ctrl-C ends the stage, not the delivery of what it has logged
             )
 
     def event(self, kind: str, **values: Any) -> None:
-        """Appends one event, with its time, and flushes it."""
-        record = {"event": kind, "time": time.time_ns() // 1_000_000, **values}
+        """Appends one event with the current time. ``values`` are the other keys of that event's type above."""
+        if not self._broken:  # after a line that was cut, no further line could be read
+            with self._without_raising():
+                record = {"event": kind, "time": time.time_ns() // 1_000_000, **values}
+                self._events.write(json.dumps(record, sort_keys=True) + "\n")
+                self._events.flush()
 
-        def append() -> None:
-            self._events.write(json.dumps(record, sort_keys=True) + "\n")
-            self._events.flush()
-
-        self._harmlessly(append)
-
-    def _harmlessly(self, write: Callable[[], None]) -> None:
-        """A full disk costs the records that come after it, and one warning; nothing else."""
-        if self._broken:
-            return
+    @contextlib.contextmanager
+    def _without_raising(self) -> Iterator[None]:
+        """If the disk is full, the stage prints one warning and records no further events."""
         try:
-            write()
+            yield
         except OSError as error:
+            if not self._broken:
+                reason = " ".join(str(error).split())[:160]
+                say(f"{self.stage}: warning: nothing more is recorded for MLflow ({reason})")
             self._broken = True
-            reason = " ".join(str(error).split())[:160]
-            say(f"{self.stage}: warning: nothing more is recorded for MLflow ({reason})")
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Numbers of one epoch."""
+        """Logs numbers to the stage's run; ``step`` is the epoch."""
         self.event("metrics", values=values, step=step)
 
     def copy(self, path: Path) -> str:
         """Copies a file or folder into the spool, where no later run changes it; returns the copy's name there."""
         self._copies += 1
         target = self.folder / "files" / str(self._copies) / path.name
-
-        def write() -> None:
+        with self._without_raising():
             target.parent.mkdir(parents=True)
             if path.is_dir():
                 shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, target)
-
-        self._harmlessly(write)
         return target.relative_to(self.folder).as_posix()
 
     def save(self, name: str, content: bytes) -> str:
-        """A small file that stands nowhere else; returns its name in the spool."""
-
-        def write() -> None:
+        """Writes a small file into the spool; returns its name there."""
+        with self._without_raising():
             (self.folder / name).write_bytes(content)
-
-        self._harmlessly(write)
         return name
 
     def artifact(self, path: Path, parent: bool = False) -> None:
-        """A file for the stage's own row or, with ``parent``, for that of the whole run."""
+        """Logs a file or folder, if it exists, to the stage's run or, with ``parent``, to the pipeline's."""
         if path.exists():
             self.event("artifact", file=self.copy(path), parent=parent)
 
     def text(self, name: str, text: str, parent: bool = False) -> None:
-        """A small text file that stands nowhere else."""
+        """Logs ``text`` as a file ``name``."""
         self.event("artifact", file=self.save(name, text.encode()), parent=parent)
 
     def close(self, status: str) -> None:
-        """Ends the row with ``FINISHED`` or ``FAILED`` and waits a while for the delivery."""
+        """Ends the stage's run as ``FINISHED`` or ``FAILED`` and waits up to 60 s for the delivery."""
         self.event("end", status=status)
-        with contextlib.suppress(OSError):  # what a full disk has not taken
+        with contextlib.suppress(OSError):  # closing flushes what a full disk did not take
             self._events.close()
         self._lock.release()
         if self._delivery is None:
@@ -143,13 +201,13 @@ class Tracker:
 
 
 class NullTracker(Tracker):
-    """For the processes of a training that are not the first: records nothing."""
+    """Records nothing. For every process of a distributed training but the first."""
 
     def __init__(self) -> None:
         pass
 
     def event(self, kind: str, **values: Any) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self, status: str) -> None:
-        """Nothing."""
+        """Does nothing."""

@@ -397,7 +397,7 @@ def test_a_folder_without_images_is_an_error(project, content):
         assert len(list(csv.DictReader(file))) == len(content)
 
 
-@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5", ""])
+@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5"])
 def test_a_wrong_number_of_processes_is_an_error(project, workers):
     run_stage(project, "source")
     said = failure(project, "prepare", SCAN_WORKERS=workers)

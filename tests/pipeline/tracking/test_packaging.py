@@ -1,4 +1,4 @@
-"""What a run says it was made with."""
+"""The environment that a run records."""
 
 from importlib.metadata import Distribution, distributions
 
@@ -6,7 +6,7 @@ from pipeline.tracking.packaging import environment
 
 
 class Broken(Distribution):
-    """What an interrupted installation leaves: a folder without metadata."""
+    """A package whose installation was interrupted: it has no metadata."""
 
     def read_text(self, filename):
         return None
@@ -15,7 +15,7 @@ class Broken(Distribution):
         return path
 
 
-def test_the_environment_lists_what_is_installed_and_survives_what_is_broken(monkeypatch):
+def test_the_environment_lists_all_packages_but_broken_ones(monkeypatch):
     monkeypatch.setattr("pipeline.tracking.packaging.distributions", lambda: [Broken(), *distributions()])
     packages = environment()["packages"]
     assert packages["torch"].startswith("2.") and list(packages) == sorted(packages)
