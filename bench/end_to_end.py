@@ -16,7 +16,7 @@ from torch import nn
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.evaluation.metrics import clustering_metrics, neighbor_purity
 from scan_core.evaluation.probes import predict_knn
-from scan_core.evaluation.scores import kmeans_scores
+from scan_core.evaluation.scores import fit_kmeans, kmeans_scores
 from scan_core.images.store import Images
 from scan_core.method import Method, cluster_images
 from scan_core.models.inference import embed
@@ -163,8 +163,9 @@ class Run:
                 "purity_20": neighbor_purity(truth["train"], near, 20),
                 "knn_acc": float((predict_knn(each["train"], truth["train"], each["val"]) == truth["val"]).mean()),
             }
-        baseline = kmeans_scores(found.embeddings["train"], {"val": (found.embeddings["val"], truth["val"])}, 10, 5)
-        scores["kmeans"] = {name: baseline["val"][name] for name in ("acc", "nmi", "ari")}
+        fitted = fit_kmeans(found.embeddings["train"], 10, 5)
+        baseline = kmeans_scores(fitted, found.embeddings["val"], truth["val"], 10)
+        scores["kmeans"] = {name: baseline[name] for name in ("acc", "nmi", "ari")}
         self.seconds["evaluate"] = time.monotonic() - started
         epochs = {"cluster": found.scan.best_epoch, "selflabel": found.selflabel.epoch}
         kept = {"kept": found.kept, "why": found.reason}

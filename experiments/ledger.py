@@ -15,7 +15,7 @@ from scan_core.errors import ScanError
 
 QUALITY = {
     "heads_ari": "agreement of the heads (ARI)",
-    "neighbor_consistency": "neighbors in one cluster",
+    "neighbor_agreement": "neighbor agreement",
     "silhouette": "silhouette",
     "linear_predictability": "linear predictability",
 }

@@ -33,7 +33,16 @@ from stages.source import weights_signature
 
 LABELED = Path("experiments/labeled.py")
 SWEEP = "digits_quick"  # the preset of most runs, and the shortest
-CURVES = ("pretext", "cluster", "selflabel", "accuracy_cluster", "accuracy_selflabel", "purity", "confusion", "surest")
+CURVES = (
+    "pretext",
+    "cluster",
+    "selflabel",
+    "accuracy_cluster",
+    "accuracy_selflabel",
+    "purity",
+    "confusion",
+    "accuracy_at_coverage",
+)
 
 
 @dataclass(frozen=True)

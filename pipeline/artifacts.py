@@ -1,4 +1,4 @@
-"""Artifact paths and formats. Every file is byte-stable: no time, host or id in it."""
+"""Artifact paths and formats. Files are byte-stable: they hold no time, host or random id."""
 
 import csv
 import json
@@ -10,17 +10,17 @@ import numpy as np
 
 from scan_core.errors import ScanError
 
-SOURCE = Path("data/source.json")  # what the source's files are, for DVC
-WEIGHTS = Path("data/weights.json")  # the hash of backbone.weights, for DVC
+SOURCE = Path("data/source.json")  # the signature of the source, for DVC
+WEIGHTS = Path("data/weights.json")  # the hash of the file backbone.weights, for DVC
 CODE = Path("data/code")  # {stage}.json: a digest of each module that the stage depends on, for DVC
-IMAGES = Path("data/images")  # the shards, stats.json, and rows: pretext.npy, train.npy, val.npy
-ITEMS = Path("data/items")  # items.parquet, findings.csv; for evaluate alone
-LABELS = Path("data/labels")  # labels.npy, classes.json; for evaluate alone
+IMAGES = Path("data/images")  # shards, stats.json, and the rows of each split: pretext.npy, train.npy, val.npy
+ITEMS = Path("data/items")  # items.parquet, findings.csv; read by evaluate alone
+LABELS = Path("data/labels")  # labels.npy, classes.json; read by evaluate alone
 EMBEDDINGS = Path("data/embeddings")  # train.npy, val.npy
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
-REJECTED = Path(".scan/rejected.csv")  # the findings of a run that was ended by them
+REJECTED = Path(".scan/rejected.csv")  # the findings, if they made prepare fail
 PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.parquet")
@@ -28,7 +28,7 @@ REPORT = Path("reports/report.html")
 SAMPLES = Path("reports/clusters.png")
 NEIGHBOR_SAMPLES = Path("reports/neighbors.png")
 
-# What metrics.json reports on, in the order it is read, with its name for people.
+# The steps that metrics.json scores, in the order of the tables, with their titles.
 STEPS = {
     "kmeans_pixels": "k-means on pixels",
     "kmeans_embeddings": "k-means on embeddings",
@@ -38,7 +38,7 @@ STEPS = {
 
 KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 
-MADE_BY = {
+MADE_BY = {  # folders and files → stage; a file that is not here has the name of its stage
     IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
     ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
     SAMPLES: "evaluate", NEIGHBOR_SAMPLES: "evaluate",
@@ -46,7 +46,7 @@ MADE_BY = {
 
 
 def require(path: Path) -> Path:
-    """``path``, if it exists. Raises ``ScanError`` naming the stage that makes it."""
+    """``path``, if it exists. Raises ``ScanError`` with the stage that makes it."""
     if not path.exists():
         stage = MADE_BY.get(path) or MADE_BY.get(path.parent) or path.stem
         raise ScanError(f"{path} is missing; make it with: dvc repro {stage}")
@@ -60,7 +60,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def load_array(path: Path, dtype: str, shape: tuple[int | None, ...], mmap: bool = False) -> np.ndarray:
-    """A .npy file of that ``dtype`` and ``shape`` (None: any length). Raises ``ScanError`` where it is another."""
+    """A .npy file of ``dtype`` and ``shape`` (None: any length). Raises ``ScanError`` if it has another."""
     try:
         array: np.ndarray = np.load(require(path), mmap_mode="c" if mmap else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -75,13 +75,13 @@ def load_array(path: Path, dtype: str, shape: tuple[int | None, ...], mmap: bool
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Sorted, indented JSON; a value that is not finite is an error."""
+    """Sorted, indented JSON. Raises ``ValueError`` for NaN and infinity."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> Any:
-    """Raises ``ScanError`` where the file is missing or no JSON."""
+    """Raises ``ScanError`` if the file is missing or is not JSON."""
     try:
         return json.loads(require(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -106,30 +106,30 @@ def load_csv(path: Path) -> list[dict[str, str]]:
 
 
 def save_history(path: Path, history: list[dict[str, float]]) -> None:
-    """A loop's records, one row an epoch."""
+    """A CSV file of a training loop's records, one row per epoch."""
     columns = list(dict.fromkeys(key for record in history for key in record))
     save_csv(path, history, columns or ["epoch"])
 
 
 def save_findings(path: Path, findings: Iterable[tuple[str, str, str]]) -> None:
-    """What was not taken as it is: (source, kind, reason), sorted."""
+    """A CSV file of (source, kind, reason), sorted; ``kind`` is one of ``KINDS``."""
     rows = [dict(zip(("source", "kind", "reason"), finding, strict=True)) for finding in sorted(findings)]
     save_csv(path, rows, ["source", "kind", "reason"])
 
 
 def load_rows(count: int) -> dict[str, np.ndarray]:
-    """Rows of the store by split."""
+    """Split → (N,) int64 rows of the image store, which holds ``count`` images. Raises ``ScanError``."""
     rows = {split: load_array(IMAGES / f"{split}.npy", "int64", (None,)) for split in ("pretext", "train", "val")}
     for split, index in rows.items():
         if len(index) and not 0 <= index.min() <= index.max() < count:
             raise ScanError(
-                f"{IMAGES / split}.npy points at row {index.max()}; there are {count} images: run dvc repro"
+                f"{IMAGES / split}.npy points at row {index.max()}; the store has {count} images: run dvc repro prepare"
             )
     return rows
 
 
 def load_shards(stats: dict[str, Any]) -> list[np.ndarray]:
-    """The store's arrays: pixels (rows,size,size,channels) uint8, or tables (rows,4) int64; memory-mapped."""
+    """The image store's pixels (rows,size,size,channels) uint8, memory-mapped, or its JPEG tables (rows,4) int64."""
     if stats["store"] == "array":
         inner = (stats["size"], stats["size"], stats["channels"])
         return [
@@ -142,8 +142,10 @@ def load_shards(stats: dict[str, Any]) -> list[np.ndarray]:
 
 
 def load_neighbors(split: str, count: int) -> np.ndarray:
-    """(N,k) int64 positions in ``split``, nearest first."""
+    """(N,K) int64 positions in ``split``, N = ``count``, the nearest first. Raises ``ScanError`` if one is outside."""
     neighbors = load_array(NEIGHBORS / f"{split}.npy", "int64", (count, None))
     if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < count:
-        raise ScanError(f"{NEIGHBORS / split}.npy points outside its {count} images; run dvc repro neighbors")
+        raise ScanError(
+            f"{NEIGHBORS / split}.npy points outside the {count} images of {split}; run dvc repro neighbors"
+        )
     return neighbors

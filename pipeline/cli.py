@@ -36,9 +36,9 @@ app.add_typer(weights, name="weights")
 # What ``show`` calls the measures of metrics.json.
 SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
 SHOWN_QUALITY = {
-    "neighbor_consistency": ("neighbours together", ".1%"),
-    "linear_predictability": ("told by a linear model", ".1%"),
-    "heads_ari": ("heads agree (ARI)", ".2f"),
+    "neighbor_agreement": ("neighbor agreement", ".1%"),
+    "linear_predictability": ("linear predictability", ".1%"),
+    "heads_ari": ("head agreement (ARI)", ".2f"),
     "silhouette": ("silhouette", ".2f"),
 }
 SHOWN_PROBES = {"knn_acc": "nearest neighbours", "linear_probe_acc": "linear probe"}
@@ -157,7 +157,7 @@ def show() -> None:
         scores = metrics[reported][step]
         cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in measures]
         share = scores.get("confident_share")
-        table.add_row(label, *cells, f"{scores['clusters_alive']:g}", "" if share is None else f"{100 * share:.0f}")
+        table.add_row(label, *cells, f"{scores['clusters_used']:g}", "" if share is None else f"{100 * share:.0f}")
     Console().print(table)
     quality = metrics["val"]["quality"] | metrics[reported]["quality"]  # the heads are compared on val alone
     found = [f"{name} {quality[key]:{form}}" for key, (name, form) in SHOWN_QUALITY.items() if key in quality]

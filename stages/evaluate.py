@@ -1,9 +1,10 @@
-"""evaluate: what came out. The one stage besides prepare that reads labels."""
+"""evaluate: scores, predictions and the report. The only stage besides prepare that reads labels."""
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,177 +12,129 @@ from pipeline import artifacts
 from pipeline.stage import Stage, command, flatten, run
 from pipeline.tracking.packaging import environment, requirements
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scan_core.compute.device import Compute
+    from scan_core.evaluation.scores import SplitData
+    from scan_core.images.store import Images
+
 SPLITS = ("train", "val")
+MODELS = ("cluster", "selflabel")  # the stages whose models are scored
 EXAMPLES = 4  # images logged with the model
+PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # columns of predictions.parquet
 
 
 def evaluate(stage: Stage) -> None:
-    """Score clusters against labels where there are any; write reports/ and complete the run in MLflow."""
-    from pipeline.report.page import write_report
-    from pipeline.report.samples import draw_neighbors, draw_samples
+    """Score the clusters, against labels if there are any; write reports/ and complete the run in MLflow."""
+    from pipeline.report.page import reported_split
     from scan_core.compute.device import configure_compute
-    from scan_core.evaluation.probes import probe_scores
-    from scan_core.evaluation.quality import quality_scores
-    from scan_core.evaluation.scores import (
-        accuracy_of_surest,
-        kmeans_scores,
-        model_scores,
-        predicted_classes,
-        purity_scores,
-    )
-    from scan_core.models.files import load_model
-    from scan_core.models.inference import log_probabilities, small_pixels
+    from scan_core.evaluation.scores import score_splits
 
     params = stage.params
-    # What is reported on: the images held out, or all of them, of which val is then a part.
-    reported = "train" if params.data.protocol == "all" else "val"
+    reported = reported_split(params.data.protocol)
     compute = stage.use(configure_compute(params.precision, stage.device))
     images, rows, stats = stage.images(compute)
-    labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (stats["count"],))
-    classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
-    kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
-    split_rows = {split: rows[split].numpy() for split in SPLITS}
-    split_labels = {split: labels[split_rows[split]] for split in SPLITS}
-    clusters = params.cluster.num_clusters
-
-    metrics: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-    probabilities: dict[str, np.ndarray] = {}
-    surest: dict[str, list[tuple[int, float]]] = {}
-    for name in ("cluster", "selflabel"):
-        model, _ = load_model(artifacts.MODELS / f"{name}.safetensors")
-        for split in SPLITS:
-            log_p = log_probabilities(model.to(compute.device), images, rows[split], compute)[0]
-            probabilities[split] = log_p.exp().cpu().numpy()
-            metrics[split][name] = model_scores(split_labels[split], probabilities[split], params.selflabel.threshold)
-        surest[name] = list(accuracy_of_surest(split_labels[reported], probabilities[reported]))
-    embeddings = {
-        split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
-        for split in SPLITS
-    }
-    flat = {split: small_pixels(images, rows[split]).numpy() for split in SPLITS}
-    for name, features in {"kmeans_pixels": flat, "kmeans_embeddings": embeddings}.items():
-        splits = {split: (features[split], split_labels[split]) for split in SPLITS}
-        for split, scores in kmeans_scores(features["train"], splits, clusters, params.evaluate.kmeans_runs).items():
-            metrics[split][name] = scores
-    heads = artifacts.load_array(artifacts.ASSIGNMENTS / "heads.npy", "int32", (None, len(rows["val"])))
-    nearest = {split: artifacts.load_neighbors(split, len(rows[split])) for split in SPLITS}
-    for split in SPLITS:
-        metrics[split]["neighbors"] = purity_scores(split_labels[split], nearest[split])
-        metrics[split]["quality"] = quality_scores(
-            probabilities[split].argmax(axis=1), embeddings[split], nearest[split][:, : params.cluster.val_neighbors],
-            heads if split == "val" else None,
-        )  # fmt: skip
-    if params.evaluate.probes:
-        apart = ~np.isin(split_rows["train"], split_rows["val"])  # under protocol all, val is a part of train
-        probes = probe_scores(
-            embeddings["train"][apart], split_labels["train"][apart], embeddings["val"], split_labels["val"]
-        )
-        if probes:
-            metrics["val"]["uses_labels"] = probes
-    artifacts.save_json(stage.out(artifacts.METRICS), metrics)
-
-    def pixels_of(positions: np.ndarray) -> np.ndarray:
-        """(n,height,width,channels) uint8 of positions in what is reported on."""
-        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
-
-    log_scores(stage, metrics, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
-
-    listed = ("train",) if reported == "train" else SPLITS
-    write_predictions(
-        stage.out(artifacts.PREDICTIONS),
-        np.concatenate([split_rows[split] for split in listed]),
-        np.concatenate([probabilities[split] for split in listed]),
-    )
-    matched = predicted_classes(split_labels[reported], probabilities[reported].argmax(axis=1), clusters)
-    names = {cluster: classes[label] for cluster, label in matched.items()}
-    plots = write_plots(stage, metrics, reported, split_labels, probabilities, surest, names, classes)
-
-    draw_samples(stage.out(artifacts.SAMPLES), pixels_of, probabilities[reported], names)
-    draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, nearest[reported])
-    write_report(
-        stage.out(artifacts.REPORT), params, stats, metrics, reported, kept, names, plots,
-        stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES),
+    splits = load_splits(images, rows, stats["count"], compute)
+    metrics = score_splits(
+        splits, params.cluster.num_clusters, params.selflabel.threshold, params.cluster.val_neighbors,
+        params.evaluate.kmeans_runs, params.evaluate.probes,
     )  # fmt: skip
 
+    def pixels_of(positions: np.ndarray) -> np.ndarray:
+        """(n,height,width,channels) uint8 of ``positions`` (n,) in the reported split."""
+        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
+
+    artifacts.save_json(stage.out(artifacts.METRICS), metrics)
+    write_predictions(stage.out(artifacts.PREDICTIONS), splits, reported)
+    log_scores(stage, metrics, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
+    write_plots_and_page(stage, stats, splits, metrics, pixels_of)
     log_files(stage)
 
 
-def write_predictions(path: Path, rows: np.ndarray, probabilities: np.ndarray) -> None:
-    """A table with the two likeliest clusters of each of ``rows`` (N,); ``probabilities`` is (N,C)."""
+def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute: "Compute") -> "dict[str, SplitData]":
+    """The artifacts of train and val, and what both models predict for their images; ``count`` images are stored."""
+    from scan_core.evaluation.scores import Prediction, SplitData
+    from scan_core.models.files import load_model
+    from scan_core.models.inference import log_probabilities, small_pixels
+
+    labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (count,))
+    predictions: dict[str, dict[str, Prediction]] = {split: {} for split in SPLITS}
+    for name in MODELS:
+        model = load_model(artifacts.MODELS / f"{name}.safetensors")[0].to(compute.device)
+        for split in SPLITS:
+            log_p = log_probabilities(model, images, rows[split], compute)[0]  # (N,C)
+            predictions[split][name] = Prediction.of(log_p.exp().cpu().numpy())
+    heads = artifacts.load_array(artifacts.ASSIGNMENTS / "heads.npy", "int32", (None, len(rows["val"])))
+    splits = {}
+    for split in SPLITS:
+        size, index = len(rows[split]), rows[split].numpy()
+        splits[split] = SplitData(
+            rows=index,
+            labels=labels[index],
+            pixels=small_pixels(images, rows[split]).numpy(),
+            embeddings=artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (size, None)),
+            neighbors=artifacts.load_neighbors(split, size),
+            predictions=predictions[split],
+            heads=heads if split == "val" else None,
+        )
+    return splits
+
+
+def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str) -> None:
+    """One row per image: its item, and its two most probable clusters."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from scan_core.evaluation.metrics import likeliest
-
+    # If all images are reported on, they are those of train, and val is a part of them.
+    parts = [splits["train"]] if reported == "train" else list(splits.values())
     items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
-    ranked = likeliest(probabilities, 2)
-    surest = np.take_along_axis(probabilities, ranked, axis=1)  # (N,2)
-    predictions = items.take(pa.array(rows))
-    for column, name in enumerate(("", "runner_up")):
-        predictions = predictions.append_column(name or "cluster", pa.array(ranked[:, column]))
-        predictions = predictions.append_column(f"{name}_probability".lstrip("_"), pa.array(surest[:, column]))
-    pq.write_table(predictions.sort_by("id"), path)
+    table = items.take(pa.array(np.concatenate([data.rows for data in parts])))
+    clusters = np.concatenate([data.final.clusters for data in parts])
+    probabilities = np.concatenate([data.final.probabilities for data in parts])
+    for rank, (cluster, probability) in enumerate(PREDICTED):
+        table = table.append_column(cluster, pa.array(clusters[:, rank]))
+        table = table.append_column(probability, pa.array(probabilities[:, rank]))
+    pq.write_table(table.sort_by("id"), path)
 
 
-def write_plots(
+def write_plots_and_page(
     stage: Stage,
+    stats: dict[str, Any],
+    splits: "dict[str, SplitData]",
     metrics: dict[str, dict[str, Any]],
-    reported: str,
-    labels: dict[str, np.ndarray],
-    probabilities: dict[str, np.ndarray],
-    surest: dict[str, list[tuple[int, float]]],
-    names: dict[int, str],
-    classes: list[str],
-) -> dict[str, list[dict[str, Any]]]:
-    """The plots as data, for ``dvc plots`` and for the report: file name → rows."""
-    from scan_core.evaluation.scores import PURITY_AT, accuracy_by_epoch
+    pixels_of: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """The data of the plots, the pictures of clusters and neighbors, and the page that shows all of them."""
+    from pipeline.report.page import PLOT_COLUMNS, plot_tables, reported_split, write_report
+    from pipeline.report.samples import draw_neighbors, draw_samples
+    from scan_core.evaluation.scores import predicted_classes
 
-    clusters = probabilities["val"].shape[1]
-    assigned = {split: values.argmax(axis=1) for split, values in probabilities.items()}
-    plots: dict[str, list[dict[str, Any]]] = {}
-    for name in ("cluster", "selflabel"):
-        epochs = artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, len(labels["val"])))
-        first = 1 if name == "cluster" else 0  # self-labelling also stores what it started from
-        plots[f"accuracy_{name}"] = [
-            {"epoch": epoch + first, "acc": acc} for epoch, acc in accuracy_by_epoch(labels["val"], epochs, clusters)
-        ]
-    plots["confusion"] = [
-        {"actual": classes[label], "predicted": names.get(cluster, f"cluster {cluster}")}
-        for label, cluster in zip(labels[reported].tolist(), assigned[reported].tolist(), strict=True)
-        if label >= 0
-    ]
-    plots["surest"] = [
-        {"percent": percent, "cluster": before, "selflabel": after}
-        for (percent, before), (_, after) in zip(surest["cluster"], surest["selflabel"], strict=True)
-    ]
-    plots["purity"] = [
-        {"k": k, "split": split, "purity": metrics[split]["neighbors"][f"purity_{k}"]}
-        for split in SPLITS
-        for k in PURITY_AT
-        if f"purity_{k}" in metrics[split]["neighbors"]
-    ]
-    plots["sizes"] = [
-        {"cluster": cluster, "split": split, "images": int((assigned[split] == cluster).sum())}
-        for split in SPLITS
-        for cluster in range(clusters)
-    ]
-    columns = {
-        "accuracy_cluster": ["epoch", "acc"],
-        "accuracy_selflabel": ["epoch", "acc"],
-        "confusion": ["actual", "predicted"],
-        "surest": ["percent", "cluster", "selflabel"],
-        "purity": ["k", "split", "purity"],
-        "sizes": ["cluster", "split", "images"],
+    params, data = stage.params, splits[reported_split(stage.params.data.protocol)]
+    val = len(splits["val"].rows)
+    classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
+    matched = predicted_classes(data.labels, data.final, params.cluster.num_clusters)
+    names = {cluster: classes[label] for cluster, label in matched.items()}
+    assignments = {
+        name: artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, val)) for name in MODELS
     }
-    for name, table in plots.items():
-        artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), table, columns[name])
-    for name in ("pretext", "cluster", "selflabel"):
+    plots = plot_tables(params, splits, assignments, metrics, names, classes)
+    for name, columns in PLOT_COLUMNS.items():
+        artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), plots[name], columns)
+    for name in ("pretext", *MODELS):
         plots[name] = list(artifacts.load_csv(artifacts.PLOTS / f"{name}.csv"))
-    return plots
+    draw_samples(stage.out(artifacts.SAMPLES), pixels_of, data.final, names)
+    draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, data.neighbors)
+    pictures = stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES)
+    kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
+    write_report(stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, *pictures)
 
 
 def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
-    """Gives the run's row in MLflow its scores and the packaged model, which MLflow takes in while charts are drawn."""
+    """Sends the scores and the packaged model to the run's row in MLflow, which takes them in while charts are drawn.
+
+    ``example`` (n,height,width,channels) uint8 becomes the model's input example.
+    """
     tracker = stage.tracker
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
@@ -198,7 +151,7 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.nda
 
 
 def log_files(stage: Stage) -> None:
-    """Completes the run's row in MLflow: report, plots, environment, and which executions made it."""
+    """Completes the run's row in MLflow: report, plots, environment, and the executions that made the run."""
     tracker = stage.tracker
     pictures = (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES)
     for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, *pictures, artifacts.PLOTS):

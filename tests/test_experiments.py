@@ -150,7 +150,7 @@ DISTINCT = Result(
         "accuracy_selflabel": plotted("epoch acc", (0, 80), (1, 81), (2, 82)),
         "cluster": plotted("epoch loss", (1, 83), (2, 84)),
         "selflabel": plotted("epoch loss confident_share agreement", (1, 85, 86, 87), (2, 88, 89, 90)),
-        "surest": plotted("percent cluster selflabel", (5, 91, 92), (50, 93, 94), (100, 95, 96)),
+        "accuracy_at_coverage": plotted("coverage cluster selflabel", (5, 91, 92), (50, 93, 94), (100, 95, 96)),
         "purity": plotted(
             "k split purity",
             (1, "train", 71), (20, "train", 72), (50, "train", 73), (1, "val", 61), (20, "val", 62), (50, "val", 63),
@@ -192,9 +192,9 @@ READ = {  # the label, the numbers and, in a figure of lines, the points
         ("ACC, validation", EPOCHS, ACCURACY),
         ("confident, share of train", {"first epoch": 86, "last epoch": 89}, [(1, 86), (2, 89)]),
     ],
-    "surest": [
-        ("SCAN loss", {"surest 5 %": 91, "all": 95}, [(5, 91), (50, 93), (100, 95)]),
-        ("SCAN loss + self-label", {"surest 5 %": 92, "all": 96}, [(5, 92), (50, 94), (100, 96)]),
+    "accuracy_at_coverage": [
+        ("SCAN loss", {"5 % coverage": 91, "100 %": 95}, [(5, 91), (50, 93), (100, 95)]),
+        ("SCAN loss + self-label", {"5 % coverage": 92, "100 %": 96}, [(5, 92), (50, 94), (100, 96)]),
     ],
     "augmentation": [("SimCLR's", EPOCHS, ACCURACY), ("strong", EPOCHS, ACCURACY)],
     "threshold": [(value, LAST) for value in ("0.5", "0.8", "0.9", "0.95", "0.99")],
@@ -282,7 +282,7 @@ def test_the_tree_is_cut_into_as_many_parts_as_are_wanted_if_classes_allow_it(gr
 def result(acc, **others):
     steps = ("kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel")
     each = {name: {"acc": acc, "nmi": acc / 2, "ari": acc / 4} for name in steps}
-    quality = {"silhouette": acc / 3, "neighbor_consistency": acc}
+    quality = {"silhouette": acc / 3, "neighbor_agreement": acc}
     curves, clusters = others.get("curves", {}), others.get("clusters", [0, 1, 1, 0])
     return Result({"val": {**each, "quality": quality}}, curves, clusters, machine=others.get("machine", {}))
 
@@ -350,7 +350,7 @@ def test_a_table_has_each_row_over_its_seeds_and_the_published_number(tmp_path):
     text = write_ledger({"sweep": experiment}, runs, results, page, whole=True)
     assert "| 1 | 52.0 ± 1.6 | 26.0 ± 0.8 | 13.0 ± 0.4 | 50.0 |" in text
     assert "| 2 | 62.0 ± 1.6 |" in text
-    assert "| neighbors in one cluster | 1.00 |" in text  # it is the accuracy itself here
+    assert "| neighbor agreement | 1.00 |" in text  # it is the accuracy itself here
     assert text.split("\n\n")[0] in page.read_text()
     assert (tmp_path / "ledger" / "sweep.png").is_file() and (tmp_path / "ledger" / "quality.png").is_file()
 

@@ -39,7 +39,7 @@ def test_an_archive_goes_through_all_stages_without_labels(tmp_path, name, size,
     assert stages_run(done.stdout) == list(STAGES)
     assert files(project) == OUTPUTS
     metrics = json.loads((project / "reports" / "metrics.json").read_text())
-    assert set(metrics["val"]["selflabel"]) == {"clusters_alive", "confident_share"}
+    assert set(metrics["val"]["selflabel"]) == {"clusters_used", "confident_share"}
     assert metrics["val"]["neighbors"] == {}
     table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
     assert (table["split"].count("train"), table["split"].count("val")) == (train, val)

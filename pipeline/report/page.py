@@ -1,14 +1,19 @@
-"""The report page: one HTML file that needs no other. Byte-stable: no time, no random ids."""
+"""The report page: one HTML file that needs no other file. It holds no time and no random id, so it is byte-stable."""
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from pipeline.artifacts import STEPS
 from pipeline.params import Params
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN, draw_charts
+from scan_core.evaluation.scores import COVERAGES, PURITY_AT, SplitData, accuracy_at_coverage, accuracy_by_epoch
+
+Metrics = dict[str, dict[str, Any]]  # by split and step
 
 MEASURES = {
     "acc": "ACC",
@@ -17,85 +22,132 @@ MEASURES = {
     "ami": "AMI",
     "ari": "ARI",
     "top5": "top 5",
-    "clusters_alive": "clusters alive",
+    "clusters_used": "clusters in use",
     "confident_share": "confident",
 }
-# What needs no label: name, what it says, whether it is a share.
-QUALITY = {
+QUALITY = {  # name, meaning, and whether the score is a share
     "heads_ari": (
-        "Agreement of the heads, ARI",
-        "Whether heads that started apart find the same groups. 1: the same; 0: alike by chance only. Low says that "
-        "the data can be cut in other ways as well; high does not say that the groups are the ones wanted.",
+        "Head agreement (ARI)",
+        "How similar the clusters are that heads find from different starting weights. 1: the same; 0: chance. A low "
+        "value says that the data can be divided in other ways, too. A high value does not say that these are the "
+        "clusters you want.",
         False,
     ),
-    "neighbor_consistency": (
-        "Neighbours together",
-        "How many of each image's mined neighbours are in its cluster. The higher, the "
-        "better; well below 100 %, clusters cut through what looks alike.",
+    "neighbor_agreement": (
+        "Neighbor agreement",
+        "The share of an image's nearest neighbors that are in its cluster. Higher is better. Well below 100%, "
+        "clusters separate images that look alike.",
         True,
     ),
     "silhouette": (
         "Silhouette",
-        "How much nearer an image's embedding is to its own cluster than to the next one, -1 to 1. Below 0 it would "
-        "fit another cluster better. For comparing runs that share the embeddings: others have another scale.",
+        "How much closer an image's embedding is to its own cluster than to the nearest other cluster, from -1 to 1. "
+        "Below 0, images would fit another cluster better. Compare it only between runs with the same embeddings.",
         False,
     ),
     "linear_predictability": (
-        "Told by a linear model",
-        "Images whose cluster a linear model, fitted on others, tells from the frozen embedding. The higher, the "
-        "better; near chance, clusters do not follow the embeddings.",
+        "Linear predictability",
+        "The share of images whose cluster a linear model, fitted on other images, predicts from the embedding. "
+        "Higher is better. Near chance, the clusters do not follow the embeddings.",
         True,
     ),
 }
-PROBES = {"knn_acc": "nearest neighbours (20, weighted)", "linear_probe_acc": "linear probe (logistic regression)"}
-# What the two splits are under each protocol, for people.
+PROBES = {"knn_acc": "Nearest neighbors (20, weighted)", "linear_probe_acc": "Linear probe (logistic regression)"}
+# What the two splits are under each data.protocol.
 SPLIT_TITLES = {
     "split": {"val": "Validation images", "train": "Training images"},
     "all": {"val": "The tenth by which models were chosen", "train": "All images"},
 }
 SHORT_TITLES = {"split": {"val": "validation", "train": "training"}, "all": {"val": "the tenth", "train": "all"}}
+PLOT_COLUMNS = {  # of the CSV file of each plot
+    "accuracy_cluster": ["epoch", "acc"],
+    "accuracy_selflabel": ["epoch", "acc"],
+    "accuracy_at_coverage": ["coverage", "cluster", "selflabel"],
+    "confusion": ["actual", "predicted"],
+    "purity": ["k", "split", "purity"],
+    "sizes": ["cluster", "split", "images"],
+}
+
+
+def reported_split(protocol: str) -> str:
+    """The split that the report is about: the images held out, or all images under the protocol ``all``."""
+    return "train" if protocol == "all" else "val"
+
+
+def plot_tables(
+    params: Params,
+    splits: dict[str, SplitData],
+    assignments: dict[str, np.ndarray],
+    metrics: Metrics,
+    names: dict[int, str],
+    classes: list[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each of ``PLOT_COLUMNS``; what needs labels is empty without labels.
+
+    ``assignments`` are the (epochs,N) clusters of val after each epoch, ``names`` the classes matched to clusters, and
+    ``classes`` the names of the labels.
+    """
+    clusters, data = params.cluster.num_clusters, splits[reported_split(params.data.protocol)]
+    by_epoch = {name: accuracy_by_epoch(splits["val"].labels, each, clusters) for name, each in assignments.items()}
+    curves = [accuracy_at_coverage(data.labels, prediction, clusters) for prediction in data.predictions.values()]
+    pairs = zip(data.labels.tolist(), data.final.cluster.tolist(), strict=True)
+    sizes = {split: np.bincount(each.final.cluster, minlength=clusters).tolist() for split, each in splits.items()}
+    tables: dict[str, Iterable[tuple[Any, ...]]] = {
+        "accuracy_cluster": enumerate(by_epoch["cluster"], 1),
+        "accuracy_selflabel": enumerate(by_epoch["selflabel"]),  # epoch 0: the clusters that self-labeling starts from
+        "accuracy_at_coverage": zip(COVERAGES, *curves, strict=False),  # the curves are empty without labels
+        "confusion": [
+            (classes[label], names.get(cluster, f"cluster {cluster}")) for label, cluster in pairs if label >= 0
+        ],
+        "purity": [
+            (k, split, metrics[split]["neighbors"][f"purity_{k}"])
+            for split in splits
+            for k in PURITY_AT
+            if f"purity_{k}" in metrics[split]["neighbors"]
+        ],
+        "sizes": [(cluster, split, size) for split in splits for cluster, size in enumerate(sizes[split])],
+    }
+    return {name: [dict(zip(PLOT_COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
 
 
 def write_report(
     path: Path,
     params: Params,
     stats: dict[str, Any],
-    metrics: dict[str, dict[str, Any]],
-    reported: str,
+    metrics: Metrics,
     kept: dict[str, str],
     names: dict[int, str],
     plots: dict[str, list[dict[str, Any]]],
     samples: Path,
     neighbors: Path,
 ) -> None:
-    """Fills in report.html.j2."""
+    """Fills in report.html.j2.
+
+    ``stats`` are those of the image store, ``kept`` is the choice of self-labeling, ``names`` are the classes matched
+    to clusters, ``samples`` and ``neighbors`` are pictures.
+    """
     template = jinja2.Template(
         Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    splits = (reported, "val" if reported == "train" else "train")
-    tables = {
-        split: [(label, [_cell(metrics[split][step], measure) for measure in _measures(metrics[split])])
-                for step, label in STEPS.items()]
-        for split in splits
-    }  # fmt: skip
+    protocol = params.data.protocol
+    splits = ("train", "val") if reported_split(protocol) == "train" else ("val", "train")
+    reported = metrics[splits[0]]
+    probes = metrics["val"].get("uses_labels", {})
     page = template.render(
         params=params.model_dump(mode="json"),
         stats=stats,
         kept=kept,
-        headline=metrics[reported]["selflabel"],
-        baseline=metrics[reported]["kmeans_pixels"],
-        titles=SPLIT_TITLES[params.data.protocol],
-        short_titles=[SHORT_TITLES[params.data.protocol][split] for split in splits],
-        columns={split: [MEASURES[measure] for measure in _measures(metrics[split])] for split in tables},
-        tables=tables,
+        final=reported["selflabel"],
+        baseline=reported["kmeans_pixels"],
+        titles=SPLIT_TITLES[protocol],
+        short_titles=[SHORT_TITLES[protocol][split] for split in splits],
+        tables={split: score_table(metrics[split]) for split in splits},
         classes=len({row["actual"] for row in plots["confusion"]}),
         quality=quality_table(metrics, splits, plots["sizes"]),
-        probes=[(label, f"{100 * metrics['val']['uses_labels'][name]:.1f} %") for name, label in PROBES.items()]
-        if "uses_labels" in metrics["val"]
-        else [],
-        drawn=MAX_CLUSTERS_DRAWN,
+        probes=[(PROBES[name], f"{100 * value:.1f}%") for name, value in probes.items()],
+        max_drawn=MAX_CLUSTERS_DRAWN,
         samples=_encoded(samples),
         neighbors=_encoded(neighbors),
         charts=draw_charts(plots, names, params.cluster.num_clusters, params.pretext.method),
@@ -107,42 +159,44 @@ def _encoded(picture: Path) -> str:
     return base64.b64encode(picture.read_bytes()).decode()
 
 
-def quality_table(
-    metrics: dict[str, dict[str, Any]], splits: tuple[str, str], sizes: list[dict[str, Any]]
-) -> list[tuple[str, str, list[str]]]:
-    """Name, meaning, and the cells of both ``splits`` and of chance, of each measure that either has.
+def score_table(scores: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The column titles, and for each step its name and cells, of one split's ``scores``."""
+    measures = [measure for measure in MEASURES if any(measure in scores[step] for step in STEPS)]
+    rows = [(label, [score_cell(scores[step], measure) for measure in measures]) for step, label in STEPS.items()]
+    return [MEASURES[measure] for measure in measures], rows
 
-    Chance is that of clusters of the same sizes in the first split, drawn without looking.
+
+def score_cell(scores: dict[str, float], measure: str) -> str:
+    """``81.4 ± 6.5`` in percent, the count of clusters in use as it is; a dash if ``scores`` lack the measure."""
+    if measure not in scores:
+        return "–"
+    value, spread = scores[measure], scores.get(f"{measure}_std")
+    if measure == "clusters_used":
+        return f"{value:g} ± {spread:.1f}" if spread else f"{value:g}"
+    return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def quality_table(
+    metrics: Metrics, splits: tuple[str, str], sizes: list[dict[str, Any]]
+) -> list[tuple[str, str, list[str]]]:
+    """Name, meaning, and the cells of both ``splits`` and of chance, for each score that either split has.
+
+    Chance is the score of random clusters of the same sizes as those of the first split.
     """
     images = [row["images"] for row in sizes if row["split"] == splits[0]]
     shares = [count / max(sum(images), 1) for count in images]
-    chance = {"neighbor_consistency": sum(share**2 for share in shares), "linear_predictability": max(shares)}
+    chance = {"neighbor_agreement": sum(share**2 for share in shares), "linear_predictability": max(shares)}
     table = []
-    for measure, (name, meaning, is_share) in QUALITY.items():
-        found = [metrics[split]["quality"].get(measure) for split in splits]
-        if found != [None, None]:
-            cells = [quality_cell(value, is_share) for value in (*found, chance.get(measure, 0.0))]
+    for score, (name, meaning, is_share) in QUALITY.items():
+        values = [metrics[split]["quality"].get(score) for split in splits]
+        if values != [None, None]:
+            cells = [quality_cell(value, is_share) for value in (*values, chance.get(score, 0.0))]
             table.append((name, meaning, cells))
     return table
 
 
 def quality_cell(value: float | None, is_share: bool) -> str:
-    """``93.1 %`` of a share, ``0.931`` of another measure; a dash where there is none."""
+    """``93.1%`` for a share, ``0.931`` for another score; a dash for None."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if is_share else f"{value:.3f}" if value else "0"
-
-
-def _measures(scores: dict[str, Any]) -> list[str]:
-    return [measure for measure in MEASURES if any(measure in scores[step] for step in STEPS)]
-
-
-def _cell(scores: dict[str, float], measure: str) -> str:
-    if measure not in scores:
-        return "–"
-    value = scores[measure]
-    text = f"{value:g}" if measure == "clusters_alive" else f"{100 * value:.1f}"
-    spread = scores.get(f"{measure}_std")
-    if spread is None or (measure == "clusters_alive" and spread == 0):
-        return text
-    return f"{text} ± {spread:.1f}" if measure == "clusters_alive" else f"{text} ± {100 * spread:.1f}"
+    return f"{100 * value:.1f}%" if is_share else f"{value:.3f}" if value else "0"

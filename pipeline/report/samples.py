@@ -1,4 +1,4 @@
-"""The pictures of clusters and of neighbours. Byte-stable: no time, no random ids."""
+"""The pictures of clusters and of neighbors as PNG, byte-stable."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +10,30 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN, short_name
+from scan_core.evaluation.scores import Prediction
 
-EACH = 12  # images in a row
-SHOWN = 8  # images with their neighbours
-INCHES = 0.58  # a side
-PIXELS = 64  # a side, at most
+COLUMNS = 12  # images in a row
+SHOWN = 8  # images whose neighbors are drawn
+INCHES = 0.58  # height of a row
+PIXELS = 64  # largest side of a drawn image
 
 
 def draw_samples(
-    path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], probabilities: np.ndarray, names: dict[int, str]
+    path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], prediction: Prediction, names: dict[int, str]
 ) -> None:
-    """A PNG with one row a cluster: its most confident images, from left to right.
+    """A PNG with one row per cluster: its most confident images, from left to right.
 
-    ``pixels_of`` gives (n,height,width,channels) uint8 for (n,) rows of ``probabilities`` (N,C).
+    ``pixels_of`` maps (n,) positions in the ``prediction`` to (n,height,width,channels) uint8. ``names`` are the
+    classes matched to clusters.
     """
-    clusters = probabilities.argmax(axis=1)
-    sizes = np.bincount(clusters, minlength=probabilities.shape[1])
+    sizes = np.bincount(prediction.cluster)
     shown = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:MAX_CLUSTERS_DRAWN] if sizes[cluster]]
     if names:
         shown.sort(key=lambda cluster: (cluster not in names, names.get(cluster, ""), cluster))
     best = {}
     for cluster in shown:
-        members = np.flatnonzero(clusters == cluster)
-        best[cluster] = members[np.argsort(-probabilities[members, cluster], kind="stable")][:EACH]
+        members = np.flatnonzero(prediction.cluster == cluster)
+        best[cluster] = members[np.argsort(-prediction.confidence[members], kind="stable")][:COLUMNS]
     figure, axis = _figure(_wall([pixels_of(rows) for rows in best.values()]), len(shown), margin=1.8)
     for row, cluster in enumerate(shown):
         text = f"cluster {cluster}\n{sizes[cluster]:,} images"
@@ -44,22 +45,22 @@ def draw_samples(
 
 
 def draw_neighbors(path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], nearest: np.ndarray) -> None:
-    """A PNG with one row an image: itself, apart, then its nearest neighbours, the most similar first.
+    """A PNG with one row per image: the image, a gap, then its nearest neighbors, the most similar first.
 
-    ``pixels_of`` is as above; ``nearest`` (N,K) int64 are each row's neighbours. The images are spaced evenly: rows
-    are in no order that means anything.
+    ``pixels_of`` maps (n,) positions in ``nearest`` (N,K) to (n,height,width,channels) uint8. The images are spaced
+    evenly over the split, which is a random sample, because rows are ordered by content hash.
     """
     rows = np.linspace(0, len(nearest) - 1, min(SHOWN, len(nearest))).astype(np.int64)
-    shown = np.concatenate([rows[:, None], nearest[rows, : EACH - 1]], axis=1)  # (SHOWN,EACH) or less
+    shown = np.concatenate([rows[:, None], nearest[rows, : COLUMNS - 1]], axis=1)  # at most (SHOWN,COLUMNS)
     wall = _wall([pixels_of(row) for row in shown])
-    column = wall.shape[1] // EACH  # an image and the gap
-    apart = np.full_like(wall[:, : column // 2], 255)
-    figure, _ = _figure(np.concatenate([wall[:, :column], apart, wall[:, column:]], axis=1), len(shown), margin=0)
+    column = wall.shape[1] // COLUMNS  # the width of an image and of the gap beside it
+    gap = np.full_like(wall[:, : column // 2], 255)
+    figure, _ = _figure(np.concatenate([wall[:, :column], gap, wall[:, column:]], axis=1), len(shown), margin=0)
     _save(figure, path)
 
 
 def _figure(wall: np.ndarray, rows: int, margin: float) -> tuple[Figure, Axes]:
-    """``wall`` and nothing else, with ``margin`` inches at its left."""
+    """A figure of ``wall`` alone, with ``margin`` inches on the left."""
     height = rows * INCHES
     width = height * wall.shape[1] / wall.shape[0] + margin
     figure = plt.figure(figsize=(width, height))
@@ -75,10 +76,10 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _wall(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of up to 12 (n,height,width,channels) uint8 images on white, as one image: one axis is drawn quickly."""
+    """Rows of up to 12 (n,height,width,channels) uint8 images on white, as one image, because many draw slowly."""
     side = min(rows[0].shape[1], PIXELS)
     gap, channels = max(1, side // 16), rows[0].shape[3]
-    wall = np.full((len(rows) * (side + gap), EACH * (side + gap), channels), 255, np.uint8)
+    wall = np.full((len(rows) * (side + gap), COLUMNS * (side + gap), channels), 255, np.uint8)
     for number, pictures in enumerate(rows):
         top = number * (side + gap)
         for column, picture in enumerate(pictures):

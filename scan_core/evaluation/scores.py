@@ -1,114 +1,201 @@
-"""Baselines and scores of one split, as plain numbers. What needs labels is absent where there are none."""
+"""The scores of one split, as plain numbers. A score that needs labels is absent if there are none."""
 
 import math
 import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scan_core.evaluation.metrics import accuracy, clustering_metrics, match_clusters, neighbor_purity, top_accuracy
+from scan_core.evaluation.metrics import (
+    accuracy,
+    classes_of_clusters,
+    clustering_metrics,
+    match_clusters,
+    neighbor_purity,
+    rank_clusters,
+    top_accuracy,
+)
+from scan_core.evaluation.probes import probe_scores
+from scan_core.evaluation.quality import quality_scores
 
-PURITY_AT = (1, 5, 10, 20, 50)
-SUREST = range(5, 101, 5)  # percent of the items
-FIT_ROWS = 20_000  # k-means is fitted on no more: rows are in the order of their content, so the first are a sample
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
+
+TOP = 5  # clusters per image that are kept
+PURITY_AT = (1, 5, 10, 20, 50)  # neighbors
+COVERAGES = range(5, 101, 5)  # percent of the images
+MAX_FIT_ROWS = 20_000  # k-means is fitted on the first rows: a sample, because rows are ordered by content hash
 
 
-def model_scores(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
-    """Scores of a network's clusters: ``labels`` (N,) with -1 where unknown, ``probabilities`` (N,C)."""
-    clusters = probabilities.argmax(axis=1)
-    count = probabilities.shape[1]
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable clusters of N images, the most probable first: at most ``TOP`` of the C clusters."""
+
+    clusters: np.ndarray  # (N,TOP) int64
+    probabilities: np.ndarray  # (N,TOP) float32
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray) -> "Prediction":
+        """From all (N,C) probabilities."""
+        ranked = rank_clusters(probabilities, TOP)
+        return cls(ranked, np.take_along_axis(probabilities, ranked, axis=1))
+
+    @property
+    def cluster(self) -> np.ndarray:
+        """(N,) the most probable cluster."""
+        return self.clusters[:, 0]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(N,) the probability of the most probable cluster."""
+        return self.probabilities[:, 0]
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """What is known of a split's N images after training."""
+
+    rows: np.ndarray  # (N,) int64 rows of the image store
+    labels: np.ndarray  # (N,) int64; -1: unknown
+    pixels: np.ndarray  # (N,P) float32 in [0,1], for a baseline
+    embeddings: np.ndarray  # (N,D) float32 of length 1
+    neighbors: np.ndarray  # (N,K) int64 positions in the split, the nearest first
+    predictions: dict[str, Prediction]  # of the models after "cluster" and after "selflabel"
+    heads: np.ndarray | None  # (H,N) the cluster of each image under each head, if that was stored
+
+    @property
+    def final(self) -> Prediction:
+        """The prediction of the model that is handed on."""
+        return self.predictions["selflabel"]
+
+
+def score_splits(
+    splits: dict[str, SplitData],
+    num_clusters: int,
+    threshold: float,
+    val_neighbors: int,
+    kmeans_runs: int,
+    probes: bool,
+) -> dict[str, dict[str, Any]]:
+    """All scores of ``train`` and ``val`` by split and step: what ``metrics.json`` holds.
+
+    ``threshold`` is the probability above which an image is confident, ``val_neighbors`` how many neighbors count for
+    the neighbor agreement. ``probes`` adds ``uses_labels`` to val.
+    """
+    train, val = splits["train"], splits["val"]
+    baselines = [fit_kmeans(features, num_clusters, kmeans_runs) for features in (train.pixels, train.embeddings)]
+    metrics = {
+        name: score_split(data, baselines, num_clusters, threshold, val_neighbors) for name, data in splits.items()
+    }
+    if probes:
+        fit = ~np.isin(train.rows, val.rows)  # under the protocol "all", val is a part of train
+        scores = probe_scores(train.embeddings[fit], train.labels[fit], val.embeddings, val.labels)
+        metrics["val"] |= {"uses_labels": scores} if scores else {}
+    return metrics
+
+
+def score_split(
+    data: SplitData, baselines: list[list["KMeans"]], num_clusters: int, threshold: float, val_neighbors: int
+) -> dict[str, dict[str, float]]:
+    """The scores of one split by step; ``baselines`` are the k-means fits on train's pixels and on its embeddings."""
+    labels, neighbors = data.labels, data.neighbors[:, :val_neighbors]
+    return {
+        "kmeans_pixels": kmeans_scores(baselines[0], data.pixels, labels, num_clusters),
+        "kmeans_embeddings": kmeans_scores(baselines[1], data.embeddings, labels, num_clusters),
+        **{name: model_scores(labels, each, num_clusters, threshold) for name, each in data.predictions.items()},
+        "neighbors": purity_scores(labels, data.neighbors),
+        "quality": quality_scores(data.final.cluster, data.embeddings, neighbors, data.heads),
+    }
+
+
+def model_scores(labels: np.ndarray, prediction: Prediction, num_clusters: int, threshold: float) -> dict[str, float]:
+    """Scores of a network's clusters; ``labels`` is (N,) with -1 for unknown."""
     scores = {
-        "clusters_alive": len(np.unique(clusters)),
-        "confident_share": float((probabilities.max(axis=1) > threshold).mean()),
+        "clusters_used": len(np.unique(prediction.cluster)),
+        "confident_share": float((prediction.confidence > threshold).mean()),
     }
     known = labels >= 0
     if known.any():
-        scores |= clustering_metrics(labels[known], clusters[known], count)
-        if count >= 5:
-            scores["top5"] = top_accuracy(labels[known], probabilities[known], 5)
+        scores |= clustering_metrics(labels[known], prediction.cluster[known], num_clusters)
+        if num_clusters >= TOP:
+            scores["top5"] = top_accuracy(labels[known], prediction.clusters[known], num_clusters)
     return scores
 
 
-def kmeans_scores(
-    train: np.ndarray, splits: dict[str, tuple[np.ndarray, np.ndarray]], clusters: int, runs: int
-) -> dict[str, dict[str, float]]:
-    """k-means fitted on (a sample of) ``train`` (N,D) with ``runs`` starts: mean and standard deviation by split.
-
-    ``splits`` are name → (features (M,D), labels (M,) with -1 where unknown). One k-means++ start a run, so that the
-    spread is that of a single run.
-    """
+def fit_kmeans(features: np.ndarray, num_clusters: int, runs: int) -> list["KMeans"]:
+    """``runs`` fits of k-means on (a sample of) ``features`` (N,D), each from one k-means++ initialization."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    train = train[: max(FIT_ROWS, 50 * clusters)]
-    collected: dict[str, list[dict[str, float]]] = {name: [] for name in splits}
-    for run in range(runs):
-        # Two threads' sums are the same in either order; those of more are added as the threads come to their end.
-        with warnings.catch_warnings(), threadpool_limits(2, "openmp"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters: seen in alive
-            kmeans = KMeans(min(clusters, len(train)), n_init=1, random_state=run).fit(train)
-        for name, (features, labels) in splits.items():
-            assigned = kmeans.predict(features)
-            scores: dict[str, float] = {"clusters_alive": len(np.unique(assigned))}
-            known = labels >= 0
-            if known.any():
-                scores |= clustering_metrics(labels[known], assigned[known], clusters)
-            collected[name].append(scores)
-    return {name: _mean_and_std(each) for name, each in collected.items()}
+    features = features[: max(MAX_FIT_ROWS, 50 * num_clusters)]
+    # The sum of two threads' results does not depend on their order. With more threads the last bits would.
+    with warnings.catch_warnings(), threadpool_limits(2, "openmp"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters: see clusters_used
+        return [
+            KMeans(min(num_clusters, len(features)), n_init=1, random_state=run).fit(features) for run in range(runs)
+        ]  # fmt: skip
 
 
-def _mean_and_std(runs: list[dict[str, float]]) -> dict[str, float]:
-    summary: dict[str, float] = {}
-    for key in runs[0]:
-        values = [run[key] for run in runs]
-        summary[key] = float(np.mean(values))
-        summary[f"{key}_std"] = float(np.std(values, ddof=1))
-    return summary
+def kmeans_scores(
+    fits: list["KMeans"], features: np.ndarray, labels: np.ndarray, num_clusters: int
+) -> dict[str, float]:  # fmt: skip
+    """Mean and sample standard deviation (``_std``) over ``fits`` of the scores on ``features`` (N,D)."""
+    runs: list[dict[str, float]] = []
+    known = labels >= 0
+    for fit in fits:
+        assigned = fit.predict(features)
+        runs.append({"clusters_used": len(np.unique(assigned))})
+        if known.any():
+            runs[-1] |= clustering_metrics(labels[known], assigned[known], num_clusters)
+    values = {name: [run[name] for run in runs] for name in runs[0]}
+    means = {name: float(np.mean(each)) for name, each in values.items()}
+    return means | {f"{name}_std": float(np.std(each, ddof=1)) for name, each in values.items()}
 
 
 def purity_scores(labels: np.ndarray, neighbors: np.ndarray) -> dict[str, float]:
-    """``purity_K`` for K in 1, 5, 10, 20, 50 as far as K were mined and two labelled images are neighbours.
+    """``purity_K`` for each K of ``PURITY_AT`` up to the number of mined neighbors.
 
-    ``labels`` is (N,) with -1 where unknown, ``neighbors`` (N,k) positions.
+    ``labels`` is (N,) with -1 for unknown, ``neighbors`` (N,K) positions. A purity is absent if no pair of neighbors
+    has two labels.
     """
-    found = {f"purity_{k}": neighbor_purity(labels, neighbors, k) for k in PURITY_AT if k <= neighbors.shape[1]}
-    return {name: purity for name, purity in found.items() if not math.isnan(purity)}
+    scores = {f"purity_{k}": neighbor_purity(labels, neighbors, k) for k in PURITY_AT if k <= neighbors.shape[1]}
+    return {name: purity for name, purity in scores.items() if not math.isnan(purity)}
 
 
-def accuracy_by_epoch(labels: np.ndarray, assignments: np.ndarray, clusters: int) -> Iterator[tuple[int, float]]:
-    """(epoch, ACC) of stored ``assignments`` (epochs,N); nothing without labels."""
+def accuracy_by_epoch(labels: np.ndarray, assignments: np.ndarray, num_clusters: int) -> list[float]:
+    """ACC of each row of the stored ``assignments`` (epochs,N); empty without labels."""
     known = labels >= 0
-    if known.any():
-        for epoch, assigned in enumerate(assignments):
-            yield epoch, accuracy(labels[known], assigned[known], clusters)
+    if not known.any():
+        return []
+    return [accuracy(labels[known], assigned[known], num_clusters) for assigned in assignments]
 
 
-def accuracy_of_surest(labels: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
-    """(percent, ACC) of the surest 5, 10, … 100 % of the items: of those whose likeliest cluster is likeliest.
+def accuracy_at_coverage(labels: np.ndarray, prediction: Prediction, num_clusters: int) -> list[float]:
+    """Selective accuracy: ACC on the most confident 5, 10, … 100 % of the images (``COVERAGES``).
 
-    ``labels`` is (N,) with -1 where unknown, ``probabilities`` (N,C). Clusters are matched on all labelled items once,
-    so that the last ACC is that of all. Nothing without labels.
+    Geifman and El-Yaniv 2017. ``labels`` is (N,) with -1 for unknown. Clusters are matched to classes once, on all
+    labeled images, so that the last ACC is that of the whole split. Empty without labels.
     """
     known = labels >= 0
-    if known.any():
-        labels, probabilities = labels[known], probabilities[known]
-        clusters = probabilities.argmax(axis=1)
-        matched = match_clusters(labels, clusters, probabilities.shape[1])
-        right = labels == np.array([matched.get(cluster, -1) for cluster in range(probabilities.shape[1])])[clusters]
-        surest = np.argsort(-probabilities.max(axis=1), kind="stable")
-        for percent in SUREST:
-            yield percent, float(right[surest[: -(-percent * len(surest) // 100)]].mean())
+    if not known.any():
+        return []
+    labels, assigned = labels[known], prediction.cluster[known]
+    correct = labels == classes_of_clusters(labels, assigned, num_clusters)[assigned]
+    correct = correct[np.argsort(-prediction.confidence[known], kind="stable")]  # the most confident first
+    return [float(correct[: -(-percent * len(correct) // 100)].mean()) for percent in COVERAGES]
 
 
-def predicted_classes(labels: np.ndarray, clusters: np.ndarray, count: int) -> dict[int, int]:
-    """Cluster → class by one-to-one matching on the items whose label is known; empty without labels.
+def predicted_classes(labels: np.ndarray, prediction: Prediction, num_clusters: int) -> dict[int, int]:
+    """Cluster → class, matched one to one on the images whose label is known; empty without labels.
 
-    A cluster without any item of the class that is left for it gets none.
+    A cluster that holds no image of the class that the matching leaves for it gets no class.
     """
     known = labels >= 0
     if not known.any():
         return {}
-    found = set(zip(clusters[known].tolist(), labels[known].tolist(), strict=True))
-    matched = match_clusters(labels[known], clusters[known], count)
-    return {cluster: label for cluster, label in matched.items() if (cluster, label) in found}
+    labels, assigned = labels[known], prediction.cluster[known]
+    pairs = set(zip(assigned.tolist(), labels.tolist(), strict=True))
+    matched = match_clusters(labels, assigned, num_clusters)
+    return {cluster: label for cluster, label in matched.items() if (cluster, label) in pairs}

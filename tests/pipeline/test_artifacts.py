@@ -53,9 +53,9 @@ def test_pickled_arrays_are_not_loaded():
         artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,))
 
 
-def test_neighbours_that_point_outside_are_refused():
+def test_neighbors_outside_their_split_are_refused():
     artifacts.save_array(artifacts.NEIGHBORS / "val.npy", np.array([[1], [2]], dtype=np.int64))
-    with pytest.raises(ScanError, match="outside its 2 images"):
+    with pytest.raises(ScanError, match="outside the 2 images of val"):
         artifacts.load_neighbors("val", 2)
 
 

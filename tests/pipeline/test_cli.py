@@ -45,7 +45,7 @@ def test_results_are_named_by_what_they_were_made_under_and_not_by_settings_of_t
     set_params(project, {"data": {"protocol": now}}, ROOT / "params.yaml")
     accuracy = {"train": 0.25, "val": 0.75}
     metrics = {
-        split: {"quality": {}, **{step: {"acc": acc, "clusters_alive": 2} for step in STEPS}}
+        split: {"quality": {}, **{step: {"acc": acc, "clusters_used": 2} for step in STEPS}}
         for split, acc in accuracy.items()
     }
     METRICS.parent.mkdir()

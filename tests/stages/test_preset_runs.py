@@ -117,4 +117,4 @@ def test_every_stage_takes_real_steps_at_the_preset_s_resolution(name, tmp_path,
     assert cluster["head.linear.weight"].shape[0] == values["cluster"]["num_clusters"]
     assert moved(cluster, selflabel) == ({"backbone", "head", "statistics"} if values["selflabel"]["epochs"] else set())
     scores = load_json(project / "reports" / "metrics.json")["val"]
-    assert 1 <= scores["selflabel"]["clusters_alive"] <= values["cluster"]["num_clusters"]
+    assert 1 <= scores["selflabel"]["clusters_used"] <= values["cluster"]["num_clusters"]

@@ -78,10 +78,10 @@ def test_metrics_hold_every_step_and_measure(finished):
     for split in ("train", "val"):
         steps = {"kmeans_pixels", "kmeans_embeddings", "cluster", "selflabel"}
         assert set(values[split]) == steps | {"neighbors", "quality"}, "labels were used without being asked for"
-        measures = {"neighbor_consistency", "silhouette", "linear_predictability"}
+        measures = {"neighbor_agreement", "silhouette", "linear_predictability"}
         assert set(values[split]["quality"]) == measures | ({"heads_ari"} if split == "val" else set())
         for step in ("cluster", "selflabel"):
-            wanted = {"acc", "nmi", "ari", "ami", "top5", "clusters_alive", "confident_share"}
+            wanted = {"acc", "nmi", "ari", "ami", "top5", "clusters_used", "confident_share"}
             assert set(values[split][step]) == wanted
         assert {"acc", "acc_std", "nmi_std", "ari_std", "ami_std"} <= set(values[split]["kmeans_pixels"])
         assert set(values[split]["neighbors"]) == {f"purity_{k}" for k in (1, 5, 10, 20)}
@@ -100,7 +100,7 @@ def test_quality_is_that_of_the_final_clusters(finished):
         assert metrics(finished)[split]["quality"] == pytest.approx(wanted)
 
 
-def test_probes_use_labels_where_that_is_asked_for_and_change_nothing_else(project):
+def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(project):
     set_params(project, {"evaluate": {"probes": True}})
     before = metrics(project)
     run_stage(project, "evaluate")
@@ -110,7 +110,7 @@ def test_probes_use_labels_where_that_is_asked_for_and_change_nothing_else(proje
     _, labels, embeddings = both_splits(project)
     wanted = probe_scores(embeddings["train"], labels["train"], embeddings["val"], labels["val"])
     assert probes == pytest.approx(wanted) and probes["knn_acc"] > 0.5
-    assert "Labels were used here" in page and f"{100 * probes['knn_acc']:.1f} %" in page
+    assert "Labels were used here" in page and f"{100 * probes['knn_acc']:.1f}%" in page
     said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
     assert "labels used, on embeddings: nearest neighbours" in said
     first = read(project, OUTPUTS)
@@ -125,7 +125,7 @@ def both_splits(project):
     return rows, {split: labels[rows[split]] for split in rows}, embeddings
 
 
-def test_predictions_have_one_row_an_item(finished):
+def test_predictions_have_one_row_per_item(finished):
     table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
     assert list(table) == ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability"]
     assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
@@ -148,7 +148,7 @@ def plot(project, name):
 
 @pytest.mark.parametrize(("step", "first"), [("cluster", 1), ("selflabel", 0)])
 def test_the_accuracy_plotted_is_that_of_each_epoch_s_clusters(finished, step, first):
-    """Self-labelling's begins with what it started from, epoch 0."""
+    """Epoch 0 of self-labeling is the model that it starts from."""
     labels = both_splits(finished)[1]["val"]
     epochs = np.load(finished / "data" / "assignments" / f"{step}.npy")
     assert len(epochs) == 3 - first
@@ -156,8 +156,8 @@ def test_the_accuracy_plotted_is_that_of_each_epoch_s_clusters(finished, step, f
     assert [(int(row["epoch"]), float(row["acc"])) for row in plot(finished, f"accuracy_{step}")] == wanted
 
 
-def accuracy_of_the_surest(project, step):
-    """Of a saved model on val: the surest 5, 10, … 100 %, clusters being matched on all of them."""
+def accuracy_at_coverage(project, step):
+    """Of a saved model on the most confident 5, 10, … 100 % of val; clusters are matched on all of val."""
     labels = both_splits(project)[1]["val"]
     with contextlib.chdir(project):
         compute = configure_compute("fp32", "cpu")
@@ -166,25 +166,25 @@ def accuracy_of_the_surest(project, step):
         probabilities = log_probabilities(model, images, rows["val"], compute)[0].exp().numpy()
     clusters = probabilities.argmax(axis=1)
     classes = match_clusters(labels, clusters, 10)
-    right = np.array([classes[cluster] == label for cluster, label in zip(clusters, labels, strict=True)])
-    right = right[np.argsort(-probabilities.max(axis=1), kind="stable")]
-    return [right[: math.ceil(percent * len(right) / 100)].mean() for percent in range(5, 101, 5)]
+    correct = np.array([classes[cluster] == label for cluster, label in zip(clusters, labels, strict=True)])
+    correct = correct[np.argsort(-probabilities.max(axis=1), kind="stable")]
+    return [correct[: math.ceil(percent * len(correct) / 100)].mean() for percent in range(5, 101, 5)]
 
 
-def test_the_surest_plotted_are_each_model_s_own(project):
-    """Where the guard keeps the model from before, both are one: here cluster's is another, trained for longer."""
+def test_the_accuracy_at_coverage_plotted_is_each_model_s_own(project):
+    """If self-labeling is rejected, both models are the same. Here that of cluster is another, trained for longer."""
     set_params(project, {"cluster": {"epochs": 4}})
     for stage in ("cluster", "evaluate"):
         run_stage(project, stage)
-    rows = plot(project, "surest")
-    before, after = (accuracy_of_the_surest(project, step) for step in ("cluster", "selflabel"))
-    assert [int(row["percent"]) for row in rows] == list(range(5, 101, 5)) and before != after
+    rows = plot(project, "accuracy_at_coverage")
+    before, after = (accuracy_at_coverage(project, step) for step in ("cluster", "selflabel"))
+    assert [int(row["coverage"]) for row in rows] == list(range(5, 101, 5)) and before != after
     assert [float(row["cluster"]) for row in rows] == pytest.approx(before)
     assert [float(row["selflabel"]) for row in rows] == pytest.approx(after)
 
 
 def test_the_confusion_plotted_has_val_s_classes_and_a_name_for_each_cluster(finished):
-    """Names are of classes, so that as many images as possible are in a cluster of their class's name."""
+    """As many images as possible are in a cluster with the name of their class."""
     labels, clusters = both_splits(finished)[1]["val"], predicted(finished)["val"]
     classes = json.loads((finished / "data" / "labels" / "classes.json").read_text())
     rows = plot(finished, "confusion")
@@ -194,7 +194,7 @@ def test_the_confusion_plotted_has_val_s_classes_and_a_name_for_each_cluster(fin
     assert np.mean(np.array(actual) == np.array(names)) == pytest.approx(accuracy(labels, clusters, 10))
 
 
-def test_the_purity_plotted_is_the_share_of_neighbours_of_the_image_s_class(finished):
+def test_the_purity_plotted_is_the_share_of_neighbors_of_the_image_s_class(finished):
     labels, wanted = both_splits(finished)[1], []
     for split in ("train", "val"):
         nearest = np.load(finished / "data" / "neighbors" / f"{split}.npy")
@@ -271,7 +271,7 @@ def test_training_reads_no_labels(project):
     assert [path for path in made if made[path] != before[path]] == []
 
 
-def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
+def test_without_labels_everything_runs_and_scores_that_need_labels_are_absent(project):
     labels = np.load(project / "data" / "labels" / "labels.npy")
     np.save(project / "data" / "labels" / "labels.npy", np.full_like(labels, -1))
     (project / "data" / "labels" / "classes.json").write_text("[]")
@@ -279,7 +279,7 @@ def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
     quality = metrics(project)["val"]["quality"]
     run_stage(project, "evaluate")
     values = metrics(project)
-    assert set(values["val"]["selflabel"]) == {"clusters_alive", "confident_share"}
+    assert set(values["val"]["selflabel"]) == {"clusters_used", "confident_share"}
     assert values["val"]["neighbors"] == {} and "uses_labels" not in values["val"]
     assert values["val"]["quality"] == quality
     report = (project / "reports" / "report.html").read_text()
@@ -288,11 +288,11 @@ def test_without_labels_everything_runs_and_what_needs_them_is_absent(project):
     assert files(project) == OUTPUTS
     said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
     assert "ACC" not in said and "labels used" not in said
-    assert f"without labels: neighbours together {quality['neighbor_consistency']:.1%}, told by a linear model" in said
+    assert f"without labels: neighbor agreement {quality['neighbor_agreement']:.1%}, linear predictability" in said
 
 
 def test_other_counts_of_clusters_than_of_classes(project):
-    """More: both accuracies, named apart. Fewer: the one."""
+    """With more clusters than classes there are two accuracies, with fewer there is one."""
     for count, many in ((14, True), (3, False)):
         set_params(project, {"cluster": {"num_clusters": count}})
         for stage in ("cluster", "selflabel", "evaluate"):
@@ -316,9 +316,9 @@ def test_without_pretext_and_self_labelling_and_with_one_head_the_rest_is_there(
     values = metrics(project)["val"]
     assert values["cluster"] == values["selflabel"] and "heads_ari" not in values["quality"]
     page = (project / "reports" / "report.html").read_text()
-    absent = ("Pretext loss", "Spread of the embeddings", "Confident training images", "Stability", "Agreement of the")
+    absent = ("Pretext loss", "Spread of the embeddings", "Confident training images", "Stability", "Head agreement")
     assert [title for title in absent if title in page] == []
-    assert "SCAN loss" in page and "Accuracy after each epoch of self-labelling" in page
+    assert "SCAN loss" in page and "Accuracy after each epoch of self-labeling" in page
 
 
 def test_protocol_all_trains_on_and_reports_every_image(project):

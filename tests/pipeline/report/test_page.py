@@ -1,6 +1,7 @@
-"""The report's tables and charts: what is there, in which order, and nothing where there is nothing."""
+"""The report's page, tables and charts: what they hold, in which order, and what is absent without data."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,18 +10,19 @@ from pipeline.artifacts import STEPS
 from pipeline.params import read_params
 from pipeline.report import charts
 from pipeline.report.charts import PRETEXT_LOSSES, confusion_order, draw_charts
-from pipeline.report.page import QUALITY, quality_cell, quality_table, write_report
+from pipeline.report.page import PLOT_COLUMNS, QUALITY, plot_tables, quality_table, score_table, write_report
 from pipeline.report.samples import draw_samples
 from scan_core.evaluation.quality import quality_scores
+from scan_core.evaluation.scores import Prediction
 from scan_core.settings import Pretext, variants
 from tests.project import ROOT
 
 HISTORIES = ("pretext", "cluster", "selflabel")
-EMPTY = {name: [] for name in (*HISTORIES, "accuracy_cluster", "accuracy_selflabel", "confusion", "purity", "surest")}
+EMPTY = {name: [] for name in (*HISTORIES, *PLOT_COLUMNS)}
 
 
 def history(**columns):
-    """Rows as they come from a CSV file: text."""
+    """Rows of a CSV file, whose values are text."""
     length = len(next(iter(columns.values())))
     return [
         {"epoch": str(epoch + 1), **{name: str(values[epoch]) for name, values in columns.items()}}
@@ -58,21 +60,35 @@ def test_the_pretext_loss_is_named_by_its_method(method):
     assert ("NT-Xent" in text) is (method == "simclr")
 
 
-def test_what_a_history_does_not_hold_is_not_drawn():
+def test_a_chart_whose_data_is_absent_is_not_drawn():
     assert "Spread of the embeddings" not in drawn(pretext=history(loss=[1, 2]))
     assert "Spread of the embeddings" in drawn(pretext=history(loss=[1, 2], effective_rank=[3, 4]))
+    rows = [{"coverage": percent, "cluster": 0.9, "selflabel": 0.95} for percent in (50, 100)]
+    assert list(drawn(accuracy_at_coverage=rows)) == ["Accuracy at coverage", "Cluster sizes"]
 
 
-def test_the_surest_images_are_drawn_where_there_are_labels():
-    rows = [{"percent": percent, "cluster": 0.9, "selflabel": 0.95} for percent in (50, 100)]
-    assert list(drawn(surest=rows)) == ["Accuracy of the surest images", "Cluster sizes"]
-
-
-@pytest.mark.parametrize(("alive", "there"), [([3, 3], False), ([3, 2], True), ([2, 2], True)])
-def test_clusters_in_use_are_drawn_where_one_was_empty(alive, there):
-    rows = history(confident=[1, 2], agreement=[0.5, 0.9], clusters_alive=alive)
+@pytest.mark.parametrize(("used", "there"), [([3, 3], False), ([3, 2], True), ([2, 2], True)])
+def test_clusters_in_use_are_drawn_if_one_was_empty(used, there):
+    rows = history(confident=[1, 2], agreement=[0.5, 0.9], clusters_used=used)
     assert ("Clusters in use" in drawn(selflabel=rows)) is there
-    assert "Stability of the clusters in self-labelling" in drawn(selflabel=rows)
+    assert "Stability of the clusters in self-labeling" in drawn(selflabel=rows)
+
+
+def axis_limits(monkeypatch, draw):
+    """The limits of the value axis of the figure that ``draw`` makes."""
+    figures, chart = [], charts._chart
+    monkeypatch.setattr(charts, "_chart", lambda *given: figures.append(given[2]) or chart(*given))
+    draw()
+    return figures[0].axes[0].get_ylim()
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([0.78, 0.79], 76, 81), ([0.2, 0.9], 16.5, 93.5), ([0.99, 1.0], 97, 101)]
+)
+def test_an_axis_of_percentages_shows_at_least_five_points(monkeypatch, values, low, high):
+    rows = history(acc=values)
+    limits = axis_limits(monkeypatch, lambda: charts._lines("", "", rows, {"acc": ""}, percent=True))
+    assert limits == pytest.approx((low, high), abs=0.01)
 
 
 def test_charts_have_the_same_bytes_again():
@@ -87,7 +103,7 @@ def confusion(pairs):
     return [{"actual": actual, "predicted": predicted} for actual, predicted in pairs]
 
 
-def test_matched_clusters_come_first_and_then_those_left_over_by_their_commonest_class():
+def test_matched_clusters_come_first_then_unmatched_ones_by_their_most_frequent_class():
     pairs = Counter({
         ("b", "b"): 5, ("a", "a"): 4, ("c", "c"): 3, ("c", "cluster 0"): 2, ("a", "cluster 0"): 1,
         ("a", "cluster 5"): 2, ("b", "cluster 1"): 1,
@@ -109,39 +125,34 @@ def test_classes_without_a_cluster_come_last():
 def test_the_confusion_says_what_is_left_over(clusters, classes, said):
     names = {cluster: f"class {cluster}" for cluster in range(min(clusters, classes))}
     pairs = [(f"class {c % classes}", names.get(c % clusters, f"cluster {c % clusters}")) for c in range(30)]
-    text = drawn(names=names, clusters=clusters, confusion=confusion(pairs))["Confusion"]["text"]
+    text = drawn(names=names, clusters=clusters, confusion=confusion(pairs))["Confusion matrix"]["text"]
     assert [part for part in ("Right of the line", "Below the line") if part in text] == ([said] if said else [])
 
 
 def labels_of(svg):
-    """Numbers, class names and axis titles are written as comments beside their outlines."""
+    """The texts of a chart, which matplotlib writes as comments beside their outlines."""
     return [line[5:-4] for line in svg.splitlines() if line.startswith("    <!-- ") or "<!-- " in line]
 
 
-@pytest.mark.parametrize(("classes", "named"), [(10, True), (25, True), (26, False), (200, False)])
-def test_a_confusion_of_many_classes_is_a_picture_alone(classes, named):
+@pytest.mark.parametrize(
+    ("classes", "named", "blocks"),
+    [(10, True, False), (25, True, False), (26, False, False), (200, False, False), (201, False, True)],
+)
+def test_a_large_confusion_matrix_is_drawn_without_names_and_a_very_large_one_in_blocks(classes, named, blocks):
     names = {cluster: f"kind{cluster:03d}" for cluster in range(classes)}
     rows = confusion([(name, name) for name in names.values()])
-    svg = drawn(names=names, clusters=classes, confusion=rows)["Confusion"]["svg"]
-    assert any("kind" in label for label in labels_of(svg)) is named
-    assert any(f"{classes} classes" in label for label in labels_of(svg)) is not named
-
-
-def test_a_matrix_beyond_what_can_be_seen_is_drawn_in_blocks():
-    for classes, said in ((200, False), (201, True)):
-        names = {cluster: f"kind{cluster:03d}" for cluster in range(classes)}
-        rows = confusion([(name, name) for name in names.values()])
-        assert ("2×2" in drawn(names=names, clusters=classes, confusion=rows)["Confusion"]["text"]) is said
+    chart = drawn(names=names, clusters=classes, confusion=rows)["Confusion matrix"]
+    assert any("kind" in label for label in labels_of(chart["svg"])) is named
+    assert any(f"{classes} classes" in label for label in labels_of(chart["svg"])) is not named
+    assert ("2×2" in chart["text"]) is blocks
 
 
 @pytest.mark.parametrize("name", ["$$", "$1-$5", r"$\frac$", "a_$_b$"])
-def test_names_of_classes_are_no_mathematics(tmp_path, name):
-    """Of price classes, say."""
-    svg = drawn(names={0: name}, clusters=1, confusion=confusion([(name, name)]))["Confusion"]["svg"]
+def test_names_of_classes_are_not_read_as_formulas(tmp_path, name):
+    svg = drawn(names={0: name}, clusters=1, confusion=confusion([(name, name)]))["Confusion matrix"]["svg"]
     assert sum(label.endswith(f" {name}") for label in labels_of(svg)) == 2
-    draw_samples(
-        tmp_path / "clusters.png", lambda rows: np.zeros((len(rows), 8, 8, 1), np.uint8), np.ones((1, 1)), {0: name}
-    )
+    pixels, prediction = np.zeros((1, 8, 8, 1), np.uint8), Prediction.of(np.ones((1, 1)))
+    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], prediction, {0: name})
 
 
 def test_long_names_are_cut():
@@ -171,20 +182,44 @@ def test_many_clusters_are_sorted_by_size():
     assert "sorted" in drawn(clusters=51)["Cluster sizes"]["text"]
 
 
-# --- Headline
+# --- Tables of the plots
+
+
+def test_plot_tables_have_their_columns_and_are_empty_without_labels():
+    """Their values are tested in test_stages, against the artifacts of a run."""
+    params = read_params(ROOT / "params.yaml")
+    labels, prediction = np.array([0, 1, -1]), Prediction.of(np.eye(10)[[3, 4, 3]])
+    data = SimpleNamespace(
+        labels=labels, final=prediction, predictions={"cluster": prediction, "selflabel": prediction}
+    )
+    assignments = dict.fromkeys(("cluster", "selflabel"), np.array([[3, 4, 3], [3, 3, 3]]))
+    metrics = {"train": {"neighbors": {}}, "val": {"neighbors": {"purity_1": 0.5}}}
+    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {3: "cat"}, ["cat", "dog"])
+    assert {name: list(rows[0]) for name, rows in tables.items()} == PLOT_COLUMNS
+    assert tables["accuracy_cluster"] == [{"epoch": 1, "acc": 1.0}, {"epoch": 2, "acc": 0.5}]
+    assert [row["epoch"] for row in tables["accuracy_selflabel"]] == [0, 1]
+    assert tables["confusion"] == confusion([("cat", "cat"), ("dog", "cluster 4")])
+    assert tables["purity"] == [{"k": 1, "split": "val", "purity": 0.5}]
+    data.labels = np.full(3, -1)
+    metrics["val"]["neighbors"] = {}
+    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [])
+    assert [name for name, rows in tables.items() if rows] == ["sizes"]
+
+
+# --- Page
 
 
 @pytest.mark.parametrize(
-    ("protocol", "reported", "figures"),
+    ("protocol", "figures"),
     [
-        ("split", "val", ("94.0 %</b>validation accuracy", "84.0</b>NMI", "91.0 %</b>k-means on pixels")),
-        ("all", "train", ("74.0 %</b>accuracy on all images", "64.0</b>NMI", "71.0 %</b>k-means on pixels")),
+        ("split", ("94.0%</b>validation accuracy", "84.0%</b>NMI", "91.0%</b>accuracy of k-means")),
+        ("all", ("74.0%</b>accuracy on all images", "64.0%</b>NMI", "71.0%</b>accuracy of k-means")),
     ],
 )
-def test_the_headline_is_the_kept_model_s_on_the_images_reported(tmp_path, protocol, reported, figures):
+def test_the_headline_is_the_final_model_s_on_the_reported_images(tmp_path, protocol, figures):
     params = read_params(ROOT / "params.yaml")
     params = params.model_copy(update={"data": params.data.model_copy(update={"protocol": protocol})})
-    others = {"clusters_alive": 10, "confident_share": 0.5}
+    others = {"clusters_used": 10, "confident_share": 0.5}
     metrics = {
         split: {
             "quality": {},
@@ -198,15 +233,30 @@ def test_the_headline_is_the_kept_model_s_on_the_images_reported(tmp_path, proto
     plots, picture, page = {**EMPTY, "sizes": sizes([3] * 10, [1] * 10)}, tmp_path / "picture.png", tmp_path / "page"
     picture.touch()
     stats, kept = {"count": 40, "view": 8}, {"kept": "after", "reason": ""}
-    write_report(page, params, stats, metrics, reported, kept, {}, plots, picture, picture)
+    write_report(page, params, stats, metrics, kept, {}, plots, picture, picture)
     text = page.read_text()
     assert [figure for figure in figures if f"<b>{figure}" not in text] == []
+    assert "path: null" in text and "class_weights: true" in text  # as in params.yaml
+
+
+def test_scores_are_percentages_with_the_spread_of_kmeans():
+    kmeans = {"acc": 0.77, "acc_std": 0.0654, "clusters_used": 9.5, "clusters_used_std": 0.5}
+    model = {"acc": 0.7944, "clusters_used": 10, "confident_share": 0.333}
+    scores = {"kmeans_pixels": kmeans, "kmeans_embeddings": kmeans | {"clusters_used_std": 0.0}}
+    columns, rows = score_table(scores | {"cluster": model, "selflabel": model})
+    assert columns == ["ACC", "clusters in use", "confident"]
+    assert dict(rows) == {
+        "k-means on pixels": ["77.0 ± 6.5", "9.5 ± 0.5", "–"],
+        "k-means on embeddings": ["77.0 ± 6.5", "9.5", "–"],
+        "SCAN loss": ["79.4", "10", "33.3"],
+        "SCAN loss + self-label": ["79.4", "10", "33.3"],
+    }
 
 
 # --- Quality
 
 
-def test_every_measure_has_a_name_and_a_meaning():
+def test_every_score_has_a_name_and_a_meaning():
     rng = np.random.default_rng(0)
     clusters, rows = rng.integers(3, size=60), rng.normal(size=(60, 4)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -214,25 +264,18 @@ def test_every_measure_has_a_name_and_a_meaning():
     assert list(scores) == list(QUALITY)
 
 
-def test_quality_stands_beside_what_chance_would_give():
+def test_quality_is_shown_beside_chance_and_without_scores_that_neither_split_has():
     metrics = {
-        "val": {"quality": {"heads_ari": 0.5, "neighbor_consistency": 0.931, "linear_predictability": 0.9}},
-        "train": {"quality": {"neighbor_consistency": 0.95, "silhouette": -0.1234, "linear_predictability": 0.8}},
+        "val": {"quality": {"neighbor_agreement": 0.931, "linear_predictability": 1.0}},
+        "train": {"quality": {"neighbor_agreement": 0.95, "silhouette": -0.1234, "linear_predictability": 0.8}},
     }
     table = quality_table(metrics, ("val", "train"), sizes([1, 1, 2], [6, 3, 1]))
-    assert {name: cells for name, _, cells in table} == {
-        "Agreement of the heads, ARI": ["0.500", "–", "0"],
-        "Neighbours together": ["93.1 %", "95.0 %", "46.0 %"],  # .36 + .09 + .01
+    wanted = {
+        "Neighbor agreement": ["93.1%", "95.0%", "46.0%"],  # .36 + .09 + .01
         "Silhouette": ["–", "-0.123", "0"],
-        "Told by a linear model": ["90.0 %", "80.0 %", "60.0 %"],
+        "Linear predictability": ["100.0%", "80.0%", "60.0%"],
     }
-    for split in metrics.values():
-        split["quality"].pop("heads_ari", None)
-    assert "Agreement of the heads, ARI" not in [
-        row[0] for row in quality_table(metrics, ("val", "train"), sizes([1], [1]))
-    ]
-
-
-def test_cells_are_read_at_a_glance():
-    assert [quality_cell(value, True) for value in (0.5, 1.0, None)] == ["50.0 %", "100.0 %", "–"]
-    assert [quality_cell(value, False) for value in (0.5, 0.0, None)] == ["0.500", "0", "–"]
+    assert {name: cells for name, _, cells in table} == wanted
+    metrics["val"]["quality"]["heads_ari"] = 0.5
+    table = quality_table(metrics, ("val", "train"), sizes([1, 1, 2], [6, 3, 1]))
+    assert {name: cells for name, _, cells in table} == wanted | {"Head agreement (ARI)": ["0.500", "–", "0"]}

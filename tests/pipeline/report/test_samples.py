@@ -1,4 +1,4 @@
-"""The pictures of clusters and neighbours: which images, in which order, and how many."""
+"""The pictures of clusters and neighbors: which images, in which order, and how many."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from PIL import Image
 
 from pipeline.report import samples
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN
-from pipeline.report.samples import EACH, PIXELS, SHOWN, draw_neighbors, draw_samples
+from pipeline.report.samples import COLUMNS, PIXELS, SHOWN, draw_neighbors, draw_samples
+from scan_core.evaluation.scores import Prediction
 
 
 def noted_walls(monkeypatch):
@@ -28,7 +29,7 @@ def drawn(monkeypatch, tmp_path, pixels, probabilities, names):
         return text(axis, x, y, what, **how)
 
     monkeypatch.setattr(samples.plt.Axes, "text", noted)
-    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], probabilities, names)
+    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], Prediction.of(probabilities), names)
     return walls[0], [what for _, what in sorted(texts, reverse=True)]
 
 
@@ -38,9 +39,9 @@ def test_each_row_has_its_cluster_s_most_confident_images_first(monkeypatch, tmp
     probabilities = np.stack([1 - confidence, confidence], axis=1)
     probabilities[5:] = probabilities[5:, ::-1]
     wall, texts = drawn(monkeypatch, tmp_path, pixels, probabilities, {0: "cat"})
-    assert wall.shape == (2 * 17, EACH * 17)
-    assert wall[8, 8::17].tolist() == [50, 70, 60, *[255] * (EACH - 3)]  # the one that has a class comes first
-    assert wall[17 + 8, 8::17].tolist() == [10, 20, 30, 0, 40, *[255] * (EACH - 5)]
+    assert wall.shape == (2 * 17, COLUMNS * 17)
+    assert wall[8, 8::17].tolist() == [50, 70, 60, *[255] * (COLUMNS - 3)]  # the one that has a class comes first
+    assert wall[17 + 8, 8::17].tolist() == [10, 20, 30, 0, 40, *[255] * (COLUMNS - 5)]
     assert wall[:, 16].tolist() == [255] * 34
     assert texts == ["class cat\ncluster 0, 3 images", "cluster 1\n5 images"]
 
@@ -57,26 +58,27 @@ def test_no_more_clusters_are_shown_than_are_said(tmp_path):
     heights = []
     for clusters in (MAX_CLUSTERS_DRAWN, MAX_CLUSTERS_DRAWN + 9):
         picture = tmp_path / "clusters.png"
-        draw_samples(picture, lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8), np.eye(clusters), {})
+        prediction = Prediction.of(np.eye(clusters))
+        draw_samples(picture, lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8), prediction, {})
         heights.append(Image.open(picture).height)
     assert heights[0] == heights[1]
 
 
-def test_neighbors_stand_right_of_their_image_the_most_similar_first(monkeypatch, tmp_path):
+def test_neighbors_are_right_of_their_image_the_most_similar_first(monkeypatch, tmp_path):
     count = 50
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 16, 16, 1))
     nearest = np.stack([np.random.default_rng(row).permutation(count)[:20] for row in range(count)])
     walls = noted_walls(monkeypatch)
     draw_neighbors(tmp_path / "neighbors.png", lambda rows: pixels[rows], nearest)
     rows = walls[0][8::17, 8::17]
-    assert rows.shape == (SHOWN, EACH)
+    assert rows.shape == (SHOWN, COLUMNS)
     assert rows[0, 0] == 0 and rows[-1, 0] == count - 1
     assert (np.diff(rows[:, 0].astype(int)) >= 6).all()
     for row in rows:
-        assert row[1:].tolist() == nearest[row[0], : EACH - 1].tolist()
+        assert row[1:].tolist() == nearest[row[0], : COLUMNS - 1].tolist()
 
 
-def test_an_image_stands_apart_from_its_neighbors(monkeypatch, tmp_path):
+def test_a_gap_separates_an_image_from_its_neighbors(monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(samples.plt.Axes, "imshow", lambda axis, wall, **how: shown.append(wall))
     draw_neighbors(

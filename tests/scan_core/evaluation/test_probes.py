@@ -1,9 +1,8 @@
-"""Probes that see labels: against scikit-learn, against the loop of the definition, and on labels that say nothing."""
+"""Probes, which use labels: against scikit-learn and the definition, and with missing or random labels."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from scan_core.evaluation import probes
@@ -33,8 +32,11 @@ def test_scores_are_shares_of_val_that_is_right():
     assert probe_scores(*TRAIN, *VAL) == scores
 
 
-def test_nearest_neighbours_vote_by_the_loop_of_the_definition():
-    (train, labels), (val, _) = example(400, spread=1.5), example(300, spread=1.5, seed=1)  # so that each vote counts
+def test_nearest_neighbors_vote_as_in_the_loop_of_the_definition():
+    (train, labels), (val, _) = (
+        example(400, spread=1.5),
+        example(300, spread=1.5, seed=1),
+    )  # so large that votes are close
     for row, found in zip(val.astype(np.float64), predict_knn(train, labels, val), strict=True):
         cosine = train.astype(np.float64) @ row
         votes = dict.fromkeys(range(4), 0.0)
@@ -43,30 +45,10 @@ def test_nearest_neighbours_vote_by_the_loop_of_the_definition():
         assert found == max(votes, key=votes.__getitem__)
 
 
-def test_nearest_neighbours_are_scikit_learns():
-    def weights(distances):
-        return np.exp((1 - distances) / 0.07)
-
-    model = KNeighborsClassifier(20, metric="cosine", weights=weights).fit(*TRAIN)
-    assert (predict_knn(*TRAIN, VAL[0]) == model.predict(VAL[0])).all()
-
-
-def test_a_near_one_outvotes_several_far_ones():
-    train = unit(np.array([[1, 0], [0.7, 0.7], [0.69, 0.7]]))
-    assert predict_knn(train, np.array([5, 2, 2]), unit(np.array([[1, 0.01]]))).tolist() == [5]
-
-
-def test_the_linear_probe_is_scikit_learns_on_standardised_features():
+def test_the_linear_probe_is_scikit_learns_on_standardized_features():
     scaler = StandardScaler().fit(TRAIN[0])
     model = LogisticRegression(max_iter=200).fit(scaler.transform(TRAIN[0]), TRAIN[1])
     assert (predict_linear(*TRAIN, VAL[0]) == model.predict(scaler.transform(VAL[0]))).all()
-
-
-def test_the_linear_probe_is_blind_to_the_features_scale():
-    shrunk = np.float32([1, 1e-4, 1, 1e4, 1, 1])
-    assert (
-        predict_linear(TRAIN[0] * shrunk, TRAIN[1], VAL[0] * shrunk) == predict_linear(*TRAIN, VAL[0])
-    ).mean() > 0.98
 
 
 def test_the_linear_probe_is_fitted_on_no_more_than_the_cap(monkeypatch):
@@ -77,7 +59,7 @@ def test_the_linear_probe_is_fitted_on_no_more_than_the_cap(monkeypatch):
     assert (predict_linear(TRAIN[0], wrong, VAL[0]) == wanted).all()
 
 
-def test_permuted_labels_are_told_as_by_chance():
+def test_permuted_labels_score_as_chance():
     train, val = example(2000, spread=0.2), example(1000, spread=0.2, seed=1)
     rng = np.random.default_rng(0)
     scores = probe_scores(train[0], rng.permutation(train[1]), val[0], rng.permutation(val[1]))
