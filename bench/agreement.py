@@ -21,12 +21,12 @@ from scan_core.images.store import images_on
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
 from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.methods import start_pretext, train_pretext
-from scan_core.settings import NoAugmentation
 from scan_core.training import step as training
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import compiled_model
 from scan_core.views import strong as strong_views
 from scan_core.views.random_view import random_view
+from scan_core.views.settings import NoAugmentation
 
 Training = Callable[[], tuple[TrainingState, Progress]]  # starts a training
 

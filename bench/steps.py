@@ -28,10 +28,10 @@ from scan_core.models.inference import batch_size, embed
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.simclr import start_simclr, train_simclr
-from scan_core.settings import NoAugmentation
 from scan_core.training.state import Progress, Step
 from scan_core.training.step import compiled_model, pays_to_compile
 from scan_core.views.random_view import random_view
+from scan_core.views.settings import NoAugmentation
 
 ENDLESS = 1_000_000  # rows per epoch, and epochs
 PRESETS = {"resnet18": "cifar10", "digits": "digits"}

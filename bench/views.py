@@ -10,8 +10,8 @@ import torch
 
 from bench.timing import Candidate, Row, Work, alternate_processes, compare
 from scan_core.images.store import images_on
-from scan_core.settings import SimclrAugmentation, StrongAugmentation
 from scan_core.views.random_view import random_view
+from scan_core.views.settings import SimclrAugmentation, StrongAugmentation
 
 BATCH = 512
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.runs import SWEEP, Result, Run
 from pipeline.params import Params
-from scan_core.settings import NoPretext
+from scan_core.pretext.settings import NoPretext
 
 Changes = tuple[tuple[str, Any], ...]
 Curve = Callable[[Result], list[tuple[float, float]]]

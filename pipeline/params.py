@@ -7,19 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
+from scan_core.data.settings import Data
 from scan_core.errors import ScanError
-from scan_core.settings import (
-    Backbone,
-    Cluster,
-    Data,
-    Embed,
-    Evaluate,
-    Neighbors,
-    Pretext,
-    Selflabel,
-    Settings,
-    variants,
-)
+from scan_core.evaluation.settings import Evaluate
+from scan_core.models.settings import Backbone
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import Settings, variants
 
 PARAMS_FILE = Path("params.yaml")
 

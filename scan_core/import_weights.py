@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scan_core.errors import ScanError
 from scan_core.models.files import load_strictly
 from scan_core.models.networks import architecture, build_backbone
-from scan_core.settings import Backbone
+from scan_core.models.settings import Backbone
 
 KINDS = ("moco_v2", "torchvision", "timm", "dino")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

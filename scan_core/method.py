@@ -15,11 +15,13 @@ from torch import Tensor
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.scan import ScanState, best_model, start_scan, train_scan
 from scan_core.clustering.selflabel import SelflabelState, choose_model, has_learned, start_selflabel, train_selflabel
+from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
 from scan_core.images.store import Images
 from scan_core.models.inference import embed, log_probabilities
 from scan_core.models.networks import Model
+from scan_core.models.settings import Backbone
 from scan_core.pretext.methods import start_pretext, train_pretext, trained_model
-from scan_core.settings import Backbone, Cluster, Embed, Neighbors, Pretext, Selflabel
+from scan_core.pretext.settings import Pretext
 from scan_core.training.state import Progress, TrainingState
 
 Run = Callable[[str, TrainingState, Progress], None]

@@ -6,10 +6,10 @@ from pipeline.stage import Stage, command, run
 
 def pretext(stage: Stage) -> None:
     """Train the backbone on data/images by pretext.method; write models/pretext.safetensors and its history."""
+    from scan_core.clustering.settings import check_neighbors
     from scan_core.compute.device import configure_compute, make_fabric
     from scan_core.models.files import save_model
     from scan_core.pretext.methods import start_pretext, train_pretext, trained_model
-    from scan_core.settings import check_neighbors
     from scan_core.training.step import check_batch
 
     params, settings = stage.params, stage.params.pretext

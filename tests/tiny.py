@@ -10,22 +10,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.clustering.settings import Cluster, Selflabel
+from scan_core.data.settings import Data
 from scan_core.errors import ScanError
 from scan_core.images.store import images_on, jpeg_images
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.models.settings import Backbone
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
-from scan_core.settings import (
-    Backbone,
-    Cluster,
-    Data,
-    NoAugmentation,
-    Optimizer,
-    Pretext,
-    Selflabel,
-    SimclrAugmentation,
-    StrongAugmentation,
-    variants,
-)
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
+from scan_core.training.settings import Optimizer
+from scan_core.views.settings import NoAugmentation, SimclrAugmentation, StrongAugmentation
 
 SIZE = 8  # pixels
 TRAIN, VAL = torch.arange(32), torch.arange(32, 48)

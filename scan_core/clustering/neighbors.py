@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from scan_core.clustering.settings import check_neighbors
 from scan_core.errors import ScanError
-from scan_core.settings import check_neighbors
 
 SAMPLE = 1_000  # queries on which the recall is measured
 CELLS = 4  # times √N: cells, and then about √N / 4 rows in each

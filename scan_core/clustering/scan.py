@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.clustering.losses import imbalance, scan_loss
+from scan_core.clustering.settings import Cluster
 from scan_core.compute.device import seed_everything
 from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.errors import ScanError
 from scan_core.images.store import Images
 from scan_core.models.inference import cache_features, log_probabilities
 from scan_core.models.networks import ClusterHeads, Model, feature_size
-from scan_core.settings import Cluster
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view

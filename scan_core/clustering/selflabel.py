@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.clustering.losses import confident_cross_entropy
+from scan_core.clustering.settings import Selflabel
 from scan_core.compute.cuda_graphs import cuda_graphed
 from scan_core.compute.device import seed_everything
 from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.images.store import Images
 from scan_core.models.inference import Autocast, cache_features, log_probabilities
 from scan_core.models.networks import Model
-from scan_core.settings import Selflabel
 from scan_core.training.state import Progress, TrainingState, ema_update_, momentum_copy
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view

@@ -11,9 +11,9 @@ from typing import IO, NamedTuple
 
 from scan_core.data.download import one_line
 from scan_core.data.folder import is_junk, tree_layout
+from scan_core.data.settings import Data
 from scan_core.data.sources import Finding, Item, Source, printable
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 GIB = 2**30
 MAX_MEMBER = GIB  # a member is read into memory, and no photo comes near this size

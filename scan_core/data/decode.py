@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from scan_core.settings import Data
+from scan_core.data.settings import Data
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 WIDEST = 4  # sides of an image in the jpeg store are at most 1 to 4: a strip of one pixel would grow to millions

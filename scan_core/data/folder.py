@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scan_core.data.settings import SOURCES_WITH_PATH, Data
 from scan_core.data.sources import Finding, Item, Source, Split, located, printable, resolve
 from scan_core.errors import ScanError
-from scan_core.settings import SOURCES_WITH_PATH, Data
 
 HELD_OUT = ("val", "valid", "validation", "test")
 UNLABELED = ("unlabelled", "unlabeled")

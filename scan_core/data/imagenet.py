@@ -12,9 +12,9 @@ from typing import Any
 from filelock import FileLock
 
 from scan_core.data.download import BROKEN, check_md5, one_line, some
+from scan_core.data.settings import Data
 from scan_core.data.sources import Finding, Item, Source, Split, printable
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 WNID = re.compile(r"n\d{8}")
 SUFFIXES = (".jpeg", ".jpg", ".png")

@@ -25,9 +25,9 @@ import numpy as np
 
 from scan_core.data.chunks import Chunk, decode_chunk, load_chunk
 from scan_core.data.decode import Target
+from scan_core.data.settings import SOURCES_WITH_PATH, Data
 from scan_core.data.sources import Finding, Item, Source
 from scan_core.errors import ScanError
-from scan_core.settings import SOURCES_WITH_PATH, Data
 
 CHUNK_ITEMS = 512
 CHUNK_BYTES = 8 * 2**20  # of pixels or encoded images: what is in flight stays small

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from scan_core.data.chunks import Chunk
+from scan_core.data.settings import Data
 from scan_core.data.sources import Source, Split, class_order, resolve
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 
 def labels_and_splits(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from scan_core.data.settings import Data
 from scan_core.data.sources import Finding, Item, Source
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 ARRAYS_ALLOWED = "(N,height,width[,channels]) uint8 or bool, with 1, 3 or 4 channels, is allowed"
 

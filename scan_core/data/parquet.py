@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from scan_core.data.download import some
 from scan_core.data.npy import row_name
+from scan_core.data.settings import Data
 from scan_core.data.sources import Finding, Item, Source, Split, printable
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 BATCH_ROWS = 64
 PATH_COLUMNS = ("image", "img", "path", "file", "file_name", "image_path")

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from scan_core.data.settings import SOURCES_WITH_PATH, Data
 from scan_core.errors import ScanError
-from scan_core.settings import SOURCES_WITH_PATH, Data
 
 Split = Literal["train", "val", "extra"]
 

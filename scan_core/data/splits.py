@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scan_core.data.settings import Data
 from scan_core.data.sources import Split
 from scan_core.errors import ScanError
-from scan_core.settings import Data
 
 FIXED_SHARE = 0.1  # of the images: val, which chooses the model, if every image is trained on
 

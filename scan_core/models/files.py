@@ -12,7 +12,7 @@ from torch import nn
 
 from scan_core.errors import ScanError
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
-from scan_core.settings import Backbone
+from scan_core.models.settings import Backbone
 
 
 def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scan_core.errors import ScanError
-from scan_core.settings import Backbone
+from scan_core.models.settings import Backbone
 
 PUBLISHED_WIDTH = 64  # channels of a ResNet's first stage, as published and in torchvision
 

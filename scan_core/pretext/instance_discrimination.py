@@ -13,7 +13,7 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import memory_bank_nce
-from scan_core.settings import InstanceDiscriminationPretext
+from scan_core.pretext.settings import InstanceDiscriminationPretext
 from scan_core.training.state import Progress, TrainingState
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view

@@ -11,12 +11,13 @@ from scan_core.compute.device import seed_everything
 from scan_core.images.store import Images
 from scan_core.models.files import load_backbone
 from scan_core.models.networks import Model, build_backbone
+from scan_core.models.settings import Backbone
 from scan_core.pretext.byol import online_projector, start_byol, train_byol
 from scan_core.pretext.instance_discrimination import start_instance_discrimination, train_instance_discrimination
 from scan_core.pretext.moco import start_moco, train_moco
 from scan_core.pretext.rotation import start_rotation, train_rotation
+from scan_core.pretext.settings import Pretext
 from scan_core.pretext.simclr import start_simclr, train_simclr
-from scan_core.settings import Backbone, Pretext
 from scan_core.training.state import Progress, TrainingState
 
 

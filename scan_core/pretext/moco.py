@@ -12,7 +12,7 @@ from scan_core.images.store import Images
 from scan_core.models.networks import Model, Projector, feature_size
 from scan_core.pretext.collapse import check_spread
 from scan_core.pretext.losses import info_nce
-from scan_core.settings import MocoPretext
+from scan_core.pretext.settings import MocoPretext
 from scan_core.training.state import Progress, TrainingState, ema_update_, momentum_copy
 from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view

@@ -2,7 +2,7 @@
 
 import math
 
-from scan_core.settings import Optimizer
+from scan_core.training.settings import Optimizer
 
 
 def learning_rate(settings: Optimizer, step: int, steps_per_epoch: int, epochs: int) -> float:

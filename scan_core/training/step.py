@@ -15,9 +15,9 @@ from scan_core.compute.cuda_graphs import cuda_graphed, make_capturable, uses_cu
 from scan_core.compute.distributed import all_reduce_mean, local_generator, world_size
 from scan_core.errors import ScanError
 from scan_core.models.networks import Model
-from scan_core.settings import Optimizer
 from scan_core.training.muon import Muon
 from scan_core.training.schedule import learning_rate
+from scan_core.training.settings import Optimizer
 from scan_core.training.state import Epoch, Step, TrainingState
 
 MIN_STEPS_TO_COMPILE = 5_000  # in fewer steps, compiling is expected to take longer than it saves

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from scan_core.images.store import ArrayImages, Images, JpegImages
-from scan_core.settings import AnyAugmentation, NoAugmentation, StrongAugmentation
 from scan_core.views import simclr as simclr_views
 from scan_core.views import strong as strong_views
+from scan_core.views.settings import AnyAugmentation, NoAugmentation, StrongAugmentation
 
 
 def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:

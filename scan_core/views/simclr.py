@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.compute.device import to_device
-from scan_core.settings import SimclrAugmentation
 from scan_core.views.per_image import Pick, compiled, grouped, masked, on_gpu
+from scan_core.views.settings import SimclrAugmentation
 
 TRIES = 10  # to draw a crop that fits
 BLOCK = 2**17  # pixels that a thread has at a time: some colours of float32 each, in a cache of megabytes

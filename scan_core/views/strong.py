@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from scan_core.compute.cuda_graphs import Work, cuda_graphed
 from scan_core.compute.device import to_device
-from scan_core.settings import StrongAugmentation
 from scan_core.views.per_image import Operation, Pick, for_each_image
+from scan_core.views.settings import StrongAugmentation
 from scan_core.views.simclr import luma
 
 # Name and range of magnitudes, drawn uniformly. Shear is a slope; translation a share of the side.

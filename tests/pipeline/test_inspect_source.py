@@ -15,7 +15,8 @@ from pipeline import inspect_source as look
 from pipeline.cli import app
 from pipeline.params import Params, read_yaml
 from pipeline.presets import preset_values, read_preset
-from scan_core.settings import Pretext, variants
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
 from tests.project import ROOT, completed, make_project, merge, run_stage, set_params
 
 

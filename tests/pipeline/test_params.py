@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 
 from pipeline.params import read_params, read_yaml
 from scan_core.errors import ScanError
-from scan_core.settings import Pretext, variants
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
 from tests.project import ROOT, completed, merge
 
 

@@ -22,7 +22,9 @@ from pipeline.presets import (
     read_preset,
 )
 from scan_core.errors import ScanError
-from scan_core.settings import AnyAugmentation, Augmentation, Pretext, variants
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
+from scan_core.views.settings import AnyAugmentation, Augmentation
 from tests.project import ROOT, merge
 
 

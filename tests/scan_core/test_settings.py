@@ -5,28 +5,27 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from scan_core.settings import (
-    AnyAugmentation,
-    Augmentation,
-    Backbone,
+from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
+from scan_core.data.settings import Data
+from scan_core.evaluation.settings import Evaluate
+from scan_core.models.settings import Backbone
+from scan_core.pretext.settings import (
     ByolPretext,
-    Cluster,
-    Data,
-    Embed,
-    Evaluate,
     InstanceDiscriminationPretext,
     MocoPretext,
-    Neighbors,
-    NoAugmentation,
     NoPretext,
-    Optimizer,
     Pretext,
     RotationPretext,
-    Selflabel,
-    SimclrAugmentation,
     SimclrPretext,
+)
+from scan_core.settings import variants
+from scan_core.training.settings import Optimizer
+from scan_core.views.settings import (
+    AnyAugmentation,
+    Augmentation,
+    NoAugmentation,
+    SimclrAugmentation,
     StrongAugmentation,
-    variants,
 )
 from tests.tiny import (
     PLAIN,

@@ -14,7 +14,8 @@ from pipeline.report.page import PLOT_COLUMNS, QUALITY, plot_tables, quality_tab
 from pipeline.report.samples import draw_samples
 from scan_core.evaluation.quality import quality_scores
 from scan_core.evaluation.scores import Prediction
-from scan_core.settings import Pretext, variants
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
 from tests.project import ROOT
 
 HISTORIES = ("pretext", "cluster", "selflabel")

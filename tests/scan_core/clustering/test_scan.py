@@ -12,9 +12,9 @@ from scan_core.clustering.losses import scan_loss
 from scan_core.clustering.scan import best_model, start_scan, train_scan, validation_loss
 from scan_core.errors import ScanError
 from scan_core.models.inference import log_probabilities
-from scan_core.settings import NoAugmentation
 from scan_core.training.state import Epoch
 from scan_core.views.random_view import random_view
+from scan_core.views.settings import NoAugmentation
 from tests.tiny import (
     NO_AUGMENTATION,
     TRAIN,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from scan_core.errors import ScanError
 from scan_core.models.files import load_backbone, load_model, load_strictly, read_weights, save_backbone, save_model
 from scan_core.models.networks import ClusterHeads, Model, Projector, architecture, build_backbone, feature_size
+from scan_core.models.settings import Backbone
 from scan_core.pretext.methods import start_pretext, train_pretext, trained_model
-from scan_core.settings import Backbone
 from tests.tiny import BACKBONE, backbone_settings, change, cluster_model, images, pretext_settings, refused
 
 STATS = {"channels": 3, "view": 8, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}

@@ -10,7 +10,8 @@ from scan_core.models.files import load_model, save_backbone, save_model
 from scan_core.models.networks import Projector, build_backbone
 from scan_core.pretext import byol, instance_discrimination, moco, rotation, simclr
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext, trained_model
-from scan_core.settings import Pretext, variants
+from scan_core.pretext.settings import Pretext
+from scan_core.settings import variants
 from scan_core.training.state import Epoch
 from tests.tiny import (
     BACKBONE,

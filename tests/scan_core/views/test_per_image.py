@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from scan_core.settings import SimclrAugmentation, StrongAugmentation
 from scan_core.views import per_image
 from scan_core.views import simclr as simclr_views
 from scan_core.views import strong as strong_views
 from scan_core.views.per_image import for_each_image, grouped, masked
+from scan_core.views.settings import SimclrAugmentation, StrongAugmentation
 
 SIMCLR = SimclrAugmentation(
     kind="simclr", crop_size=None, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 1.3333), rotate=10, shear=10, flip=0.5,

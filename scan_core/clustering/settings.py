@@ -1,0 +1,74 @@
+"""Settings of embed, neighbors, cluster and selflabel."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from scan_core.errors import ScanError
+from scan_core.settings import Count, CountOrZero, Momentum, NonNegative, Positive, Settings, TwoOrMore
+from scan_core.training.settings import Optimizer
+from scan_core.views.settings import AnyAugmentation, Augmentation
+
+
+class Embed(Settings):
+    """Which features are mined for neighbors: those before (``backbone``) or after the projector (``projector``)."""
+
+    features: Literal["backbone", "projector"]
+
+
+class Neighbors(Settings):
+    """How neighbors are mined. ``cluster.neighbors`` is how many of the ``k`` the loss uses."""
+
+    k: Count
+    smoothing: CountOrZero  # each embedding is averaged with so many nearest ones before the search
+    exact_rows: Count  # the search is approximate if there are more images
+    recall: Annotated[float, Field(gt=0, le=1)]  # of the approximate search, measured on a sample
+
+
+def check_neighbors(k: int, count: int, split: str = "") -> None:
+    """Raises ``ScanError`` if ``k`` neighbors cannot be mined among ``count`` images, all or those of a ``split``."""
+    if k >= count:
+        has = f"{split}, in which they are mined, has" if split else "there are"
+        raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
+
+
+class Cluster(Settings):
+    """The SCAN loss (paper, eq. 2)."""
+
+    num_clusters: TwoOrMore
+    heads: Count
+    neighbors: CountOrZero  # 0: another view of the same image
+    val_neighbors: Count
+    entropy_weight: NonNegative
+    entropy_of: Literal["anchors", "both"]  # whose mean prediction the entropy is of; both: anchors and neighbors
+    prior: tuple[Positive, ...] | None  # the clusters' known shares, in any order; null: equal shares
+    train: Literal["all", "head"]  # head: the backbone is frozen and in eval mode
+    epochs: Count
+    batch_size: TwoOrMore
+    optimizer: Optimizer
+    augmentation: AnyAugmentation
+
+    @model_validator(mode="after")
+    def _prior_fits(self) -> "Cluster":
+        if self.prior is None:
+            return self
+        if len(self.prior) != self.num_clusters:
+            raise ValueError(
+                f"prior has {len(self.prior)} values; one per cluster, {self.num_clusters}, or null is allowed"
+            )
+        if abs(sum(self.prior) - 1) > 1e-4:
+            raise ValueError(f"prior has the sum {sum(self.prior):.6g}; 1 is allowed: divide each value by the sum")
+        return self
+
+
+class Selflabel(Settings):
+    """Self-labeling on confident samples (paper, section 2.3)."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    class_weights: bool
+    ema: Momentum  # decay of the averaged weights, which are evaluated and kept; 0: no average
+    train: Literal["all", "head"]  # head: the backbone is frozen and in eval mode
+    epochs: CountOrZero  # 0: the clustering model is kept as it is
+    batch_size: TwoOrMore
+    optimizer: Optimizer
+    augmentation: Augmentation
