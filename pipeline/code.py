@@ -20,6 +20,7 @@ OUTSIDE = (
     *("pipeline.cli", "pipeline.environment", "pipeline.fingerprint", "pipeline.params", "pipeline.progress"),
     *("pipeline.resume", "pipeline.stage", "pipeline.tracking"),
 )
+SETTINGS = "settings"  # modules of which a stage depends on the classes that it uses, not on the others
 ERRORS = {"ScanError", "ValueError", "TypeError"}  # the text of Refused is data: it goes to data/items/findings.csv
 MESSAGES = {"say", "warnings.warn"}
 # Calls that make a text, or a part of one, and do nothing else: builtins by name, and methods of texts.
@@ -33,11 +34,13 @@ def stage_code(stage: str) -> dict[str, str]:
     seen, digests = set(waiting), dict[str, str]()
     while waiting:
         name = waiting.pop()
-        file = module_file(name)
+        module, _, definition = name.partition(":")
+        file = module_file(module)
         if file is None:
-            raise ModuleNotFoundError(f"there is no module {name}")
-        package = name if file.stem == "__init__" else name.rpartition(".")[0]
-        meant, imports = meaning(file.read_text(encoding="utf-8"))
+            raise ModuleNotFoundError(f"there is no module {module}")
+        package = module if file.stem == "__init__" else module.rpartition(".")[0]
+        source = file.read_text(encoding="utf-8")
+        meant, imports = meaning(_part_of(source, definition) if definition else source)
         if meant != NOTHING:  # the __init__ of a package may hold a docstring alone
             digests[name] = hashlib.sha256(meant.encode()).hexdigest()
         for read in _files_read(file.parent, meant):
@@ -79,8 +82,30 @@ def _modules(imports: list[ast.Import | ast.ImportFrom], package: str) -> Iterat
                 name = ".".join(parts[:end])
                 if name in OUTSIDE:
                     break
+                if parts[end - 1] == SETTINGS and end < len(parts):  # only the classes that are imported
+                    yield f"{name}:{parts[end]}"
+                    break
                 if module_file(name):
                     yield name
+
+
+def _part_of(source: str, definition: str) -> str:
+    """The statements of a module that ``definition`` needs: so a stage does not depend on another stage's settings."""
+    tree = ast.parse(source)
+    wanted, kept = {definition}, set[ast.stmt]()
+    while new := [each for each in tree.body if each not in kept and wanted & _binds(each)]:
+        kept.update(new)
+        wanted.update(*map(_reads, new))
+    return ast.unparse(ast.Module([each for each in tree.body if each in kept], []))
+
+
+def _binds(node: ast.stmt) -> set[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name} if (name := getattr(node, "name", None)) else set()
 
 
 def _files_read(folder: Path, meant: str) -> Iterator[Path]:
