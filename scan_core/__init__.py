@@ -1,10 +1,18 @@
 """SCAN, "Learning to Classify Images without Labels" (arXiv 2005.12320), on tensors and arrays.
 
-Modules in the order data flows: ``sources``, ``ingest`` and ``store`` (from files to the store), ``images`` (the store
-as training reads it), ``simclr_views``, ``strong_views`` and ``augment`` (views of a batch), ``networks`` (backbone,
-heads), ``weights`` and ``checkpoints`` (their files), ``losses`` and ``schedule`` (pure functions), ``training`` and
-``processes`` (what the loops share), ``simclr``, ``moco``, ``byol``, ``instance_discrimination``, ``rotation``,
-``scan`` and ``selflabel`` (a loop each), ``inference``, ``neighbors``, ``evaluation`` and ``quality`` (what came out).
+``method`` is the paper's algorithm in one function: read it first. The rooms, from files to scores:
 
-Shapes use one alphabet: N data set, B batch, D feature, K neighbours, C clusters, H heads.
+- ``data``: a source of images (folder, archive, named set) becomes the store. ``prepare`` alone comes here.
+- ``images``: the store as a network sees it.
+- ``views``: random views of a batch.
+- ``models``: backbones and heads, their files, their outputs.
+- ``compute``: device and precision, several processes, CUDA graphs.
+- ``training``: the state of a training, one step of it, learning rates and optimizers.
+- ``pretext``: SimCLR, MoCo, BYOL, instance discrimination, rotation: a loop each.
+- ``clustering``: neighbors, the SCAN loss, self-labeling.
+- ``evaluation``: scores with labels and without.
+
+Each room has its ``settings``; ``import_weights`` reads the checkpoints that others have published.
+
+Shapes use one alphabet: N data set, B batch, D feature, K neighbors, C clusters, H heads.
 """

@@ -1,0 +1,1 @@
+"""Neighbors, the SCAN loss and self-labeling: from features to clusters."""

@@ -1,0 +1,1 @@
+"""Device and precision, several processes, CUDA graphs."""

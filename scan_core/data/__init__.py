@@ -1,0 +1,1 @@
+"""A source of images becomes the store: read, decode, find duplicates, split, write."""

@@ -1,0 +1,1 @@
+"""Scores of clusters, with labels and without."""

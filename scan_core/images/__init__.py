@@ -1,0 +1,1 @@
+"""The store as a network sees it."""

@@ -1,0 +1,1 @@
+"""Networks: backbones and heads, their files, their outputs on plain views."""

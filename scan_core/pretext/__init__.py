@@ -1,0 +1,1 @@
+"""Pretext tasks: features without labels, a loop each."""
