@@ -1,4 +1,4 @@
-"""Losses of clustering as pure functions of float32 tensors, each with the equation it is."""
+"""Losses of clustering as pure functions of float32 tensors, each with its equation."""
 
 import math
 
@@ -16,9 +16,9 @@ def scan_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The SCAN objective (paper, eq. 2): total, consistency and entropy, each (...,).
 
-    ``anchors`` and ``neighbors`` are log-probabilities (...,B,C). All in log space: a cluster that no image uses keeps
-    its gradient, where clamping its probability would end it. ``entropy_of`` is ``anchors`` or ``both``; see
-    ``imbalance`` for ``prior``.
+    ``anchors`` and ``neighbors`` are log-probabilities (...,B,C). Everything is computed in log space, so
+    a cluster that no image uses keeps its gradient; clamping its probability would end it. ``entropy_of`` is
+    ``anchors`` or ``both``; see ``imbalance`` for ``prior``.
     """
     consistency = -torch.logsumexp(anchors + neighbors, dim=-1).mean(dim=-1)
     balanced = anchors if entropy_of == "anchors" else torch.cat([anchors, neighbors], dim=-2)
@@ -26,7 +26,7 @@ def scan_loss(
 
 
 def imbalance(log_probabilities: Tensor, prior: Tensor | None) -> Tensor:
-    """What λ weighs: minus the entropy of the mean prediction, or its KL divergence from ``prior`` (C,).
+    """The term that λ weighs: minus the entropy of the mean prediction, or its KL divergence from ``prior`` (C,).
 
     (...,B,C) log-probabilities to (...,).
     """
@@ -47,7 +47,7 @@ def _log_mean(log_probabilities: Tensor) -> Tensor:
 
 
 def confident_cross_entropy(strong: Tensor, weak: Tensor, threshold: float, class_weights: bool) -> Tensor:
-    """Self-labelling (paper, section 2.3): cross-entropy of strong views against confident pseudo-labels. Scalar.
+    """Self-labeling (paper, section 2.3): cross-entropy of strong views against confident pseudo-labels. Scalar.
 
     ``strong`` are logits (B,C) of the strong views; ``weak`` log-probabilities (B,C) of the plain ones, no gradient.
     Only rows whose largest probability exceeds ``threshold`` count; ``class_weights`` weighs them inversely to how

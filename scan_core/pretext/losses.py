@@ -1,4 +1,4 @@
-"""Losses of the pretext tasks as pure functions of float32 tensors, each with the equation it is."""
+"""Losses of the pretext tasks as pure functions of float32 tensors, each with its equation."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross-entropy (SimCLR, eq. 1), both views as anchors.
+    """Normalized temperature-scaled cross-entropy (SimCLR, eq. 1), both views as anchors.
 
-    ``first`` and ``second`` are (B,D) float32, row b of each a view of image b; they are normalised here. Scalar.
+    ``first`` and ``second`` are (B,D) float32, row b of each is a view of image b; both are normalized here. Scalar.
     """
     views = F.normalize(torch.cat([first, second]), dim=1)  # (2B,D)
     similarity = views @ views.T / temperature  # (2B,2B)
@@ -23,8 +23,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Contrastive loss against a queue (MoCo, arXiv 1911.05722, eq. 1). Scalar.
 
-    ``queries`` and ``keys`` are (B,D), row b of each a view of image b, ``queue`` (Q,D) the negatives; all float32 of
-    unit rows. Keys and queue have no gradient.
+    ``queries`` and ``keys`` are (B,D), row b of each is a view of image b; ``queue`` (Q,D) are the negatives. All are
+    float32 with unit rows. Keys and queue have no gradient.
     """
     positive = (queries * keys.detach()).sum(dim=1, keepdim=True)  # (B,1)
     logits = torch.cat([positive, queries @ queue.detach().T], dim=1) / temperature  # (B,1+Q)
@@ -44,6 +44,6 @@ def memory_bank_nce(positive: Tensor, noise: Tensor, log_z: Tensor, count: int) 
     return -(own + other).mean()
 
 
-def byol_loss(predictions: Tensor, slow: Tensor) -> Tensor:
-    """2 - 2 cos of (B,D) predictions and ``slow`` projections, which get no gradient (BYOL, eq. 2). Scalar."""
-    return 2 - 2 * F.cosine_similarity(predictions, slow.detach(), dim=1).mean()
+def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """2 - 2 cos of (B,D) predictions and the target's projections, which get no gradient (BYOL, eq. 2). Scalar."""
+    return 2 - 2 * F.cosine_similarity(predictions, targets.detach(), dim=1).mean()

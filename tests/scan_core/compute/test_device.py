@@ -34,12 +34,12 @@ def test_auto_takes_a_gpu_where_there_is_one(machine, cuda, asked, found):
 
 def test_cuda_without_a_gpu_is_an_error(machine):
     machine(cuda=False, fast=False)
-    with pytest.raises(ScanError, match="SCAN_DEVICE is cuda, but torch finds no CUDA GPU"):
+    with pytest.raises(ScanError, match="the device is to be cuda, but torch finds no CUDA GPU"):
         configure_compute("auto", "cuda")
 
 
 def test_an_unknown_device_is_an_error():
-    with pytest.raises(ScanError, match="SCAN_DEVICE is tpu; auto, cpu and cuda are allowed"):
+    with pytest.raises(ScanError, match="the device is tpu; auto, cpu and cuda are allowed"):
         configure_compute("auto", "tpu")
 
 
