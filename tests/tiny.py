@@ -156,7 +156,7 @@ WAYS = {
     "scan of a frozen backbone": {"train": "head"},
     "scan of cached features": {"train": "head", "augmentation": PLAIN},
     "selflabel": {},
-    "selflabel of a frozen backbone": {"train": "head"},
+    "selflabel of a frozen backbone": {"train": "head", "threshold": 0.34},
     "selflabel with an average": {"ema": 0.9},
 }
 LOOPS = (*PRETEXTS, *WAYS)
