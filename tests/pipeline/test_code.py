@@ -154,12 +154,12 @@ def test_no_module_reads_a_private_name_of_another(name):
 def test_a_stage_depends_on_what_it_imports_and_on_files_that_are_read_there(tmp_path, monkeypatch):
     for name, text in {
         "stages/__init__.py": '"""Stages."""',
-        "stages/work.py": "def work():\n    from house.data import folder\n    import house.plain\n",
+        "stages/work.py": "def work():\n    from house.data import PAGE\n    import house.plain\n",
         "pipeline/__init__.py": "",
         "pipeline/artifacts.py": "import pipeline.stage\nfrom pipeline.stage import Stage",
         "pipeline/stage.py": "import house.never",
         "house/__init__.py": '"""A house."""',
-        "house/data/__init__.py": "LIMIT = 5",
+        "house/data/__init__.py": "from .folder import PAGE",
         "house/data/folder.py": "from ..errors import A\nif TYPE_CHECKING:\n  import house.never\nPAGE = 'page.j2'",
         "house/data/page.j2": "page",
         "house/data/other.j2": "other",
@@ -178,7 +178,7 @@ def test_a_stage_depends_on_what_it_imports_and_on_files_that_are_read_there(tmp
         "pipeline.artifacts", "stages.work",
     ]  # fmt: skip
     (tmp_path / "house/lists/a.txt").write_text("b")
-    (tmp_path / "house/data/__init__.py").write_text("LIMIT = 6")
+    (tmp_path / "house/data/__init__.py").write_text("from .folder import PAGE as LEAF")
     after = stage_code("work")
     assert {name for name in before if before[name] != after[name]} == {"house.data", "house/lists/a.txt"}
 

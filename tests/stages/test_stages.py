@@ -378,7 +378,7 @@ WRITTEN = {
         "plots/cluster.csv",
         "plots/cluster_heads.csv",
     ),
-    "selflabel": ("models/selflabel.safetensors", "selflabel.json", "assignments/selflabel.npy", "/selflabel.csv"),
+    "selflabel": ("selflabel.safetensors", "models/selflabel.json", "assignments/selflabel.npy", "/selflabel.csv"),
 }
 
 
