@@ -201,6 +201,7 @@ def rewrite(path, content):
         (lambda root: (root / "a/1.png").rename(root / "b/1.png"), True, True),
         (lambda root: rewrite(root / "a/1.png", b"longer than before"), True, False),
         (lambda root: rewrite(root / "a/1.png", b"A/1.PNG"), False, False),  # no content is read
+        (lambda root: (rewrite(root / "c.png", b"b/22.png"), rewrite(root / "b/22.png", b"c.png")), True, False),
         (lambda root: touch(root / "a/1.png"), False, True),
         (lambda root: os.chmod(root / "a/1.png", 0), False, True),
         (lambda root: relink(root / "link.png", "./a/1.png"), False, True),
@@ -212,7 +213,7 @@ def rewrite(path, content):
     ],
 )
 def test_a_signature_tells_changes_of_content_from_changes_of_times(tmp_path, change_it, content, mtimes):
-    write(tmp_path, "a/1.png", "b/22.png")
+    write(tmp_path, "a/1.png", "b/22.png", "c.png")
     (tmp_path / "link.png").symlink_to("a/1.png")
     (tmp_path / "gone.png").symlink_to("nothing")
     before = sign(tmp_path)
