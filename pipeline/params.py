@@ -137,14 +137,15 @@ def _locate(place: tuple[int | str, ...]) -> tuple[str, type[Settings], dict[str
     """The dotted name of an error's place, the class that has its last key, and that class's siblings in a union."""
     names: list[str] = []
     model: Any = Params
-    found: tuple[type[Settings], dict[str, type[Settings]]] = (Params, {})
+    siblings: dict[str, type[Settings]] = {}
+    found = (Params, siblings)
     for part in place:
         if tags := variants(model):  # pydantic puts the tag of the chosen class into the place
-            model = tags[str(part)]
-            found = (model, tags)
+            model, siblings = tags[str(part)], tags
             continue
         names.append(str(part))
         fields = getattr(model, "model_fields", {})
-        found = (model, found[1] if model is found[0] else {}) if fields else found
-        model = fields[part].annotation if part in fields else None
+        if fields:
+            found = (model, siblings)
+        model, siblings = (fields[part].annotation if part in fields else None), {}
     return ".".join(names), *found
