@@ -197,7 +197,7 @@ def test_code_is_found_where_it_is_installed_and_a_copy_in_the_current_folder_co
     path = str(tmp_path / "installed")
     assert shown(tmp_path / "empty", PYTHONPATH=path) == stage_code("evaluate")
     copy = make_project(tmp_path / "copy")
-    with (copy / "scan_core" / "metrics.py").open("a") as file:
+    with (copy / "scan_core" / "evaluation" / "metrics.py").open("a") as file:
         file.write("\nCHANGED = 1\n")
     changed = shown(copy, PYTHONPATH=path)
     assert {name for name, value in stage_code("evaluate").items() if changed[name] != value} == {
