@@ -153,10 +153,10 @@ def prepare_seconds(path: Path, size: int, folder: Path) -> float:
     started = time.monotonic()
     source = open_source(settings, Path.cwd(), folder)
     count = ingest(source, target_of(settings), chunks, CORES, lambda *_: None)
-    catalog, locations = load_chunks(chunks, count)
-    _, splits = labels_and_splits(source, catalog, settings, Path.cwd())
-    plan = plan_store(catalog, locations, splits, settings, chunks)
-    write_store(plan, catalog, locations, settings, chunks, store)
+    known, where = load_chunks(chunks, count)
+    _, splits = labels_and_splits(source, known, settings, {})
+    plan = plan_store(known, where, splits, settings, chunks)
+    write_store(plan, known, where, settings, chunks, store)
     seconds = time.monotonic() - started
     shutil.rmtree(folder)
     return seconds

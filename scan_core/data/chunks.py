@@ -1,6 +1,6 @@
-"""Some images of a source, decoded together: their bytes for the store, and all that is known of them, on disk.
+"""A chunk: some images of a source, decoded together. On disk it is their bytes (.bin) and the rest (.npz).
 
-Runs in worker processes: imports nothing that is slow.
+Worker processes import this module, so it imports nothing slow.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,8 +20,8 @@ from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
 from scan_core.data.sources import Finding, Item, Split
 
 JPEG_QUALITY = 90
-BLOCK = 32  # images whose sums are taken together
-ENDINGS = {
+BLOCK = 32  # images summed at once: they fit into a core's cache
+IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
 }  # fmt: skip
@@ -28,23 +29,23 @@ ENDINGS = {
 
 @dataclass
 class Chunk:
-    """Some images of a source as they came out, in the source's order: one row for each that was taken."""
+    """N decoded images in the source's order, and what was not taken. The joined chunks of a source are its catalog."""
 
     names: list[str]
     labels: list[str | None]
     splits: list[Split | None]
     findings: list[Finding]
-    gray: np.ndarray  # (n,) bool
-    ends: np.ndarray  # (n,) int64: where each image's bytes end in the chunk's .bin
-    shapes: np.ndarray  # (n,2) int32: height, width as stored
-    digests: np.ndarray  # (n,32) uint8: SHA-256 of the stored image, of the array store in colour
-    hashes: np.ndarray  # (n,) uint64: perceptual
-    sums: np.ndarray  # (n,3) int64: of the values, by channel
-    squares: np.ndarray  # (n,3) int64
+    gray: np.ndarray  # (N,) bool
+    ends: np.ndarray  # (N,) int64: where each image's bytes end in the chunk's .bin
+    shapes: np.ndarray  # (N,2) int32: height, width as stored
+    digests: np.ndarray  # (N,32) uint8: SHA-256 of the JPEG, or of the array's pixels in color
+    hashes: np.ndarray  # (N,) uint64: perceptual
+    sums: np.ndarray  # (N,3) int64: of the pixels, per channel; of a gray image three times the same
+    squares: np.ndarray  # (N,3) int64: of the pixels squared
 
 
 def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
-    """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (n,16,16,3) uint8."""
+    """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (N,16,16,3) uint8."""
     arrays = {name: value for name, value in vars(chunk).items() if isinstance(value, np.ndarray)}
     rows = np.empty(len(chunk.names), [(name, value.dtype, value.shape[1:]) for name, value in arrays.items()])
     for name, value in arrays.items():
@@ -70,7 +71,7 @@ def load_chunk(file: Path) -> Chunk:
 
 
 def load_thumbs(file: Path) -> np.ndarray:
-    """(n,16,16,3) uint8, of the chunk in ``file``."""
+    """The thumbnails of the chunk in ``file``, (N,16,16,3) uint8."""
     with np.load(file, allow_pickle=False) as saved:
         thumbs: np.ndarray = saved["thumbs"]
         return thumbs
@@ -79,75 +80,84 @@ def load_thumbs(file: Path) -> np.ndarray:
 def decode_chunk(
     items: list[Item], findings: list[Finding], target: Target, folder: Path, number: int
 ) -> tuple[int, int]:
-    """Decodes ``items`` into ``folder``: the images' bytes (.bin), then what is known of them (.npz).
+    """Decodes ``items`` into ``folder`` as chunk ``number``. Returns how many were taken and how many were not.
 
-    Images of the array store lie in the .bin as colour, or as grey where all of the chunk are. Returns how many were
-    taken and how many were not.
+    ``findings`` are the source's own; the chunk has them too. Images of the array store are written in color, unless
+    all of the chunk are gray.
     """
     warnings.simplefilter("ignore")  # decoders warn about harmless oddities
-    taken: list[Item] = []
-    stored: list[bytes] = []
-    thumbs: list[bytes] = []
-    gray: list[bool] = []
-    shapes: list[tuple[int, int]] = []
-    sums: list[tuple[np.ndarray, np.ndarray]] = []  # of the jpeg store, whose pixels are not kept
+    images: list[_Image] = []
     findings = list(findings)
     for item in items:
         try:
-            image = open_image(item.data, target)
-            image = square(image, target) if target.stored == "array" else short_side(image, target)
-            data = image.tobytes() if target.stored == "array" else _jpeg(image)
-            small = image.resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=1.0)  # whole shrinkages are quicker
-            thumbs.append((small if small.mode == "RGB" else small.convert("RGB")).tobytes())
-        except Refused as refused:
-            reason = str(refused)
-            named = item.is_declared_image or os.path.splitext(item.name)[1].lower() in ENDINGS
-            other = reason in (UNKNOWN, EMPTY) and not named
-            findings.append(Finding(item.name, "ignored" if other else "rejected", reason))
-            continue
-        except MemoryError:
-            findings.append(Finding(item.name, "rejected", TOO_LARGE))
-            continue
-        taken.append(item)
-        stored.append(data)
-        gray.append(image.mode == "L")
-        shapes.append((image.height, image.width))
-        if target.stored == "jpeg":
-            sums.append(_sums(np.asarray(image)[None]))
-
-    if target.stored == "array":
-        colour = [to_colour(data) if is_gray else data for data, is_gray in zip(stored, gray, strict=True)]
-        digests = [_sha256(data) for data in colour]
-        stored = stored if all(gray) else colour
-        joined = b"".join(stored)
-        pixels = np.frombuffer(joined, np.uint8)
-        total, squares = _sums(pixels.reshape(len(stored), target.size, target.size, 1 if all(gray) else 3))
+            images.append(_decode(item, target))
+        except (Refused, MemoryError) as error:
+            findings.append(_refusal(item, error))
+    is_array, all_gray = target.stored == "array", all(image.gray for image in images)
+    in_color = [to_color(image.data) if is_array and image.gray else image.data for image in images]
+    data = [image.data for image in images] if all_gray else in_color
+    joined = b"".join(data)
+    if is_array:
+        shape = (len(images), target.size, target.size, 1 if all_gray else 3)
+        sums = _channel_sums(np.frombuffer(joined, np.uint8).reshape(shape))
     else:
-        digests, joined = [_sha256(data) for data in stored], b"".join(stored)
-        total, squares = (np.array([each[part][0] for each in sums], np.int64).reshape(-1, 3) for part in (0, 1))
-    pictures = np.frombuffer(b"".join(thumbs), np.uint8).reshape(-1, THUMB, THUMB, 3)
+        sums = np.concatenate([_NO_SUMS, *(image.sums for image in images)], axis=1)
+    thumbs = np.frombuffer(b"".join(image.thumb for image in images), np.uint8).reshape(-1, THUMB, THUMB, 3)
+    digests = b"".join(hashlib.sha256(each).digest() for each in in_color)
+    chunk = Chunk(
+        names=[image.item.name for image in images],
+        labels=[image.item.label for image in images],
+        splits=[image.item.split for image in images],
+        findings=findings,
+        gray=np.array([image.gray for image in images], bool),
+        ends=np.cumsum([len(each) for each in data], dtype=np.int64),
+        shapes=np.array([image.shape for image in images], np.int32).reshape(-1, 2),
+        digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+        hashes=perceptual_hash(gray_of(thumbs)),
+        sums=sums[0],
+        squares=sums[1],
+    )
     file = folder / f"{number:06d}.bin"
     file.write_bytes(joined)
-    chunk = Chunk(
-        names=[item.name for item in taken],
-        labels=[item.label for item in taken],
-        splits=[item.split for item in taken],
-        findings=findings,
-        gray=np.array(gray, bool),
-        ends=np.cumsum([len(data) for data in stored], dtype=np.int64),
-        shapes=np.array(shapes, np.int32).reshape(-1, 2),
-        digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-        hashes=perceptual_hash(gray_of(pictures)),
-        sums=total,
-        squares=squares,
-    )
-    save_chunk(chunk, pictures, file.with_suffix(".npz"))
-    return len(taken), len(findings)
+    save_chunk(chunk, thumbs, file.with_suffix(".npz"))
+    return len(images), len(findings)
 
 
-def to_colour(data: bytes) -> bytes:
-    """Grey values as red, green and blue."""
-    return np.repeat(np.frombuffer(data, np.uint8), 3).tobytes()
+class _Image(NamedTuple):
+    """One decoded image of a chunk."""
+
+    item: Item
+    data: bytes  # array store: the pixels, gray or color; jpeg store: the JPEG
+    gray: bool
+    shape: tuple[int, int]  # height, width
+    thumb: bytes  # (16,16,3) uint8
+    sums: np.ndarray  # jpeg store: (2,1,3), because the pixels are not kept; array store: (2,0,3)
+
+
+def _decode(item: Item, target: Target) -> _Image:
+    """Raises ``Refused`` or ``MemoryError``."""
+    image = open_image(item.data, target)
+    if target.stored == "array":
+        image = square(image, target)
+        data, sums = image.tobytes(), _NO_SUMS
+    else:
+        image = short_side(image, target)
+        data, sums = _jpeg(image), _channel_sums(np.asarray(image)[None])
+    thumb = image.resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=1.0)  # whole factors first: faster
+    thumb = thumb if thumb.mode == "RGB" else thumb.convert("RGB")
+    return _Image(item, data, image.mode == "L", (image.height, image.width), thumb.tobytes(), sums)
+
+
+def _refusal(item: Item, error: Refused | MemoryError) -> Finding:
+    """A finding that is only ``ignored`` if neither the name nor the content of ``item`` claims to be an image."""
+    reason = str(error) if isinstance(error, Refused) else TOO_LARGE
+    claims = item.is_declared_image or os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES
+    return Finding(item.name, "rejected" if claims or reason not in (UNKNOWN, EMPTY) else "ignored", reason)
+
+
+def to_color(pixels: bytes) -> bytes:
+    """Each gray value three times: as red, green and blue."""
+    return np.repeat(np.frombuffer(pixels, np.uint8), 3).tobytes()
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -156,26 +166,24 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+_NO_SUMS = np.empty((2, 0, 3), np.int64)
 
 
-def _sums(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and sums of squares by channel, (n,3) int64 each, exact; of pixels (n,height,width[,1 or 3]) uint8."""
+def _channel_sums(pixels: np.ndarray) -> np.ndarray:
+    """Sums of the values and of their squares per channel, (2,N,3) int64, exact.
+
+    ``pixels`` is (N,height,width) or (N,height,width,channels) uint8. One channel's sums are in all three columns.
+    """
     count, height, width = pixels.shape[:3]
     channels = pixels.shape[3] if pixels.ndim == 4 else 1
-    sums, squares = np.zeros((count, 3), np.int64), np.zeros((count, 3), np.int64)
-    for start in range(0, count, BLOCK):  # which stays in the processor's cache
+    sums = np.empty((2, count, 3), np.int64)
+    for start in range(0, count, BLOCK):
         part = slice(start, start + BLOCK)
         wide = pixels[part].reshape(-1, height, width * channels).astype(np.uint16)
-        # First along what lies far apart, in as few bits as hold the sum of a column.
-        sums[part] = _by_channel(wide.sum(axis=1, dtype=np.uint16 if 255 * height < 2**16 else np.uint32), channels)
-        wide *= wide  # 255 * 255 still fits
-        squares[part] = _by_channel(wide.sum(axis=1, dtype=np.uint32), channels)
-    return sums, squares
-
-
-def _by_channel(columns: np.ndarray, channels: int) -> np.ndarray:
-    """(n,width*channels) to (n,channels)."""
-    total: np.ndarray = columns.reshape(len(columns), columns.shape[1] // channels, channels).sum(1, dtype=np.int64)
-    return total
+        # Columns come first because the sum along the height is fast; uint16 holds it up to a height of 257.
+        columns = wide.sum(axis=1, dtype=np.uint16 if 255 * height < 2**16 else np.uint32)
+        sums[0, part] = columns.reshape(-1, width, channels).sum(axis=1, dtype=np.int64)
+        wide *= wide  # 255 * 255 fits into uint16
+        columns = wide.sum(axis=1, dtype=np.uint32)
+        sums[1, part] = columns.reshape(-1, width, channels).sum(axis=1, dtype=np.int64)
+    return sums

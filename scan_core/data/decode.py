@@ -1,8 +1,9 @@
-"""From an encoded image to what the store keeps. Runs in worker processes: imports nothing that is slow.
+"""From an encoded image to the pixels that the store keeps: gray (L) or color (RGB), upright, transparency made white.
 
-Every image comes out in one of two modes, grey (L) or colour (RGB), upright, its alpha over white.
+Worker processes import this module, so it imports nothing slow.
 """
 
+import contextlib
 import io
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -14,21 +15,21 @@ from PIL import Image, UnidentifiedImageError
 from scan_core.data.settings import Data
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-WIDEST = 4  # sides of an image in the jpeg store are at most 1 to 4: a strip of one pixel would grow to millions
+MAX_ASPECT = 4  # long side per short side in the jpeg store: a strip one pixel wide would grow to millions of pixels
 ORIENTATION = 0x0112  # EXIF
 ICON = b"\0\0\1\0"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MEBIBYTE = 2**20
-LONGEST = 65536  # pixels of a side that resize is given: its memory grows with it
+MAX_SIDE = 65536  # pixels; resize is given no longer side, because its memory grows with it
 UNKNOWN = "not an image of a known format"
 EMPTY = "empty file"
 TOO_LARGE = "too large for the memory"
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and is checked before anything is decoded
+Image.MAX_IMAGE_PIXELS = None  # ``Target.max_pixels`` is checked instead, before anything is decoded
 
 
 class Refused(Exception):
-    """Why an image cannot be used."""
+    """An image cannot be used. The message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,16 @@ class Target:
 
 
 def target_of(settings: Data) -> Target:
-    """What ``settings`` make of an image."""
+    """The target that ``settings`` ask for."""
     return Target(settings.size, settings.fit, settings.stored, settings.max_pixels)
 
 
 def open_image(data: str | bytes | np.ndarray, target: Target) -> Image.Image:
-    """The decoded image, mode L or RGB, of a file, of an encoded image, or of pixels. Raises ``Refused``."""
+    """The decoded image, mode L or RGB. ``data`` is a file's path, an encoded image, or pixels. Raises ``Refused``."""
     if isinstance(data, np.ndarray):
         return _flatten(Image.fromarray(data))
     try:
-        # A large file is not read whole: it may be a film, which is known by its first bytes.
+        # A large file is not read whole: it may be a video, which its first bytes show.
         whole = data if isinstance(data, bytes) else _small_file(data)
         source: IO[bytes] = open(data, "rb") if whole is None else io.BytesIO(whole)  # noqa: SIM115 (closed below)
     except OSError as error:
@@ -70,28 +71,28 @@ def open_image(data: str | bytes | np.ndarray, target: Target) -> Image.Image:
             raise Refused(UNKNOWN if head else EMPTY) from None
         except MemoryError:
             raise Refused(TOO_LARGE) from None
-        except Exception as error:  # noqa: BLE001 (a damaged file makes decoders raise anything)
+        except Exception as error:  # noqa: BLE001 (decoders raise anything for a damaged file)
             what = " ".join(str(error).split()) or type(error).__name__
             raise Refused("truncated" if "truncated" in what.lower() else f"damaged: {what}") from None
 
 
 def _plain_jpeg(data: bytes, target: Target) -> Image.Image | None:
-    """A small JPEG without oddities, the same as ``_decode`` makes of it in a quarter of the time; None for others."""
+    """The bytes that ``_decode`` gives, in a quarter of its time, for a small and simple JPEG. None for others."""
     if not data.startswith(b"\xff\xd8\xff") or b"Exif\0" in data or b"MPF\0" in data:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
         large = min(height, width) >= 2 * _decoded_side(width, height, target) or height * width > target.max_pixels
-        if large or colours not in ("YCbCr", "Gray"):
+        if large or color_space not in ("YCbCr", "Gray"):
             return None
-        pixels = simplejpeg.decode_jpeg(data, "RGB" if colours == "YCbCr" else "GRAY")  # strict: raises on warnings
+        pixels = simplejpeg.decode_jpeg(data, "RGB" if color_space == "YCbCr" else "GRAY")  # raises on warnings
     except (ValueError, MemoryError):
         return None
-    return Image.fromarray(pixels if colours == "YCbCr" else pixels[:, :, 0])
+    return Image.fromarray(pixels if color_space == "YCbCr" else pixels[:, :, 0])
 
 
 def _small_file(path: str) -> bytes | None:
-    """The bytes of a file below a mebibyte: one read is quicker than a decoder's many."""
+    """The bytes of a file below a mebibyte, else None: one read is faster than a decoder's many."""
     with open(path, "rb") as file:
         data = file.read(MEBIBYTE)
         return data if len(data) < MEBIBYTE else None
@@ -104,31 +105,31 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
         raise Refused(f"{width:,} x {height:,} pixels; data.max_pixels is {target.max_pixels:,}")
     if not width * height:
         raise Refused("an image without pixels")
-    if image.format in ("JPEG", "MPO"):
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if is_jpeg:
         wanted = _decoded_side(width, height, target)
         if min(width, height) >= 2 * wanted:
             image.draft(None, (wanted, wanted))
-        turned = "exif" in image.info
     else:
-        image.load()  # which turns a TIFF, and then says so
-        turned = image.format != "HEIF"  # that one is turned by its decoder
+        image.load()  # PIL turns a TIFF upright, libheif a HEIF, and both set the orientation to 1
     orientation = 1
-    if turned:
-        try:
+    if not is_jpeg or "exif" in image.info:
+        with contextlib.suppress(Exception):  # a picture with a damaged EXIF block can still be used
             orientation = image.getexif().get(ORIENTATION, 1)
-        except Exception:  # noqa: BLE001 (a damaged EXIF block makes no bad picture)
-            orientation = 1
     image = _flatten(image)
     transpose = _UPRIGHT.get(orientation)
     return image if transpose is None else image.transpose(transpose)
 
 
 def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
-    """The image, not decoded yet. An icon of more than ``max_pixels`` raises ``Refused``, damage what PIL raises."""
+    """The image, not decoded yet.
+
+    Raises ``Refused`` for an icon of more than ``max_pixels`` and for HEIC without its package; else what PIL raises.
+    """
     head = source.read(12)
     source.seek(0)
     try:
-        if head.startswith(ICON):  # the one that is: and what it holds may be larger than it says
+        if head.startswith(ICON):  # opening decodes it, and the image inside may be larger than its header says
             Image.MAX_IMAGE_PIXELS = max_pixels
         return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -139,7 +140,7 @@ def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
     finally:
         Image.MAX_IMAGE_PIXELS = None
     try:
-        from pillow_heif import HeifImagePlugin  # noqa: F401 (photos of phones; registers itself)
+        from pillow_heif import HeifImagePlugin  # noqa: F401 (registers itself with PIL)
     except ImportError:
         raise Refused("a HEIC image; install the package pillow-heif, which reads it") from None
     source.seek(0)
@@ -147,9 +148,9 @@ def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
 
 
 def _decoded_side(width: int, height: int, target: Target) -> int:
-    """The short side at which a JPEG is decoded where it is larger: a half, quarter or eighth is several times faster.
+    """The short side below which a JPEG is not reduced while it is decoded: twice the wanted size is left to resize.
 
-    Twice the wanted size is left to resize.
+    Decoding at a half, a quarter or an eighth is several times faster.
     """
     if target.fit != "pad":
         return 2 * target.size
@@ -164,7 +165,7 @@ _UPRIGHT = {
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Mode L or RGB: 16 bits to 8, palettes resolved, alpha over white."""
+    """Mode L or RGB: 16 bits become 8, palettes are resolved, transparent pixels become white."""
     clear = image.info.get("transparency")
     if image.mode in ("L", "RGB") and clear is None:
         image.load()
@@ -196,7 +197,10 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Grey values of 16 or 32 bits, or floats, as 8 bits: 0..65535 and 0..1 to 0..255, others by their own range."""
+    """Gray values of 16 or 32 bits, or floats, as 8 bits.
+
+    Integers in 0..65535 and floats in 0..1 become 0..255; others are stretched from their own range.
+    """
     numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = (0.0, 65535.0) if np.issubdtype(values.dtype, np.integer) else (0.0, 1.0)
     if numbers.min() < low or numbers.max() > high:
@@ -205,25 +209,25 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
 
 
 def square(image: Image.Image, target: Target) -> Image.Image:
-    """``size`` x ``size``: the centre of the image, all of it between bars, or all of it stretched; antialiased."""
+    """``size`` x ``size``, antialiased: the center of the image, or all of it between bars, or all of it stretched."""
     size, (width, height) = target.size, image.size
     if (width, height) == (size, size):
         return image
-    if target.fit != "crop" and max(width, height) > LONGEST:
-        image = image.reduce((-(-width // LONGEST), -(-height // LONGEST)))
+    if target.fit != "crop" and max(width, height) > MAX_SIDE:
+        image = image.reduce((-(-width // MAX_SIDE), -(-height // MAX_SIDE)))
     if target.fit == "pad":
         scale = size / max(width, height)
         inner = max(round(width * scale), 1), max(round(height * scale), 1)
         canvas = Image.new(image.mode, (size, size))
         canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return canvas
-    box = None if target.fit == "stretch" else _centre(width, height, 1)
+    box = None if target.fit == "stretch" else _center_box(width, height, 1)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def short_side(image: Image.Image, target: Target) -> Image.Image:
-    """The short side at ``size``, aspect kept up to 1 to 4."""
-    left, top, right, bottom = _centre(*image.size, WIDEST)
+    """The short side becomes ``size``; the aspect is kept, but a long side of more than ``MAX_ASPECT`` is cropped."""
+    left, top, right, bottom = _center_box(*image.size, MAX_ASPECT)
     width, height = right - left, bottom - top
     scale = target.size / min(width, height)
     size = max(round(width * scale), target.size), max(round(height * scale), target.size)
@@ -232,9 +236,9 @@ def short_side(image: Image.Image, target: Target) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
-def _centre(width: int, height: int, widest: int) -> tuple[float, float, float, float]:
-    """The largest box about the centre whose sides are at most 1 to ``widest``."""
+def _center_box(width: int, height: int, max_aspect: int) -> tuple[float, float, float, float]:
+    """The largest centered box whose long side is at most ``max_aspect`` times its short side."""
     short = min(width, height)
-    box_width, box_height = min(width, widest * short), min(height, widest * short)
+    box_width, box_height = min(width, max_aspect * short), min(height, max_aspect * short)
     left, top = (width - box_width) / 2, (height - box_height) / 2
     return left, top, left + box_width, top + box_height

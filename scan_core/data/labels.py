@@ -1,4 +1,4 @@
-"""What is known of the images besides the images: for ``evaluate`` alone, and for splits that a source has itself."""
+"""Labels, which only ``evaluate`` reads, and the splits of the source itself."""
 
 import csv
 from collections.abc import Collection
@@ -7,52 +7,51 @@ from pathlib import Path
 import numpy as np
 
 from scan_core.data.chunks import Chunk
-from scan_core.data.settings import Data
-from scan_core.data.sources import Source, Split, class_order, resolve
+from scan_core.data.sources import Source, Split, class_order
 from scan_core.errors import ScanError
 
 
 def labels_and_splits(
-    source: Source, known: Chunk, settings: Data, root: Path
+    source: Source, catalog: Chunk, settings: Data, csv_labels: dict[str, str]
 ) -> tuple[list[str | None], list[Split | None]]:
-    """Each ingested image's class, as ``data.labels`` has it, and the split it has at its source.
+    """Each decoded image's class, from where ``data.labels`` says, and its split in the source.
 
-    Raises ``ScanError`` where a file of labels names none of the images.
+    ``csv_labels`` is what ``read_labels`` returned if ``data.labels`` is a file, else it is not used. Raises
+    ``ScanError`` if it names none of the images.
     """
-    labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
+    labels, splits = source.layout(catalog.names) if source.layout else (catalog.labels, catalog.splits)
     if settings.labels == "folders":
         return labels, splits
     if settings.labels == "none":
         return [None] * len(labels), splits
-    given = read_labels(resolve(settings.labels, root))
-    image_of = images_of(given, known.names)
-    if given and not image_of:
+    image_of = images_of(csv_labels, catalog.names)
+    if csv_labels and not image_of:
         raise ScanError(
-            f"data.labels is {settings.labels}: it names no image of the source; it has {next(iter(given))!r}, "
-            f"the source {known.names[0]!r}"
+            f"data.labels is {settings.labels}, which names no image of the source; it has {next(iter(csv_labels))!r}, "
+            f"the source has {catalog.names[0]!r}; write the names as the source has them"
         )
-    label_of = {name: given[source] for source, name in image_of.items()}
-    return [label_of.get(name) for name in known.names], splits
+    label_of = {name: csv_labels[source] for source, name in image_of.items()}
+    return [label_of.get(name) for name in catalog.names], splits
 
 
 def images_of(sources: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """Which of ``names`` each of a file's ``sources`` means; one that means none is left out.
+    """The one of the images' ``names`` that each of a CSV file's ``sources`` means. Those that mean none are left out.
 
-    Spaces around a source, as many a file has after its commas, count only where a name has them too.
+    Spaces around a source, such as those after commas, are ignored unless a name has them too.
     """
-    left = set(names)
-    found = {source: source for source in sources if source in left}
-    left -= found.keys()
+    unused = set(names)
+    image_of = {source: source for source in sources if source in unused}
+    unused -= image_of.keys()
     for source in sources:
         name = source.strip()
-        if source not in found and name in left:
-            found[source] = name
-            left.remove(name)
-    return found
+        if source not in image_of and name in unused:
+            image_of[source] = name
+            unused.remove(name)
+    return image_of
 
 
 def numbered(labels: list[str | None], source: Source) -> tuple[list[str], np.ndarray]:
-    """The classes, and each image's as (N,) int64, -1 where it is not known."""
+    """The classes, and each image's class number, (N,) int64: -1 if it has no label."""
     present = {label for label in labels if label is not None}
     classes = class_order(present)
     if source.classes is not None and present <= set(source.classes):
@@ -62,9 +61,9 @@ def numbered(labels: list[str | None], source: Source) -> tuple[list[str], np.nd
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Label of each source in a UTF-8 CSV file with columns ``source`` and ``label``; those without one are left out.
+    """The label of each source in a UTF-8 CSV file with columns ``source`` and ``label``. Empty labels are left out.
 
-    Raises ``ScanError`` if the file or a column is missing, it is no CSV file in UTF-8, or a source has two labels.
+    Raises ``ScanError`` if the file or a column is missing, if it is not CSV in UTF-8, or if a source has two labels.
     """
     labels: dict[str, str] = {}
     try:
@@ -75,8 +74,8 @@ def read_labels(path: Path) -> dict[str, str]:
                 if header.count(name) != 1:
                     raise ScanError(
                         f'{path} has {header.count(name)} columns named "{name}"; its columns are '
-                        f"{', '.join(header) or 'none'}; one source and one label, separated by commas, are needed in "
-                        "its first line"
+                        f"{', '.join(header) or 'none'}; its first line needs one source and one label, separated by "
+                        "commas"
                     )
             for line in lines:
                 row = dict(zip(header, line, strict=False))
@@ -84,16 +83,16 @@ def read_labels(path: Path) -> dict[str, str]:
                 if not label:
                     continue
                 if not source:
-                    raise ScanError(f'{path}, line {lines.line_num}: label "{label}" has no source; name its image')
+                    raise ScanError(f'{path}, line {lines.line_num}: the label "{label}" has no source; name its image')
                 if labels.setdefault(source, label) != label:
                     raise ScanError(
                         f'{path}, line {lines.line_num}: {source} is "{label}" here and "{labels[source]}" above; '
-                        "one label is allowed; remove one of the lines"
+                        "a source can have one label; remove one of the lines"
                     )
     except UnicodeDecodeError as error:
         raise ScanError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from error
     except csv.Error as error:
-        raise ScanError(f"{path}, line {lines.line_num}: {error}; mend that line") from error
+        raise ScanError(f"{path}, line {lines.line_num}: {error}; repair that line") from error
     except OSError as error:
-        raise ScanError(f"{path} cannot be read: {error.strerror}; data.labels is to name a .csv file") from error
+        raise ScanError(f"{path} cannot be read: {error.strerror}; data.labels must name a .csv file") from error
     return labels

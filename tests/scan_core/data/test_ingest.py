@@ -1,5 +1,6 @@
 """Chunks: the same for any number of processes, after any kill, and without the images that kill their decoder."""
 
+import contextlib
 import faulthandler
 import io
 import multiprocessing
@@ -37,7 +38,7 @@ def png(seed, size=8, mode="RGB"):
 
 
 def things(count=COUNT):
-    """Images of which some are grey, and here and there what is none, or what the source refuses."""
+    """Images, some of them gray, and some other files, and some that the source refuses."""
     for number in range(count):
         name = f"a/{number:03d}"
         if number % 11 == 5:
@@ -80,7 +81,7 @@ def whole(tmp_path):
 
 
 def deadly(monkeypatch, numbers, how=lambda: os._exit(3)):
-    """Decoders, which are forks of this process, that die of some images."""
+    """Workers, which are forks of this process, die of some images."""
     bad, original = {png(number) for number in numbers}, chunks.open_image
 
     def open_image(data, target):
@@ -94,25 +95,21 @@ def deadly(monkeypatch, numbers, how=lambda: os._exit(3)):
 # --- pieces
 
 
-def test_pieces_are_cut_by_count_and_findings_count():
-    sizes = [(len(piece.items), len(piece.findings)) for piece in ingest.pieces(source_of(things(20)), TARGET)]
-    assert [sum(size) for size in sizes] == [6, 6, 6, 2]
-    assert sum(findings for _, findings in sizes) == 2
-
-
-@pytest.mark.parametrize(("stored", "per_image"), [("array", 3 * 64**2), ("jpeg", 3 * 64**2 // 8)])
-def test_pieces_are_cut_by_what_their_images_will_take(monkeypatch, stored, per_image):
-    monkeypatch.setattr(ingest, "CHUNK_BYTES", 4 * per_image)
-    target = Target(64, "crop", stored, 10**6)
-    items = [Item(f"{number}", f"/images/{number}") for number in range(10)]
-    assert [len(piece.items) for piece in ingest.pieces(source_of(items), target)] == [4, 4, 2]
-
-
-@pytest.mark.parametrize("kind", [bytes, lambda size: np.zeros(size, np.uint8)])
-def test_pieces_are_cut_by_the_bytes_in_memory(monkeypatch, kind):
-    monkeypatch.setattr(ingest, "CHUNK_BYTES", 10_000)
-    items = [Item(f"{number}", kind(size)) for number, size in enumerate([4000, 4000, 4000, 99_999, 1, 1])]
-    assert [len(piece.items) for piece in ingest.pieces(source_of(items), TARGET)] == [3, 1, 2]
+@pytest.mark.parametrize(
+    ("stored", "size", "data", "wanted"),
+    [
+        ("array", 8, [b""] * 14, [6, 6, 2]),  # by count
+        ("array", 64, ["/image"] * 10, [4, 4, 2]),  # by the bytes that they will take
+        ("jpeg", 182, ["/image"] * 10, [4, 4, 2]),
+        ("array", 8, [bytes(size) for size in (20_000, 20_000, 20_000, 99_999, 1, 1)], [3, 1, 2]),  # in memory
+        ("array", 8, [np.zeros(size, np.uint8) for size in (20_000, 20_000, 20_000, 99_999, 1, 1)], [3, 1, 2]),
+    ],
+)
+def test_pieces_are_cut_by_count_and_by_bytes(monkeypatch, stored, size, data, wanted):
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 4 * 3 * 64**2)
+    items = [Item(f"{number}", each) for number, each in enumerate(data)]
+    found = ingest.pieces(source_of(items), Target(size, "crop", stored, 10**6))
+    assert [len(piece.items) for piece in found] == wanted
 
 
 @given(st.lists(st.integers(0, 5000), max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
@@ -123,7 +120,7 @@ def test_pieces_hold_everything_once_in_order(sizes, refused):
     ]
     first, again = (list(ingest.pieces(source_of(everything), TARGET)) for _ in range(2))
     assert first == again
-    assert [piece.number for piece in first] == list(range(max(len(first), 1)))
+    assert [piece.number for piece in first] == list(range(max(-(-len(sizes) // 6), 1))), "findings count"
     assert [item for piece in first for item in piece.items] == [each for each in everything if type(each) is Item]
     assert [each for piece in first for each in piece.findings] == [
         each for each in everything if type(each) is Finding
@@ -135,39 +132,34 @@ def test_pieces_hold_everything_once_in_order(sizes, refused):
 
 def test_nothing_is_lost_and_the_order_is_the_sources(tmp_path):
     count, reports = run(tmp_path)
-    known, where = ingest.load_chunks(tmp_path, count)
+    catalog, locations = ingest.load_chunks(tmp_path, count)
     everything = list(things())
     taken = [each for each in everything if type(each) is Item and each.name.endswith(".png") and len(each.data) > 60]
     assert count == 5 and len(reports) == 5
-    assert known.names == [item.name for item in taken]
-    assert {finding.name for finding in known.findings} == {each.name for each in everything} - set(known.names)
-    assert {finding.kind for finding in known.findings} == {"rejected", "ignored"}
+    assert catalog.names == [item.name for item in taken]
+    assert {finding.name for finding in catalog.findings} == {each.name for each in everything} - set(catalog.names)
+    assert {finding.kind for finding in catalog.findings} == {"rejected", "ignored"}
     assert reports == sorted(reports) and reports[-1] == (len(taken), len(everything) - len(taken))
-    assert set(known.labels) == {"x"} and set(known.splits) == {"train"}
-    assert where.dtype == np.int64 and where.shape == (len(taken), 3)
-    for (chunk, start, end), item, gray in zip(where.tolist(), taken, known.gray, strict=True):
+    assert set(catalog.labels) == {"x"} and set(catalog.splits) == {"train"}
+    assert locations.dtype == np.int64 and locations.shape == (len(taken), 3)
+    for (chunk, start, end), item, gray in zip(locations.tolist(), taken, catalog.gray, strict=True):
         stored = (tmp_path / f"{chunk:06d}.bin").read_bytes()[start:end]
         image = Image.open(io.BytesIO(item.data))
         assert gray == (image.mode == "L")
         assert stored == (image.tobytes() if len(stored) == 64 else image.convert("RGB").tobytes())
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_the_number_of_processes_changes_no_byte(tmp_path, whole, workers):
-    run(tmp_path / "more", workers=workers)
-    assert contents(tmp_path / "more") == whole
-
-
-def test_what_takes_longer_changes_no_byte(tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize(("workers", "seconds"), [(2, 0), (3, 0), (3, 0.02)])
+def test_neither_the_number_of_processes_nor_their_speed_changes_a_byte(tmp_path, monkeypatch, whole, workers, seconds):
     original = chunks.open_image
 
     def slow(data, target):
-        time.sleep(0.02 * (data == png(0)))
+        time.sleep(seconds * (data == png(0)))
         return original(data, target)
 
     monkeypatch.setattr(chunks, "open_image", slow)
-    run(tmp_path / "slow", workers=3)
-    assert contents(tmp_path / "slow") == whole
+    run(tmp_path / "other", workers=workers)
+    assert contents(tmp_path / "other") == whole
 
 
 def test_with_any_chunks_already_there_the_others_are_made(tmp_path, monkeypatch, whole):
@@ -247,22 +239,11 @@ def test_what_is_in_flight_does_not_grow_with_the_source(tmp_path, monkeypatch):
         assert state["most"] <= 4 * (2 * workers + 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("folder", "data.path is images"), ("imagenet", "data.name is imagenet, in /data/sets")]
-)
-def test_an_empty_source_is_one_empty_chunk(tmp_path, name, said):
-    count, _ = run(tmp_path, [])
-    known, where = ingest.load_chunks(tmp_path, count)
-    assert known.names == [] and known.findings == [] and where.shape == (0, 3)
-    with pytest.raises(ScanError, match=rf"^{said}: no image there can be read \(0 files"):
-        ingest.check_rejected(known, change(DATA, name=name), HOME)
-
-
 def test_chunks_without_images_are_chunks(tmp_path):
     items = [Item(f"{number}.txt", b"text") for number in range(7)] + [Item("a.png", png(1))]
     count, reports = run(tmp_path, items)
-    known, where = ingest.load_chunks(tmp_path, count)
-    assert known.names == ["a.png"] and len(known.findings) == 7 and where.tolist() == [[1, 0, 192]]
+    catalog, locations = ingest.load_chunks(tmp_path, count)
+    assert catalog.names == ["a.png"] and len(catalog.findings) == 7 and locations.tolist() == [[1, 0, 192]]
     assert reports == [(0, 6), (1, 7)]
     assert load_thumbs(tmp_path / "000000.npz").shape == (0, 16, 16, 3)
 
@@ -288,7 +269,7 @@ def test_an_error_in_a_worker_is_the_runs(tmp_path, monkeypatch):
 
 def test_an_interrupt_is_not_the_workers(tmp_path, monkeypatch, whole):
     """Ctrl-C reaches them too, and one that waits would end with a traceback of its own."""
-    monkeypatch.setattr(ingest, "_carefully", None)  # what follows where a worker has ended
+    monkeypatch.setattr(ingest, "_decode_without_crashes", None)  # what follows if a worker has ended
 
     def read():
         for number, each in enumerate(things()):
@@ -308,46 +289,38 @@ def test_an_interrupt_is_not_the_workers(tmp_path, monkeypatch, whole):
 
 # --- decoders that kill their process
 
-HOW = {
-    "segfault": lambda: (faulthandler.disable(), os.kill(os.getpid(), signal.SIGSEGV)),
-    "exit": lambda: os._exit(3),
-    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-}
+
+def leave():
+    os._exit(3)
 
 
-def without(numbers, folder):
-    """The run that knows the images that ``numbers`` name as findings from the start."""
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault():
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "workers", "how"),
+    [((1,), 1, leave), ((8,), 2, be_killed), ((1, 2), 2, segfault), ((7, 11), 1, leave), ((1, 8, 13, 29), 3, leave)],
+)
+def test_a_crash_costs_that_image_alone(tmp_path, monkeypatch, numbers, workers, how):
+    """As if the source had refused it."""
     items = [
         Finding(each.name, "rejected", "its decoder crashed") if int(each.name[2:5]) in numbers else each
         for each in things()
     ]
-    count, _ = run(folder, items)
-    return ingest.load_chunks(folder, count)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "workers"),
-    [((1,), 1), ((8,), 2), ((1, 2), 2), ((7, 11), 1), ((1, 8, 13, 29), 3), ((12, 13, 14), 2)],
-)
-def test_a_crash_costs_that_image_alone(tmp_path, monkeypatch, numbers, workers):
-    numbers = [number for number in numbers if number % 3]  # the others are grey, which this cannot tell apart
-    wanted, places = without(numbers, tmp_path / "wanted")
-    deadly(monkeypatch, numbers)
+    wanted, places = ingest.load_chunks(tmp_path / "wanted", run(tmp_path / "wanted", items)[0])
+    deadly(monkeypatch, numbers, how)
     count, reports = run(tmp_path / "found", workers=workers)
-    found, where = ingest.load_chunks(tmp_path / "found", count)
+    found, locations = ingest.load_chunks(tmp_path / "found", count)
     assert found.names == wanted.names and sorted(found.findings) == sorted(wanted.findings)
-    assert sum(finding.reason == "its decoder crashed" for finding in found.findings) == len(numbers)
-    assert np.array_equal(found.digests, wanted.digests) and np.array_equal(where, places)
+    assert np.array_equal(found.digests, wanted.digests) and np.array_equal(locations, places)
     assert reports[-1] == (TAKEN - len(numbers), REFUSED + len(numbers)) and len(reports) == 5
     assert {path.suffix for path in (tmp_path / "found").iterdir()} == {".bin", ".npz"}
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_any_way_to_die_is_a_crash(tmp_path, monkeypatch, how):
-    deadly(monkeypatch, [13], HOW[how])
-    count, _ = run(tmp_path, workers=2)
-    found = ingest.load_chunks(tmp_path, count)[0].findings
-    assert [each.name for each in found if each.reason == "its decoder crashed"] == ["a/013.png"]
 
 
 def test_a_crash_while_the_source_is_read(tmp_path, monkeypatch):
@@ -361,32 +334,34 @@ def test_a_crash_while_the_source_is_read(tmp_path, monkeypatch):
             yield each
 
     count = ingest.ingest(Source(read=read), TARGET, tmp_path, 2, lambda *_: None)
-    known, _ = ingest.load_chunks(tmp_path, count)
-    assert len(known.names) == TAKEN - 1 and len(known.findings) == REFUSED + 1
+    catalog, _ = ingest.load_chunks(tmp_path, count)
+    assert len(catalog.names) == TAKEN - 1 and len(catalog.findings) == REFUSED + 1
 
 
 def test_a_chunk_that_a_crash_was_found_in_is_not_searched_again(tmp_path, monkeypatch):
     deadly(monkeypatch, [13])
     run(tmp_path)
     before = contents(tmp_path)
-    monkeypatch.setattr(ingest, "_part", None)
+    monkeypatch.setattr(ingest, "_decode_without_crashes", None)
     run(tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_the_search_for_a_crash_leaves_no_chunk_that_looks_whole(tmp_path, monkeypatch):
     """Killed in the middle of it, a run would take a trial of one image for the chunk."""
+    log, original = tmp_path / "log", ingest.decode_chunk
     deadly(monkeypatch, [1])
-    seen, original = [], ingest._part
 
-    def watched(*arguments):
-        result = original(*arguments)
-        seen.append((tmp_path / "000000.npz").exists())
-        return result
+    def watched(items, *others):
+        counts = original(items, *others)
+        if len(items) == 1:
+            with log.open("a") as file:
+                file.write(f"{(tmp_path / 'made' / '000000.npz').exists()}\n")
+        return counts
 
-    monkeypatch.setattr(ingest, "_part", watched)
-    run(tmp_path)
-    assert len(seen) > 3 and not any(seen)
+    monkeypatch.setattr(ingest, "decode_chunk", watched)
+    run(tmp_path / "made")
+    assert log.read_text() == "False\n" * 4, "five items, of which one crashes"
 
 
 def test_images_that_only_together_end_their_process_are_an_error(tmp_path, monkeypatch):
@@ -398,25 +373,29 @@ def test_images_that_only_together_end_their_process_are_an_error(tmp_path, monk
         return original(items, *others)
 
     monkeypatch.setattr(ingest, "decode_chunk", greedy)
-    with pytest.raises(ScanError, match=r"decoding 5 images from a/000\.png on .* is there memory enough\?"):
+    with pytest.raises(ScanError, match=r"decoding 5 images, the first of which is a/000\.png, .* memory is enough$"):
         run(tmp_path, workers=2)
 
 
 # --- check_rejected
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("folder", "data.path is images"), ("imagenet", "data.name is imagenet, in /data/sets")]
+)
+def test_an_empty_source_is_one_empty_chunk_and_an_error(tmp_path, name, said):
+    count, _ = run(tmp_path, [])
+    catalog, locations = ingest.load_chunks(tmp_path, count)
+    assert (count, catalog.names, catalog.findings, locations.shape) == (1, [], [], (0, 3))
+    with pytest.raises(ScanError, match=rf"^{said}: none of the 0 files there is an image that can be read$"):
+        ingest.check_rejected(catalog, change(DATA, name=name), HOME)
+
+
 @pytest.mark.parametrize(("limit", "fine"), [(0.0, False), (0.09, False), (0.1, True), (0.5, True), (1.0, True)])
 def test_more_rejected_than_the_setting_allows_is_an_error(tmp_path, limit, fine):
     items = [Item(f"{number}.png", png(number)) for number in range(9)]
-    items += [
-        Item("bad.png", b"no"),
-        *(Finding(f".{number}", "ignored", "hidden or system file") for number in range(9)),
-    ]
-    count, _ = run(tmp_path, items)
-    known, _ = ingest.load_chunks(tmp_path, count)
-    if fine:
-        ingest.check_rejected(known, change(DATA, max_rejected=limit), HOME)
-    else:
-        said = rf"^data\.max_rejected is {limit:g}, and 1 of 10 images \(10\.0 %\) cannot be used; see \.scan/rejected"
-        with pytest.raises(ScanError, match=said):
-            ingest.check_rejected(known, change(DATA, max_rejected=limit), HOME)
+    items += [Item("bad.png", b"no"), *(Finding(f".{number}", "ignored", "hidden") for number in range(9))]
+    catalog, _ = ingest.load_chunks(tmp_path, run(tmp_path, items)[0])
+    said = rf"^data\.max_rejected is {limit:g}, but 1 of 10 images \(10\.0 %\) cannot be used; repair or remove them"
+    with contextlib.nullcontext() if fine else pytest.raises(ScanError, match=said):
+        ingest.check_rejected(catalog, change(DATA, max_rejected=limit), HOME)

@@ -1,29 +1,17 @@
 """An order without names, a split without labels, statistics."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.presets import read_preset
-from scan_core.data.splits import channel_statistics, choose_rows, content_order, drawn, fewest, official
+from scan_core.data.splits import channel_statistics, choose_rows, content_order, fewest, official, uniform_draws
 from scan_core.errors import ScanError
-from tests.tiny import change, pixels
+from tests.tiny import change, data_settings, pixels
 
-DATA = change(read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
-
-
-def digests(array):
-    """(N,32) uint8: SHA-256 of each image."""
-    hashed = [hashlib.sha256(image.tobytes()).digest() for image in array]
-    return np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, 32)
-
-
-def ordered(array):
-    return array[content_order(digests(array))]
+DATA = data_settings(name="folder", path="images")
 
 
 def some(count, seed=0):
@@ -43,14 +31,6 @@ def val_of(hashed, **values):
 # --- content_order
 
 
-def test_content_order_is_that_of_the_digests_as_text():
-    hashed = digests(pixels(20))
-    order = content_order(hashed)
-    assert order.dtype == np.int64 and sorted(order) == list(range(20))
-    text = [hashed[row].tobytes().hex() for row in order]
-    assert text == sorted(text)
-
-
 @given(st.lists(st.binary(min_size=32, max_size=32) | st.sampled_from([bytes(32), b"\xff" * 32]), max_size=20))
 def test_content_order_is_a_stable_sort_of_bytes(values):
     hashed = np.frombuffer(b"".join(values), np.uint8).reshape(-1, 32)
@@ -64,19 +44,6 @@ def test_every_byte_of_a_digest_counts(place):
     assert content_order(hashed).tolist() == [1, 0]
 
 
-def test_content_order_gives_the_same_array_whatever_the_sources_order():
-    array = np.concatenate([pixels(20), pixels(5)])  # with copies
-    shuffled = array[np.random.default_rng(0).permutation(25)]
-    assert np.array_equal(ordered(array), ordered(shuffled))
-
-
-def test_content_order_keeps_the_sources_order_of_equal_images_and_puts_them_side_by_side():
-    order = content_order(digests(np.repeat(pixels(4), [1, 3, 1, 2], axis=0))).tolist()  # copies at 1,2,3 and 5,6
-    assert [row for row in order if row in (1, 2, 3)] == [1, 2, 3]
-    assert order.index(3) - order.index(1) == 2
-    assert order.index(6) - order.index(5) == 1
-
-
 # --- an image's side
 
 
@@ -85,8 +52,8 @@ def test_a_draw_is_the_hash_of_the_digest_and_the_seed(seed):
     hashed = some(20)
     salted = [digest.tobytes() + bytes.fromhex(f"{seed:016x}") for digest in hashed]
     wanted = [int(hashlib.sha256(each).hexdigest()[:16], 16) / 2**64 for each in salted]
-    assert drawn(hashed, seed).tolist() == wanted
-    assert drawn(hashed[:0], seed).shape == (0,)
+    assert uniform_draws(hashed, seed).tolist() == wanted
+    assert uniform_draws(hashed[:0], seed).shape == (0,)
 
 
 @pytest.mark.parametrize("protocol", ["split", "all"])
@@ -135,7 +102,7 @@ def test_copies_share_a_side_also_in_tiny_sets(copies, fraction, protocol):
 def test_tiny_sets_have_two_images_on_each_side(count, fraction):
     for seed in range(20):
         rows = choose([None] * count, val_fraction=fraction, split_seed=seed)
-        order = np.argsort(drawn(some(count), seed))
+        order = np.argsort(uniform_draws(some(count), seed))
         assert set(order[:2]) <= set(rows["val"]) and set(order[-2:]) <= set(rows["train"])
         assert len(rows["val"]) == {1e-9: 2, 1 - 1e-9: count - 2}.get(fraction, len(rows["val"]))
         both = choose([None] * count, protocol="all", split_seed=seed)
@@ -174,7 +141,7 @@ def test_too_few_for_the_fixed_tenth_blame_the_protocol():
 
 def test_without_a_split_of_its_own_the_draws_decide():
     rows = choose([None] * 100, val_fraction=0.3, split_seed=4)
-    held_out = drawn(some(100), 4) < 0.3
+    held_out = uniform_draws(some(100), 4) < 0.3
     assert rows["val"].tolist() == np.flatnonzero(held_out).tolist()
     assert rows["train"].tolist() == rows["pretext"].tolist() == np.flatnonzero(~held_out).tolist()
     assert all(each.dtype == np.int64 for each in rows.values())
@@ -216,7 +183,7 @@ def test_under_protocol_all_everything_is_trained_on_and_a_tenth_chooses(splits)
     for fraction in (0.2, 0.5):
         rows = choose(splits, protocol="all", val_fraction=fraction)
         assert rows["train"].tolist() == rows["pretext"].tolist() == list(range(100))
-        assert rows["val"].tolist() == np.flatnonzero(drawn(some(100), 0) < 0.1).tolist()
+        assert rows["val"].tolist() == np.flatnonzero(uniform_draws(some(100), 0) < 0.1).tolist()
 
 
 def test_under_protocol_all_what_lies_beyond_is_not_clustered():

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.presets import read_preset
 from scan_core.data import store as module
 from scan_core.data.chunks import decode_chunk
 from scan_core.data.decode import target_of
@@ -18,10 +17,9 @@ from scan_core.data.ingest import load_chunks
 from scan_core.data.sources import Item
 from scan_core.data.store import plan_store, write_store
 from scan_core.errors import ScanError
-from tests.tiny import change, refused
+from tests.tiny import change, data_settings, refused
 
-ALL = read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data
-DATA = change(ALL, name="folder", path="images", size=8, view=None, extra="pretext", val_fraction=0.3)
+DATA = data_settings(name="folder", path="images", size=8, val_fraction=0.3)
 JPEG = change(DATA, store="jpeg", size=16)
 
 
@@ -52,10 +50,10 @@ def chunks_of(folder, images, data, size=5, splits=None):
 
 
 def make(folder, images, data=DATA, size=5, splits=None):
-    """The plan, what is known, and the files of a store."""
-    known, where = chunks_of(folder / "chunks", images, data, size, splits)
-    plan = plan_store(known, where, known.splits, data, folder / "chunks")
-    stats = write_store(plan, known, where, data, folder / "chunks", folder / "store")
+    """The plan, stats.json, and the files of a store."""
+    catalog, locations = chunks_of(folder / "chunks", images, data, size, splits)
+    plan = plan_store(catalog, locations, catalog.splits, data, folder / "chunks")
+    stats = write_store(plan, catalog, locations, data, folder / "chunks", folder / "store")
     return plan, stats, {path.name: path.read_bytes() for path in (folder / "store").iterdir()}
 
 
@@ -83,12 +81,21 @@ def images_of(files):
 # --- arrays
 
 
-def test_rows_are_the_images_in_their_order(tmp_path):
-    images = [picture(seed, (8, 8)) for seed in range(12)]
+@pytest.mark.parametrize("gray", [False, True])
+def test_rows_are_the_images_in_their_order_in_the_file_that_numpy_writes(tmp_path, gray):
+    images = [picture(seed, (8, 8), gray) for seed in range(20)]
     plan, stats, files = make(tmp_path, images)
-    assert np.array_equal(shards_of(files), np.stack([images[row] for row in plan.order]))
-    assert stats["count"] == 12 and stats["rows"] == [12] and stats["channels"] == 3
-    assert (stats["store"], stats["size"], stats["view"]) == ("array", 8, 8)
+    assert sorted(plan.order) == list(range(20)) and plan.order.tolist() != list(range(20))
+    array = np.stack([images[row] for row in plan.order]).reshape(20, 8, 8, 1 if gray else 3)
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    assert files == {"pixels-00000.npy": file.getvalue()}
+    train = array[plan.rows["train"]].reshape(-1, array.shape[3]) / 255
+    assert stats == {
+        "count": 20, "rows": [20], "channels": array.shape[3], "store": "array", "size": 8, "view": 8,
+        "mean": pytest.approx(train.mean(axis=0).tolist(), rel=1e-12),
+        "std": pytest.approx(train.std(axis=0).tolist(), rel=1e-9),
+    }  # fmt: skip
 
 
 @settings(max_examples=25)
@@ -104,14 +111,6 @@ def test_shards_of_any_size_make_the_same_array_from_any_chunks(shard_rows, size
         assert np.array_equal(cut.order, plan.order)
 
 
-@pytest.mark.parametrize("gray", [False, True])
-def test_a_shard_is_the_file_that_numpy_writes(tmp_path, gray):
-    _, _, files = make(tmp_path, pictures(10, gray))
-    file = io.BytesIO()
-    np.save(file, shards_of(files), allow_pickle=False)
-    assert files == {"pixels-00000.npy": file.getvalue()}
-
-
 @pytest.mark.parametrize("data", [DATA, JPEG], ids=["array", "jpeg"])
 def test_the_sources_order_and_the_chunks_change_no_byte(tmp_path, data):
     images = [*pictures(8), *pictures(6, gray=True), *pictures(3), brighter(picture(5))]
@@ -121,11 +120,6 @@ def test_the_sources_order_and_the_chunks_change_no_byte(tmp_path, data):
         plan, again, others = make(tmp_path / str(number), [images[row] for row in order], data, size)
         assert others == files and again == stats
         assert all(np.array_equal(plan.rows[split], first.rows[split]) for split in first.rows)
-
-
-def test_an_order_by_content_is_not_that_of_the_source(tmp_path):
-    plan, _, _ = make(tmp_path, pictures(20))
-    assert sorted(plan.order) == list(range(20)) and plan.order.tolist() != list(range(20))
 
 
 def test_more_chunks_than_files_may_be_open(tmp_path, monkeypatch):
@@ -151,47 +145,40 @@ def test_more_chunks_than_files_may_be_open(tmp_path, monkeypatch):
 
 
 def test_a_chunk_that_is_cut_off_is_an_error(tmp_path):
-    known, where = chunks_of(tmp_path / "chunks", pictures(12), DATA)
-    plan = plan_store(known, where, known.splits, DATA, tmp_path / "chunks")
+    catalog, locations = chunks_of(tmp_path / "chunks", pictures(12), DATA)
+    plan = plan_store(catalog, locations, catalog.splits, DATA, tmp_path / "chunks")
     (tmp_path / "chunks" / "000001.bin").write_bytes(b"short")
-    with pytest.raises(ScanError, match=r"000001\.bin is cut off; delete .* and run dvc repro"):
-        write_store(plan, known, where, DATA, tmp_path / "chunks", tmp_path / "store")
+    with pytest.raises(ScanError, match=r"000001\.bin is cut off; delete .*chunks to decode it again$"):
+        write_store(plan, catalog, locations, DATA, tmp_path / "chunks", tmp_path / "store")
 
 
-# --- grey and colour
-
-
-def test_an_all_grey_source_has_one_channel(tmp_path):
-    plan, stats, files = make(tmp_path, pictures(12, gray=True))
-    assert stats["channels"] == plan.channels == len(stats["mean"]) == len(stats["std"]) == 1
-    assert shards_of(files).shape == (12, 8, 8, 1)
+# --- gray and color
 
 
 @pytest.mark.parametrize("size", [1, 3, 6, 12])
-def test_grey_images_among_others_are_stored_in_colour(tmp_path, size):
-    images = [*pictures(6, gray=True), *pictures(6)]
+def test_gray_images_among_others_are_stored_in_color(tmp_path, size):
+    images = [*pictures(6, gray=True), *pictures(6), np.repeat(picture(0, gray=True)[..., None], 3, axis=2)]
     plan, stats, files = make(tmp_path, images, size=size)
     array = shards_of(files)
-    assert stats["channels"] == 3 and array.shape == (12, 8, 8, 3)
+    assert stats["channels"] == 3 and array.shape == (13, 8, 8, 3)
     for row, image in zip(array, plan.order, strict=True):
-        assert (row == row[..., :1]).all() == (image < 6)
+        assert (row == row[..., :1]).all() == (image not in range(6, 12))
+    assert [finding[:2] for finding in plan.findings] == [("12", "duplicate")]
 
 
-def test_a_grey_image_in_colour_is_the_same_image(tmp_path):
-    gray = picture(0, gray=True)
-    plan, _, _ = make(tmp_path, [gray, *pictures(10)[1:], np.repeat(gray[..., None], 3, axis=2)])
-    assert [finding[:2] for finding in plan.findings] == [("10", "duplicate")]
+def test_a_color_image_among_gray_ones_moves_no_other(tmp_path):
+    gray = pictures(40, gray=True)
+    for number, data in enumerate((DATA, JPEG, change(DATA, protocol="all"))):
+        plan, stats, _ = make(tmp_path / f"{number}-gray", gray, data)
+        other, mixed, _ = make(tmp_path / f"{number}-mixed", [*gray, picture(99)], data)
+        assert (stats["channels"], mixed["channels"]) == (1, 3)
+        assert [row for row in other.order if row < 40] == plan.order.tolist()
+        for split in ("train", "val"):
+            sides = [set(each.order[each.rows[split]].tolist()) for each in (plan, other)]
+            assert sides[1] - {40} == sides[0]
 
 
 # --- statistics
-
-
-@pytest.mark.parametrize("gray", [False, True])
-def test_statistics_are_those_of_the_training_images(tmp_path, gray):
-    plan, stats, files = make(tmp_path, pictures(20, gray))
-    train = shards_of(files)[plan.rows["train"]].reshape(-1, stats["channels"]) / 255
-    assert stats["mean"] == pytest.approx(train.mean(axis=0).tolist(), rel=1e-12)
-    assert stats["std"] == pytest.approx(train.std(axis=0).tolist(), rel=1e-9)
 
 
 def test_statistics_of_jpegs_are_those_of_the_pixels_before_they_are_encoded(tmp_path):
@@ -203,55 +190,49 @@ def test_statistics_of_jpegs_are_those_of_the_pixels_before_they_are_encoded(tmp
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"),
-    [((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)), ((0.0, 0.5, 1.0), None), (None, (0.2, 0.3, 1.0))],
+    ("mean", "std"), [((0.4914, 0.4822, 0.4465), (0.2, 0.2, 0.2)), ((0.0, 0.5, 1.0), None), (None, (0.2, 0.3, 1.0))]
 )
 @pytest.mark.parametrize("data", [DATA, JPEG], ids=["array", "jpeg"])
 def test_given_statistics_take_the_place_of_those_measured(tmp_path, data, mean, std):
-    """Both or one of them; all else stays as it is, to the byte."""
+    """And all else stays as it is, to the byte."""
     _, measured, files = make(tmp_path / "one", pictures(12), data)
     _, stats, others = make(tmp_path / "two", pictures(12), change(data, mean=mean, std=std))
-    assert stats["mean"] == (measured["mean"] if mean is None else list(mean))
-    assert stats["std"] == (measured["std"] if std is None else list(std))
-    assert others == files
-    left = {"mean", "std"}
-    assert {key: stats[key] for key in stats.keys() - left} == {key: measured[key] for key in measured.keys() - left}
-
-
-def test_given_statistics_of_grey_images_are_one_number(tmp_path):
-    _, stats, _ = make(tmp_path, pictures(12, gray=True), change(DATA, mean=(0.25,), std=(0.5,)))
-    assert (stats["mean"], stats["std"]) == ([0.25], [0.5])
+    given = {name: list(values) for name, values in (("mean", mean), ("std", std)) if values}
+    assert others == files and stats == measured | given
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])
 @pytest.mark.parametrize(("gray", "values", "channels"), [(False, 1, 3), (True, 3, 1), (False, 4, 3), (False, 0, 3)])
-def test_given_statistics_are_one_for_each_channel(tmp_path, name, gray, values, channels):
+def test_given_statistics_are_one_per_channel(tmp_path, name, gray, values, channels):
     refused(
         lambda: make(tmp_path, pictures(12, gray), change(DATA, **{name: (0.5,) * values})),
-        f"data.{name} has {values} values; one for each channel, {channels}, is allowed",
+        f"data.{name} has {values} values; one per channel, {channels}, is allowed",
     )
+    assert make(tmp_path / "fits", pictures(12, True), change(DATA, **{name: (0.5,)}))[1][name] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("empty", "std", "said"),
+    [
+        ((0, 1, 2), None, "all images have one and the same color: its standard deviation is 0"),
+        ((2,), None, "channel 2 is constant: its standard deviation is 0; check the source, or set data.std"),
+        ((2,), (0.2, 0.2, 1.0), None),
+    ],
+)
+def test_an_empty_channel_needs_a_given_deviation(tmp_path, empty, std, said):
+    """Two-color microscopy has nothing in blue."""
+    images = pictures(12)
+    for image in images:
+        image[..., list(empty)] = 77
+    data = change(DATA, std=std)
+    if said:
+        images = images if len(empty) < 3 else [images[0]] * 12
+        refused(lambda: make(tmp_path, images, change(data, protocol="all")), said)
+    else:
+        assert make(tmp_path, images, data)[1]["std"] == list(std)
 
 
 # --- JPEGs
-
-
-@pytest.mark.parametrize("value", [0, 1, 77, 255])
-def test_images_of_one_colour_are_an_error(tmp_path, value):
-    flat = [np.full((16, 16, 3), value, np.uint8) for _ in range(20)]
-    with pytest.raises(ScanError, match=r"^the images are all of one colour: its standard deviation is 0;"):
-        make(tmp_path, flat, change(DATA, protocol="all"))
-
-
-@pytest.mark.parametrize("std", [None, (0.2, 0.2, 1.0)])
-def test_a_channel_that_is_empty_needs_a_given_deviation(tmp_path, std):
-    """Two-colour microscopy: nothing in blue."""
-    images = [np.stack([*picture(seed).transpose(2, 0, 1)[:2], np.zeros((16, 16), np.uint8)], 2) for seed in range(10)]
-    data = change(DATA, size=16, std=std)
-    if std is None:
-        with pytest.raises(ScanError, match=r"^channel 2 is the same in all: .* or set data\.std$"):
-            make(tmp_path, images, data)
-    else:
-        assert make(tmp_path, images, data)[1]["std"] == list(std)
 
 
 @pytest.mark.parametrize("shard_rows", [1, 3, 4, 100])
@@ -282,10 +263,6 @@ def test_jpegs_are_cut_into_the_same_bytes_by_any_shards(tmp_path):
 DROP = change(DATA, duplicates="drop")
 
 
-def names_of(plan):
-    return {finding.name for finding in plan.findings}
-
-
 def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
     images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:12])]
     alike = [(number, 16 + number) for number in range(12)]
@@ -295,8 +272,7 @@ def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
         val = set(plan.order[plan.rows["val"]].tolist())
         crossing = {pair for pair in alike if (pair[0] in val) != (pair[1] in val)}
         assert stats["count"] == 28 and plan.across == len(crossing) and crossing <= set(alike[4:])
-        kinds = [finding.kind for finding in plan.findings]
-        assert kinds.count("duplicate") == 4 and kinds.count("near_duplicate") == 8
+        assert [finding.kind for finding in plan.findings] == ["duplicate"] * 4 + ["near_duplicate"] * 8
         said = [f for f in plan.findings if f.reason.endswith(", which is on the other side of the split")]
         assert {int(finding.name) for finding in said} <= {number for pair in crossing for number in pair}
         assert len(said) == len(crossing)
@@ -311,70 +287,46 @@ def test_a_copy_of_a_val_image_that_is_near_train_is_counted_too(tmp_path):
     assert plan.across == 3
 
 
-def test_a_colour_image_among_grey_ones_moves_no_other(tmp_path):
-    """And shifts their rows, but does not shuffle them."""
-    gray = pictures(40, gray=True)
-    for number, data in enumerate((DATA, JPEG, change(DATA, protocol="all"))):
-        plan, stats, _ = make(tmp_path / f"{number}-gray", gray, data)
-        other, mixed, _ = make(tmp_path / f"{number}-mixed", [*gray, picture(99)], data)
-        assert (stats["channels"], mixed["channels"]) == (1, 3)
-        assert [row for row in other.order if row < 40] == plan.order.tolist()
-        for split in ("train", "val"):
-            sides = [set(each.order[each.rows[split]].tolist()) for each in (plan, other)]
-            assert sides[1] - {40} == sides[0]
-
-
 def test_thumbnails_are_those_of_the_positions(tmp_path):
-    where = chunks_of(tmp_path, pictures(23), DATA)[1]
+    locations = chunks_of(tmp_path, pictures(23), DATA)[1]
     order = np.random.default_rng(0).permutation(23)[:17]
-    thumbs = module._Thumbs(tmp_path, where, order)
-    positions = np.array([3, 16, 3, 0, 11])
+    thumbs, positions = module._Thumbs(tmp_path, locations, order), np.array([3, 16, 3, 0, 11])
     each = [np.load(tmp_path / f"{row // 5:06d}.npz")["thumbs"][row % 5] for row in order[positions]]
     assert np.array_equal(thumbs(positions), np.stack(each))
     assert not (tmp_path / "thumbs.npy").exists()
 
 
-def test_dropping_keeps_one_of_each(tmp_path):
-    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:8])]
-    plan, stats, files = make(tmp_path, images, DROP)
-    assert stats["count"] == 16 == len(shards_of(files)) == len(plan.rows["train"]) + len(plan.rows["val"])
-    assert sorted(row - 16 if row >= 16 else row for row in plan.order.tolist()) == list(range(16))
-    assert len(plan.findings) == 8
-    assert {int(finding.name) for finding in plan.findings} == set(range(24)) - set(plan.order.tolist())
-
-
-def test_which_one_stays_depends_on_content_alone(tmp_path):
-    images = [*pictures(12), *map(brighter, pictures(12)), *pictures(12)]
-    wanted = make(tmp_path / "one", images, DROP)[1:]
+def test_dropping_keeps_one_of_each_by_content_alone(tmp_path):
+    images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:])]
+    plan, *wanted = make(tmp_path / "one", images, DROP)
+    assert wanted[0]["count"] == 16 == len(plan.rows["train"]) + len(plan.rows["val"])
+    assert sorted(row % 16 if row < 20 else row - 16 for row in plan.order.tolist()) == list(range(16))
+    assert {int(finding.name) for finding in plan.findings} == set(range(32)) - set(plan.order.tolist())
     for seed in range(3):
-        order = np.random.default_rng(seed).permutation(36)
-        assert make(tmp_path / str(seed), [images[row] for row in order], DROP)[1:] == wanted
-    assert wanted[0]["count"] == 12
+        order = np.random.default_rng(seed).permutation(32)
+        assert make(tmp_path / str(seed), [images[row] for row in order], DROP)[1:] == tuple(wanted)
 
 
 def test_copies_of_a_near_duplicate_go_with_it(tmp_path):
-    """Also where the first of them, by which they are known, is near another and goes."""
+    """Also if the first of them is near another and goes."""
     for seed in range(6):
         image = picture(100 + seed)
         images = [*pictures(8), image, image, image, *[brighter(image)] * 3]
-        plan, _, _ = make(tmp_path / str(seed), images, DROP)
-        assert len(plan.order) == 9
+        assert len(make(tmp_path / str(seed), images, DROP)[0].order) == 9
 
 
 def test_an_image_near_many_is_listed_once(tmp_path):
-    image = picture(50)
-    flock = [np.clip(image.astype(int) + step, 0, 255).astype(np.uint8) for step in range(6)]
+    flock = [np.clip(picture(50).astype(int) + step, 0, 255).astype(np.uint8) for step in range(6)]
     plan, _, _ = make(tmp_path, [*pictures(8), *flock])
     assert [finding.kind for finding in plan.findings] == ["near_duplicate"] * 5
-    assert len(names_of(plan)) == 5
+    assert len({finding.name for finding in plan.findings}) == 5
 
 
 @pytest.mark.parametrize("duplicates", ["keep", "drop"])
 def test_in_official_splits_nothing_is_dropped_and_what_crosses_them_is_counted(tmp_path, duplicates):
     images = [*pictures(8), picture(0), brighter(picture(1)), picture(20), picture(2), picture(2)]
     splits = ["train"] * 8 + ["val"] * 5
-    plan, stats, _ = make(tmp_path, images, change(DATA, duplicates=duplicates), splits=splits)
-    assert stats["count"] == 13
+    plan, _, _ = make(tmp_path, images, change(DATA, duplicates=duplicates), splits=splits)
     assert sorted(plan.order[plan.rows["train"]].tolist()) == list(range(8))
     assert sorted(plan.order[plan.rows["val"]].tolist()) == list(range(8, 13))
     assert plan.across == 4 and len(plan.findings) == 4
