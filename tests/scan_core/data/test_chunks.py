@@ -40,7 +40,7 @@ def pngs(images):
 def test_a_file_is_rejected_only_if_it_claims_to_be_an_image(tmp_path, name, data, kind):
     chunk, _ = decoded(tmp_path, [Item(name, data)])
     assert [(finding.name, finding.kind) for finding in chunk.findings] == [(name, kind)]
-    chunk, _ = decoded(tmp_path, [Item(name, data, meant=True)])
+    chunk, _ = decoded(tmp_path, [Item(name, data, is_declared_image=True)])
     assert [finding.kind for finding in chunk.findings] == ["rejected"], "a row of a table is meant as an image"
 
 
