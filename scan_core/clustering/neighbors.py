@@ -41,8 +41,8 @@ def mine_neighbors(
 
     ``embeddings`` is (N,D) float32 of unit rows. A row is never its own neighbor, even if others equal it.
     With ``device`` cpu no GPU is used. On a GPU the recall may be lower, because FAISS visits at most 2,048 cells:
-    ``Mined`` says what it is. With ``smoothing``, at most ``k``, ``smooth`` first averages each row
-    with so many nearest ones. Raises ``ScanError`` if there are not ``k`` other rows, or if rows are not finite and of unit length.
+    ``Mined`` says what it is. With ``smoothing``, at most ``k``, ``smooth`` first averages each row with so many
+    nearest ones. Raises ``ScanError`` if there are not ``k`` other rows, or if rows are not finite and of unit length.
     """
     check_neighbors(k, len(embeddings))
     squared = np.einsum("nd,nd->n", embeddings, embeddings)

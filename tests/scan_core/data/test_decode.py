@@ -560,6 +560,6 @@ def test_without_its_package_a_heic_image_is_refused_with_the_packages_name(monk
 
 
 def test_the_target_is_that_of_the_settings():
-    digits = read_params(ROOT / "presets" / "digits.yaml").data
+    digits = read_preset(ROOT / "presets" / "digits.yaml").data
     assert target_of(change(digits, size=32, fit="pad", max_pixels=5)) == Target(32, "pad", "array", 5)
     assert target_of(change(digits, size=224)) == Target(224, "crop", "jpeg", 200_000_000)
