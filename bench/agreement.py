@@ -17,7 +17,7 @@ from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.compute import cuda_graphs
 from scan_core.compute.device import make_fabric, seed_everything
-from scan_core.images.store import images_on
+from scan_core.images.store import ArrayImages
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
 from scan_core.pretext.losses import nt_xent
 from scan_core.pretext.methods import start_pretext, train_pretext
@@ -55,7 +55,7 @@ def compare_with_cpu(device: torch.device) -> list[Difference]:
     tf32_before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     stored, rows = synthetic_images(256), torch.arange(64)
-    images_by_device = [images_on(where, stored, MEAN, STD) for where in (torch.device("cpu"), device)]
+    images_by_device = [ArrayImages(where, [stored], MEAN, STD) for where in (torch.device("cpu"), device)]
     simclr, strong = (
         [random_view(images, rows, settings, seed_everything(0)).cpu() for images in images_by_device]
         for settings in (SIMCLR, STRONG)
@@ -126,7 +126,7 @@ def _trainings(device: torch.device) -> dict[str, Training]:
     """Three epochs of each training by the cifar10 preset, on synthetic images and random neighbors."""
     fabric, params = make_fabric("auto", device.type), preset("cifar10")
     count = 4 * max(step.batch_size for step in (params.pretext, params.cluster, params.selflabel))
-    images, rows = images_on(device, synthetic_images(count), MEAN, STD), torch.arange(count)
+    images, rows = ArrayImages(device, [synthetic_images(count)], MEAN, STD), torch.arange(count)
     neighbors = torch.randint(len(rows), (len(rows), params.cluster.neighbors), generator=torch.Generator())
     nearest = neighbors[:64, : params.cluster.val_neighbors] % 64
     pretext, cluster = (step.model_copy(update={"epochs": 3}) for step in (params.pretext, params.cluster))

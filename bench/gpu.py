@@ -33,7 +33,7 @@ from bench.steps import preset
 from bench.timing import Row
 from bench.views import MEAN, STD
 from scan_core.compute.device import make_fabric
-from scan_core.images.store import images_on
+from scan_core.images.store import ArrayImages
 
 ROUNDS, ROUND_STEPS = 5, 20
 
@@ -173,7 +173,7 @@ def _run_cifar10(
     """Runs each seed without finished scores, adds the scores to ``measured`` and writes them after each seed."""
     reading = time.monotonic()
     stored, labels, count = read_archive(options.archive, options.limit)
-    images, fabric = images_on(device, stored, MEAN, STD), make_fabric("auto", device.type)
+    images, fabric = ArrayImages(device, [stored], MEAN, STD), make_fabric("auto", device.type)
     read_seconds = time.monotonic() - reading
     # A run continues only under the same settings, number of images and device.
     key = hashlib.sha256(f"{params.model_dump_json()} {options.limit} {options.device}".encode()).hexdigest()[:8]

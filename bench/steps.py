@@ -23,7 +23,7 @@ from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.compute.cuda_graphs import CudaGraphed, cuda_graphed, make_capturable
 from scan_core.compute.device import make_fabric, seed_everything
-from scan_core.images.store import Images, images_on
+from scan_core.images.store import ArrayImages, Images
 from scan_core.models.inference import batch_size, embed
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.pretext.losses import nt_xent
@@ -57,7 +57,7 @@ def load_setup(network: str, fabric: Any) -> tuple[Params, Images, Tensor]:
     """The parameters of the digits' default or of published CIFAR-10, images of its size, and an epoch's rows."""
     params = preset(PRESETS[network])
     side, channels = (16, 1) if network == "digits" else (32, 3)
-    images = images_on(fabric.device, synthetic_images(4096, side, channels), MEAN[:channels], STD[:channels])
+    images = ArrayImages(fabric.device, [synthetic_images(4096, side, channels)], MEAN[:channels], STD[:channels])
     return params, images, torch.arange(ENDLESS) % images.count
 
 
@@ -133,7 +133,7 @@ def scan_step(fabric: Any, network: str, batch: int, frozen: bool) -> Candidates
     if frozen:
         changes |= {"train": "head", "augmentation": NoAugmentation(kind="none"), "heads": 10}
         # The features of all rows are computed before the first step, so the images are small to allow a long epoch.
-        images, rows = images_on(fabric.device, synthetic_images(4096, 8), MEAN, STD), rows[:65_536]
+        images, rows = ArrayImages(fabric.device, [synthetic_images(4096, 8)], MEAN, STD), rows[:65_536]
     settings = params.cluster.model_copy(update=changes)
     states = [
         start_scan(settings, Model(build_backbone(params.backbone, images.channels), nn.Identity()), 0, fabric)

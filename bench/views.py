@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench.timing import Candidate, Row, Work, alternate_processes, compare
-from scan_core.images.store import images_on
+from scan_core.images.store import ArrayImages
 from scan_core.views.random_view import random_view
 from scan_core.views.settings import SimclrAugmentation, StrongAugmentation
 
@@ -113,7 +113,7 @@ def measure(seconds: float, rounds: int) -> list[Row]:
 
 def _ours(settings: SimclrAugmentation | StrongAugmentation) -> Work:
     stored = synthetic_images(10_000)
-    images, generator = images_on(torch.device("cpu"), stored, MEAN, STD), torch.Generator().manual_seed(0)
+    images, generator = ArrayImages(torch.device("cpu"), [stored], MEAN, STD), torch.Generator().manual_seed(0)
 
     def work() -> int:
         rows = torch.randint(len(stored), (BATCH,), generator=generator)

@@ -120,15 +120,15 @@ class Stage:
         """The store on the device, rows by split (on the host), statistics."""
         import torch
 
-        from scan_core.images.store import array_images, jpeg_images
+        from scan_core.images.store import ArrayImages, JpegImages
 
         stats = artifacts.load_json(artifacts.IMAGES / "stats.json")
         index = {split: torch.from_numpy(row) for split, row in artifacts.load_rows(stats["count"]).items()}
-        shards, seen = artifacts.load_shards(stats), (stats["view"], stats["mean"], stats["std"])
+        shards, seen = artifacts.load_shards(stats), (stats["mean"], stats["std"], stats["view"])
         if stats["store"] == "array":
-            return array_images(compute.device, shards, *seen), index, stats
+            return ArrayImages(compute.device, shards, *seen), index, stats
         blobs = [artifacts.IMAGES / f"jpeg-{number:05d}.bin" for number in range(len(shards))]
-        return jpeg_images(compute.device, blobs, shards, stats["channels"], *seen), index, stats
+        return JpegImages(compute.device, blobs, shards, *seen), index, stats
 
     def located(self, path: str | None) -> Path | None:
         """A path of the settings, ``~`` expanded; a relative one starts at the project."""

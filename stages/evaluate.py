@@ -43,7 +43,7 @@ def evaluate(stage: Stage) -> None:
 
     def pixels_of(positions: np.ndarray) -> np.ndarray:
         """(n,height,width,channels) uint8 of ``positions`` (n,) in the reported split."""
-        return images.windows(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
+        return images.crops(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
 
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
     write_predictions(stage.out(artifacts.PREDICTIONS), splits, reported)

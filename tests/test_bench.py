@@ -366,15 +366,15 @@ def test_a_training_that_ends_with_other_weights_without_graphs_is_reported(smal
 @pytest.mark.parametrize("wrong", ["SimCLR views", "strong views, pixels", "loss", "gradients"])
 def test_a_device_that_computes_something_else_ends_the_script(small, monkeypatch, tmp_path, wrong):
     """The second of two calls is the device's, and here it returns something else."""
-    name, calls = "random_view" if "views" in wrong else "plain_view", []
-    original = getattr(agreement, name)
+    owner, name = (agreement, "random_view") if "views" in wrong else (agreement.ArrayImages, "plain_view")
+    calls, original = [], getattr(owner, name)
 
     def other(*arguments):
         calls.append(None)
         views = original(*arguments)
         return views.square() if len(calls) % 2 == 0 else views
 
-    monkeypatch.setattr(agreement, name, other)
+    monkeypatch.setattr(owner, name, other)
     too_large = [each.too_large for each in agreement.compare_with_cpu(CPU) if wrong in each.what]
     assert too_large and all(too_large)
     monkeypatch.setattr("sys.argv", ["bench.gpu", "--device", "cpu", "--out", str(tmp_path), "--parts", "agreement"])

@@ -13,7 +13,7 @@ from scan_core.clustering.selflabel import start_selflabel, train_selflabel
 from scan_core.clustering.settings import Cluster, Selflabel
 from scan_core.data.settings import Data
 from scan_core.errors import ScanError
-from scan_core.images.store import images_on, jpeg_images
+from scan_core.images.store import ArrayImages, JpegImages
 from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
 from scan_core.models.settings import Backbone
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
@@ -114,7 +114,7 @@ def pixels(count=48, channels=3, seed=0, size=SIZE):
 
 
 def images(count=48, channels=3, seed=0, size=SIZE):
-    return images_on(CPU, pixels(count, channels, seed, size), [0.45] * channels, [0.25] * channels)
+    return ArrayImages(CPU, [pixels(count, channels, seed, size)], [0.45] * channels, [0.25] * channels)
 
 
 def pack(folder, images, number=0, quality=90):
@@ -134,7 +134,7 @@ def jpeg_store(folder, images, side, shards=1):
     parts = [images[part[0] : part[-1] + 1] for part in np.array_split(np.arange(len(images)), shards)]
     blobs, tables = zip(*[pack(folder, part, number) for number, part in enumerate(parts)], strict=True)
     channels = images[0].shape[2]
-    return jpeg_images(CPU, list(blobs), list(tables), channels, side, [0.45] * channels, [0.25] * channels)
+    return JpegImages(CPU, list(blobs), list(tables), [0.45] * channels, [0.25] * channels, side)
 
 
 def neighbors(count, k):

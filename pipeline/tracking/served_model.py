@@ -23,12 +23,12 @@ class ClusterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
         import torch
 
         from scan_core.compute.device import configure_compute
-        from scan_core.images.store import images_on
+        from scan_core.images.store import ArrayImages
         from scan_core.models.inference import log_probabilities
 
         compute = configure_compute("fp32", "auto")
         pixels = np.ascontiguousarray(model_input, dtype=np.uint8)
-        images = images_on(compute.device, pixels, self.description["mean"], self.description["std"])
+        images = ArrayImages(compute.device, [pixels], self.description["mean"], self.description["std"])
         log_p = log_probabilities(self.model.to(compute.device), images, torch.arange(len(pixels)), compute)[0]
         best = log_p.exp().max(dim=1)
         return pd.DataFrame({"cluster": best.indices.cpu().numpy(), "probability": best.values.double().cpu().numpy()})

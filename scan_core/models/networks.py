@@ -1,4 +1,4 @@
-"""Backbones without their classifier, and the heads on top. Heads compute in float32 whatever the backbone does."""
+"""Backbones without their classifier, and the heads on top. Heads compute in float32, whatever the backbone does."""
 
 import difflib
 import itertools
@@ -18,13 +18,13 @@ class ConvNet(nn.Module):
     """Six 3x3 convolutions in three stages of ``width``, 2 and 4 times ``width`` channels: for small images.
 
     Each stage but the last ends in a 2x2 max-pool; global average pooling gives D = 4 * width. With ``patches`` the
-    first convolution takes 2x2 patches instead, and stands before stages of 2 and 4 times ``width``, of which the last
-    has one convolution: more of the work where the picture is still large, for the same cost.
+    first convolution maps 2x2 patches to ``width`` channels; two with 2 and three with 4 times ``width`` follow. That
+    costs the same, with more of the work where the image is still large.
     """
 
     def __init__(self, channels: int, width: int, patches: bool = False) -> None:
         super().__init__()
-        factors, self.pooled = ((1, 2, 2, 4, 4, 4), (2, 4)) if patches else ((1, 1, 2, 2, 4, 4), (1, 3))
+        factors, self.pooled_layers = ((1, 2, 2, 4, 4, 4), (2, 4)) if patches else ((1, 1, 2, 2, 4, 4), (1, 3))
         widths = [channels, *(factor * width for factor in factors)]
         self.feature_size = widths[-1]
         convs = [nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)]
@@ -37,9 +37,9 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,channels,height,width) to (B,D)."""
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        for layer, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             images = F.relu(norm(conv(images)), inplace=True)
-            if number in self.pooled:
+            if layer in self.pooled_layers:
                 images = F.max_pool2d(images, 2)  # halves height and width
         return images.mean(dim=(2, 3))
 
@@ -86,56 +86,54 @@ def _scale_channels(resnet: nn.Module, width: int) -> None:
 def _timm(settings: Backbone, channels: int) -> nn.Module:
     """Any network of timm by its name, without classifier. Transformers take any size that their patches divide.
 
-    Raises ``ScanError`` for a name that timm does not have, and for a network that gives no features (B,D).
+    Raises ``ScanError`` if timm has no network of that name, or the network gives no features (B,D).
     """
     import timm
 
     name = settings.model or ""
-    # Asked first, for create_model takes a name such as hf-hub:owner/name for an address and goes there.
+    # create_model would take a name such as hf-hub:owner/name for an address and download from it.
     if not timm.is_model(name):
-        raise ScanError(f"backbone.model is {name}; timm {timm.__version__} has no such network{_close_to(name)}")
-    made = {"pretrained": False, "num_classes": 0, "in_chans": channels}
+        raise ScanError(f"backbone.model is {name}; timm {timm.__version__} has no such network{_similar_names(name)}")
+    options = {"pretrained": False, "num_classes": 0, "in_chans": channels}
     try:
         try:
-            model, any_size = timm.create_model(name, **made, dynamic_img_size=True), True
+            model, any_size = timm.create_model(name, **options, dynamic_img_size=True), True
         except TypeError as error:
             if "dynamic_img_size" not in str(error):
                 raise
-            model, any_size = timm.create_model(name, **made), False
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # a tag it does not know, other channels
+            model, any_size = timm.create_model(name, **options), False
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # an unknown tag, or unsupported channels
         what = " ".join(str(error).split())
         raise ScanError(
-            f"backbone.model is {name}; timm cannot make it for {channels} channels ({what}){_close_to(name)}"
+            f"backbone.model is {name}; timm cannot make it for {channels} channels ({what}){_similar_names(name)}"
         ) from None
     patches = getattr(model, "patch_embed", None) if any_size else None
     if patches is not None:
-        model.register_forward_pre_hook(_patches_fit)
-    # What comes out is measured: num_features is not it where layers follow the pooling, as in MobileNetV3.
-    wants = model.pretrained_cfg
-    side = wants["input_size"][-1] if wants.get("fixed_input_size") else 96
+        model.register_forward_pre_hook(_check_patches)
+    # D is measured: num_features is another number if layers follow the pooling, as in MobileNetV3.
+    config = model.pretrained_cfg
+    side = config["input_size"][-1] if config.get("fixed_input_size") else 96
     side = 2 * max(patches.patch_size) if patches is not None else side
     with torch.no_grad():
-        found = model.eval()(torch.zeros(1, channels, side, side))
-    if not isinstance(found, Tensor) or found.dim() != 2:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ScanError(
-            f"backbone.model is {name}, whose output is {shape}; one that gives (images, features) is allowed"
-        )
-    model.feature_size = found.shape[1]
+        output = model.eval()(torch.zeros(1, channels, side, side))
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ScanError(f"backbone.model is {name}, whose output is {shape}; it must be features, (images, features)")
+    model.feature_size = output.shape[1]
     return cast(nn.Module, model.train())
 
 
-def _close_to(name: str) -> str:
-    """The names of timm's that ``name`` may have been meant for."""
+def _similar_names(name: str) -> str:
+    """What to do about a ``name`` that timm does not have, as the end of an error."""
     import timm
 
-    known = timm.list_models(pretrained=True) if "." in name else timm.list_models()
-    close = difflib.get_close_matches(name, known, n=3)
+    names = timm.list_models(pretrained=True) if "." in name else timm.list_models()
+    close = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else "; timm.list_models() lists them"
 
 
-def _patches_fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """A forward hook that refuses images which the patches do not divide."""
+def _check_patches(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """A forward pre-hook. Raises ``ScanError`` if the patches do not divide the images."""
     height, width = inputs[0].shape[2:]
     rows, columns = cast(Any, module.patch_embed).patch_size
     if height % rows or width % columns:
@@ -146,7 +144,7 @@ def _patches_fit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def architecture(settings: Backbone) -> str:
-    """What weights are made for, in words. timm's tags name weights, so they are no part of it."""
+    """The network that weights are made for, in words, without timm's tag, which names weights."""
     if settings.name == "timm":
         return f"timm {(settings.model or '').partition('.')[0]}"
     published = settings.name != "convnet" and settings.width == PUBLISHED_WIDTH
@@ -155,10 +153,9 @@ def architecture(settings: Backbone) -> str:
 
 
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
-    """The network ``settings`` names, for images of ``channels`` channels: (B,channels,height,width) to (B,D).
+    """The network of ``settings``, (B,channels,height,width) to (B,D), with new weights.
 
-    Its weights are new; ``weights.load_backbone`` puts those of ``settings.weights`` in. Raises ``ScanError`` where
-    timm cannot make it.
+    ``weights.load_backbone`` loads those of ``settings.weights``. Raises ``ScanError`` if timm cannot make the network.
     """
     backbone: Any
     if settings.name == "convnet":
@@ -170,14 +167,14 @@ def build_backbone(settings: Backbone, channels: int) -> nn.Module:
 
 
 def feature_size(backbone: nn.Module) -> int:
-    """D of a network that ``build_backbone`` made."""
+    """D of a network made by ``build_backbone``."""
     return cast(int, backbone.feature_size)
 
 
 class Projector(nn.Module):
-    """The pretext task's head: Linear-ReLU-Linear, with BatchNorm before the ReLU or not, or one Linear.
+    """The pretext task's head: Linear-ReLU-Linear, optionally with BatchNorm before the ReLU, or one Linear.
 
-    ``hidden`` None is as wide as the features (SimCLR, MoCo v2); 0 is one Linear (instance discrimination, rotation).
+    ``hidden`` None is the features' width (SimCLR, MoCo v2); 0 is one Linear (instance discrimination, rotation).
     """
 
     def __init__(self, features: int, projection: int, hidden: int | None = None, norm: bool = False) -> None:
@@ -208,7 +205,7 @@ class ClusterHeads(nn.Module):
         return logits.view(-1, self.heads, self.clusters).transpose(0, 1)
 
     def only(self, head: int) -> "ClusterHeads":
-        """A copy with that one head."""
+        """A copy with only the head ``head``."""
         single = ClusterHeads(self.linear.in_features, self.clusters, 1).to(self.linear.weight.device)
         rows = slice(head * self.clusters, (head + 1) * self.clusters)
         with torch.no_grad():
@@ -218,9 +215,9 @@ class ClusterHeads(nn.Module):
 
 
 class Model(nn.Module):
-    """A backbone and one head. The backbone may run in bfloat16; the head always runs in float32.
+    """A backbone, which may run in bfloat16, and a head, which runs in float32.
 
-    ``frozen`` keeps the backbone in eval mode and out of the backward pass.
+    A ``frozen`` backbone stays in eval mode and gets no gradient.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, frozen: bool = False) -> None:

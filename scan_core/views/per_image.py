@@ -1,5 +1,7 @@
-"""One operation for some images of a batch: on those alone where that is less work, on all of them where a compiler
-makes one kernel of many operations and the masks.
+"""One operation applied to some images of a batch.
+
+The CPU applies it to the chosen images alone. A GPU applies it to all images and keeps the result of the chosen ones,
+because a compiler then fuses many operations into one kernel and nothing waits for the number of chosen images.
 """
 
 import functools
@@ -9,43 +11,45 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-Operation = Callable[[Tensor, Tensor], Tensor]  # (B,channels,height,width) and an argument for each image
+Operation = Callable[[Tensor, Tensor], Tensor]  # images (B,channels,height,width) and an argument (B,...) per image
 
 
-class Pick(Protocol):
-    """``grouped`` or ``masked``."""
+class ApplyTo(Protocol):
+    """``apply_indexed`` or ``apply_masked``."""
 
     def __call__(self, images: Tensor, chosen: Tensor, operation: Operation, argument: Tensor) -> Tensor:
-        """``images`` with ``operation`` done to those that are ``chosen`` (B,) bool; ``argument`` is (B,...)."""
+        """``images`` (B,...) after ``operation`` on the ``chosen`` (B,) bool ones; ``argument`` is (B,...)."""
 
 
-def grouped(images: Tensor, chosen: Tensor, operation: Operation, argument: Tensor) -> Tensor:
-    """In place, on the chosen images alone."""
+def apply_indexed(images: Tensor, chosen: Tensor, operation: Operation, argument: Tensor) -> Tensor:
+    """Gathers the chosen images, applies ``operation`` to them and writes them back in place."""
     rows = chosen.nonzero()[:, 0]
     if len(rows):
         images.index_copy_(0, rows, operation(images.index_select(0, rows), argument[rows]))
     return images
 
 
-def masked(images: Tensor, chosen: Tensor, operation: Operation, argument: Tensor) -> Tensor:
-    """On all images, of which the chosen are taken: no index, so nothing waits for the device."""
+def apply_masked(images: Tensor, chosen: Tensor, operation: Operation, argument: Tensor) -> Tensor:
+    """Applies ``operation`` to every image and keeps its result for the chosen ones, without a host sync."""
     return torch.where(chosen.view(-1, 1, 1, 1), operation(images, argument), images)
 
 
-def on_gpu(images: Tensor) -> bool:
-    """Whether functions of ``images`` are compiled."""
+def apply_per_image(function: Callable[..., Tensor], images: Tensor, *drawn: Tensor) -> Tensor:
+    """``function(images, *drawn, apply_to)``: indexed on the CPU, masked and compiled on a GPU.
+
+    ``function`` may change ``images`` (B,channels,height,width) in place; ``drawn`` (B,...) are on the same device.
+    """
+    if runs_compiled(images):
+        return compiled_for_gpu(function)(images, *drawn, apply_to=apply_masked)
+    return function(images, *drawn, apply_to=apply_indexed)
+
+
+def runs_compiled(images: Tensor) -> bool:
+    """Whether functions of ``images`` are compiled: on a GPU."""
     return images.device.type == "cuda"
 
 
-def for_each_image(function: Callable[..., Tensor], images: Tensor, *drawn: Tensor) -> Tensor:
-    """``function(images, *drawn, pick)``: grouped on the CPU, masked and compiled on a GPU.
-
-    ``images`` (B,channels,height,width) may be changed in place; ``drawn`` (B,...) lie where they do.
-    """
-    return compiled(function)(images, *drawn, pick=masked) if on_gpu(images) else function(images, *drawn, pick=grouped)
-
-
 @functools.cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``function`` for a GPU: one graph without a break, for each shape; made once."""
+def compiled_for_gpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` compiled into one graph without a break per input shape; the wrapper is made once."""
     return cast(Callable[..., Tensor], torch.compile(function, fullgraph=True, dynamic=False))

@@ -1,4 +1,4 @@
-"""From stored pixels to what a network sees: a plain view, or a random one."""
+"""Random views of a batch: from stored pixels to what a network is trained on."""
 
 import torch
 from torch import Tensor
@@ -10,23 +10,23 @@ from scan_core.views.settings import AnyAugmentation, NoAugmentation, StrongAugm
 
 
 def random_view(images: Images, rows: Tensor, settings: AnyAugmentation, generator: torch.Generator) -> Tensor:
-    """(B,) rows to (B,channels,side,side) float32, each image augmented by draws of its own, then normalised.
+    """(B,) int64 rows to (B,channels,side,side) float32: each image augmented by its own draws, then normalized.
 
-    ``side`` is that of ``images``, or what SimCLR's views are told to have.
+    ``side`` is that of ``images``, or ``crop_size`` of SimCLR's settings.
     """
     if isinstance(settings, NoAugmentation):
         return images.plain_view(rows)
     batch, side = len(rows), images.side
     if isinstance(settings, StrongAugmentation):
-        strong = strong_views.draw(settings, batch, side, side, generator, images.roomy)
-        views, cut = strong_views.apply(images.windows(rows, strong.window), strong)
+        strong = strong_views.draw(settings, batch, side, side, generator, images.has_margin)
+        views, cut = strong_views.apply(images.crops(rows, strong.offset), strong)
         return images.normalize(views).masked_fill_(cut, 0)
     side = settings.crop_size or side
     height, width = images.sizes(rows)
     drawn = simclr_views.draw(settings, batch, height, width, generator)
-    if isinstance(images, JpegImages):  # the crop comes while decoding, from all of the image
+    if isinstance(images, JpegImages):  # cropped while it is decoded
         pixels, drawn = images.resized_crops(rows, drawn.boxes(height, width), side), drawn.cropped()
     else:
         assert isinstance(images, ArrayImages)
-        pixels = images.whole(rows)
+        pixels = images.full(rows)
     return images.normalize(simclr_views.apply(pixels, drawn, side))

@@ -1,11 +1,12 @@
-"""The paper's strong views: flip, a few operations drawn of 14 one after the other, one cutout square.
+"""The paper's strong views: a flip, a few operations drawn from 14 and applied one after the other, one square cut out.
 
-The order of the operations matters, so each of them is a round; within a round the images are grouped by operation.
-Pixels keep to whole values of 0..255 between rounds, as the 8-bit images of the published recipe do.
+The order of the operations matters, so each of them is a round; in a round every image has its own operation. Pixels
+are whole values of 0..255 between rounds, as in the 8-bit images of the published recipe.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,29 +15,22 @@ from torch.nn import functional as F
 
 from scan_core.compute.cuda_graphs import Work, cuda_graphed
 from scan_core.compute.device import to_device
-from scan_core.views.per_image import Operation, Pick, for_each_image
+from scan_core.views.per_image import ApplyTo, Operation, apply_per_image
 from scan_core.views.settings import StrongAugmentation
 from scan_core.views.simclr import luma
 
-# Name and range of magnitudes, drawn uniformly. Shear is a slope; translation a share of the side.
-OPERATIONS: dict[str, tuple[float, float]] = {
-    "identity": (0, 0),
-    "autocontrast": (0, 0),
-    "equalize": (0, 0),
-    "rotate": (-30, 30),
-    "solarize": (0, 256),
-    "posterize": (4, 8),
-    "color": (0.05, 0.95),
-    "contrast": (0.05, 0.95),
-    "brightness": (0.05, 0.95),
-    "sharpness": (0.05, 0.95),
-    "shear_x": (-0.1, 0.1),
-    "shear_y": (-0.1, 0.1),
-    "translate_x": (-0.1, 0.1),
-    "translate_y": (-0.1, 0.1),
-}
-NAMES = list(OPERATIONS)
-AFFINE = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+Entries = dict[tuple[int, int], Tensor]  # of affine matrices, by row and column: (b,) each
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation; its magnitude is uniform in [low, high]. Without ``fn`` and ``matrix`` it is the identity."""
+
+    name: str
+    low: float
+    high: float
+    fn: Operation | None = None  # of images (B,channels,height,width) in 0..255 and magnitudes (B,)
+    matrix: Callable[[Tensor, int, int], Entries] | None = None  # of magnitudes (b,), height and width
 
 
 @dataclass(frozen=True)
@@ -44,91 +38,85 @@ class StrongDraw:
     """The parameters of B views, on the host."""
 
     flip: Tensor  # (B,) bool
-    operation: Tensor  # (B,rounds) int64, an index into NAMES
+    operation: Tensor  # (B,rounds) int64: index into OPS
     magnitude: Tensor  # (B,rounds) float32
-    cutout_centre: Tensor  # (B,2) int64: row, column
+    cutout_center: Tensor  # (B,2) int64: row, column
     cutout: int  # side in pixels
-    window: Tensor | None = None  # (B,2) float32: the place in the stored image, where that is larger than the view
+    offset: Tensor | None = None  # (B,2) float32: of the crop in a larger stored image, see ``Images.crops``
 
 
 def draw(
-    settings: StrongAugmentation, batch: int, height: int, width: int, generator: torch.Generator, roomy: bool = False
-) -> StrongDraw:
-    """Parameters for ``batch`` views of ``height`` x ``width`` pixels; ``roomy``: windows of larger stored images."""
-    window = torch.rand(batch, 2, generator=generator) if roomy else None
+    settings: StrongAugmentation, batch: int, height: int, width: int, generator: torch.Generator,
+    has_margin: bool = False,
+) -> StrongDraw:  # fmt: skip
+    """Parameters for ``batch`` views of ``height`` x ``width`` pixels; ``has_margin``: stored images are larger."""
+    offset = torch.rand(batch, 2, generator=generator) if has_margin else None
     shape = (batch, settings.operations)
-    operation = torch.randint(len(NAMES), shape, generator=generator)
-    low, high = torch.tensor(list(OPERATIONS.values())).unbind(dim=1)
-    unit = torch.rand(shape, generator=generator)
-    centre = torch.rand(batch, 2, generator=generator) * torch.tensor([height, width])
-    return StrongDraw(
-        flip=torch.rand(batch, generator=generator) < settings.flip,
-        operation=operation,
-        magnitude=low[operation] + unit * (high - low)[operation],
-        cutout_centre=centre.long(),
-        cutout=settings.cutout,
-        window=window,
-    )
+    operation = torch.randint(len(OPS), shape, generator=generator)
+    low, high = torch.tensor([(op.low, op.high) for op in OPS]).unbind(dim=1)
+    magnitude = low[operation] + torch.rand(shape, generator=generator) * (high - low)[operation]
+    center = (torch.rand(batch, 2, generator=generator) * torch.tensor([height, width])).long()
+    flip = torch.rand(batch, generator=generator) < settings.flip
+    return StrongDraw(flip, operation, magnitude, center, settings.cutout, offset)
 
 
 def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     """(B,channels,height,width) uint8 to the same shape, float32 in [0,1], and the mask of the cut-out squares.
 
-    The mask is (B,1,height,width) bool; its squares are filled by the caller after normalisation, where the mean is 0.
-    On a GPU the next call may overwrite it.
+    The mask is (B,1,height,width) bool. The caller fills its squares after normalization, where the mean is 0. On a GPU
+    the next call may overwrite the mask.
+
+    All parameters go to the device as one (B,3+8*rounds) float32 tensor: on a GPU a tensor costs a copy to pinned
+    memory, a transfer, and a copy into the CUDA graph, whatever its size. Its columns are the flip, row and column of
+    the cutout, and per round the operation, the magnitude and the six numbers of the affine matrix.
     """
-    theta = _affine_matrices(drawn.operation, drawn.magnitude, *images.shape[2:])
-    parts = drawn.flip[:, None], drawn.cutout_centre, drawn.operation, drawn.magnitude, theta.flatten(1)
-    packed = to_device(
-        torch.cat([part.float() for part in parts], dim=1), images.device
-    )  # whole numbers stay what they are
-    rounds = drawn.operation.shape[1]
-    views, cut = _recorded_views(images.device, images.shape, rounds, drawn.cutout)(images, packed)
+    theta = _affine_matrices(drawn.operation, drawn.magnitude, *images.shape[2:]).flatten(2)  # (B,rounds,6)
+    rounds = torch.cat([drawn.operation[:, :, None], drawn.magnitude[:, :, None], theta], dim=2)  # (B,rounds,8)
+    packed = torch.cat([drawn.flip[:, None], drawn.cutout_center, rounds.flatten(1)], dim=1)
+    views, cut = _recorded_views(images.device, images.shape, drawn.cutout)(images, to_device(packed, images.device))
     return views / 255, cut
 
 
 @functools.cache
-def _recorded_views(device: torch.device, shape: torch.Size, rounds: int, cutout: int) -> Work:
-    """``_views`` for images of one ``shape``, on a GPU recorded: many kernels, and each of them short."""
-    return cuda_graphed(functools.partial(_views, rounds=rounds, cutout=cutout), device)
+def _recorded_views(device: torch.device, shape: torch.Size, cutout: int) -> Work:
+    """``_views`` for images of one ``shape``: on a GPU a CUDA graph, because its many kernels are short."""
+    return cuda_graphed(functools.partial(_views, cutout=cutout), device)
 
 
-def _views(images: Tensor, packed: Tensor, rounds: int, cutout: int) -> tuple[Tensor, Tensor]:
-    """``apply``, but in 0..255, with what was drawn (B,3 + 8 * rounds) float32 on the device.
-
-    Flip, the cutout's row and column, the operations, their magnitudes, and their matrices of six numbers each.
-    """
-    flip, centre, operation, magnitude, theta = torch.split(packed, [1, 2, rounds, rounds, 6 * rounds], dim=1)
-    images = torch.where(flip[:, :, None, None] > 0, images.flip(3), images).float()
-    theta = theta.reshape(len(images), rounds, 2, 3)
-    for number in range(rounds):
-        here = operation[:, number].long(), magnitude[:, number].contiguous(), theta[:, number].contiguous()
-        images = for_each_image(_round, images, *here)
-    return images, _cutout_mask(centre.long(), cutout, *images.shape[2:])
+def _views(images: Tensor, packed: Tensor, cutout: int) -> tuple[Tensor, Tensor]:
+    """``apply`` in 0..255, from its packed parameters."""
+    flip, center = packed[:, 0] > 0, packed[:, 1:3].long()
+    images = torch.where(flip[:, None, None, None], images.flip(3), images).float()
+    for start in range(3, packed.shape[1], 8):
+        operation, magnitude = packed[:, start].long(), packed[:, start + 1].contiguous()
+        theta = packed[:, start + 2 : start + 8].reshape(-1, 2, 3)
+        images = apply_per_image(_round, images, operation, magnitude, theta)
+    return images, _cutout_mask(center, cutout, *images.shape[2:])
 
 
-def _round(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, pick: Pick) -> Tensor:
-    """One operation (B,) of each image, by its ``magnitude`` (B,) or its matrix ``theta`` (B,2,3)."""
-    for name, function in _OPERATIONS.items():
-        images = pick(images, operation == NAMES.index(name), function, magnitude)
-    affine = functools.reduce(torch.logical_or, [operation == index for index in _AFFINE])
-    return pick(images, affine, _affine, theta)
+def _round(images: Tensor, operation: Tensor, magnitude: Tensor, theta: Tensor, apply_to: ApplyTo) -> Tensor:
+    """One operation (B,) per image, with its ``magnitude`` (B,) or, if it is affine, its matrix ``theta`` (B,2,3)."""
+    for number, op in enumerate(OPS):
+        if op.fn:
+            images = apply_to(images, operation == number, op.fn, magnitude)
+    affine = [operation == number for number, op in enumerate(OPS) if op.matrix]
+    return apply_to(images, functools.reduce(torch.logical_or, affine), _affine, theta)
 
 
-def _cutout_mask(centres: Tensor, side: int, height: int, width: int) -> Tensor:
-    """(B,1,height,width) bool: a square of ``side`` around each of ``centres`` (B,2), cut at the border."""
+def _cutout_mask(centers: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(B,1,height,width) bool: a square of ``side`` around each of ``centers`` (B,2), cut at the border."""
 
-    def inside(centre: Tensor, size: int) -> Tensor:
-        start = centre[:, None] - side // 2
-        position = torch.arange(size, device=centre.device)
+    def inside(center: Tensor, size: int) -> Tensor:
+        start = center[:, None] - side // 2
+        position = torch.arange(size, device=center.device)
         return (position >= start) & (position < start + side)  # (B,size)
 
-    rows, columns = inside(centres[:, 0], height), inside(centres[:, 1], width)
+    rows, columns = inside(centers[:, 0], height), inside(centers[:, 1], width)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
-    """``magnitude`` of the image and the rest of ``other``, cut to whole values."""
+    """``magnitude`` x images + (1 - ``magnitude``) x other, cut to whole values."""
     factor = magnitude.view(-1, 1, 1, 1)
     return (factor * images + (1 - factor) * other).clamp_(0, 255).floor_()
 
@@ -165,7 +153,7 @@ def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel's histogram made as even as its values allow (PIL's rule)."""
+    """Makes each channel's histogram as even as its values allow, by PIL's rule."""
     batch, channels, height, width = images.shape
     values = images.reshape(batch * channels, height * width).long()
     ones = torch.ones_like(values)
@@ -187,44 +175,43 @@ def _posterize(images: Tensor, magnitude: Tensor) -> Tensor:
     return (images / dropped).floor_() * dropped
 
 
-def _affine_matrices(operation: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
-    """(B,rounds) to (B,rounds,2,3), output to input in [-1,1]: the identity for what is no affine operation.
-
-    Rotation about the centre, shear from the top left corner, translation by whole pixels.
-    """
-    theta = torch.eye(2, 3).repeat(*operation.shape, 1, 1)
-    sizes = {"translate_x": width, "translate_y": height}
-    for name in AFFINE:
-        here = operation == NAMES.index(name)
-        value = magnitude[here]
-        if name == "rotate":
-            angle = value * (math.pi / 180)  # counter-clockwise; a pixel is not square in [-1,1]
-            rows = [angle.cos(), -angle.sin() * height / width, torch.zeros_like(angle)]
-            rows += [angle.sin() * width / height, angle.cos(), torch.zeros_like(angle)]
-            theta[here] = torch.stack(rows, dim=1).view(-1, 2, 3)
-        elif name == "shear_x":  # the input lies at x + slope * y, both from the corner
-            theta[..., 0, 1][here] = theta[..., 0, 2][here] = value * height / width
-        elif name == "shear_y":
-            theta[..., 1, 0][here] = theta[..., 1, 2][here] = value * width / height
-        else:
-            theta[..., 0 if name == "translate_x" else 1, 2][here] = -2 * (value * sizes[name]).trunc() / sizes[name]
-    return theta
-
-
 def _affine(images: Tensor, theta: Tensor) -> Tensor:
-    """By each image's matrix (B,2,3); nearest, fill 0."""
+    """Each image by its matrix (B,2,3): nearest pixel, 0 outside the image."""
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
-_OPERATIONS: dict[str, Operation] = {
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
-    "solarize": _solarize,
-    "posterize": _posterize,
-    "color": _color,
-    "contrast": _contrast,
-    "brightness": _brightness,
-    "sharpness": _sharpness,
-}  # identity needs no function
-_AFFINE = tuple(NAMES.index(name) for name in AFFINE)
+def _affine_matrices(operation: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
+    """(B,rounds) to (B,rounds,2,3), output to input, both in [-1,1]: the identity with the entries of ``Op.matrix``."""
+    theta = torch.eye(2, 3).repeat(*operation.shape, 1, 1)
+    for number, op in enumerate(OPS):
+        if op.matrix:
+            chosen = operation == number
+            for (row, column), entry in op.matrix(magnitude[chosen], height, width).items():
+                theta[..., row, column][chosen] = entry
+    return theta
+
+
+def _rotation(degrees: Tensor, height: int, width: int) -> Entries:
+    angle = degrees * (math.pi / 180)  # counter-clockwise about the center; a pixel is not square in [-1,1]
+    across, down = -angle.sin() * height / width, angle.sin() * width / height
+    return {(0, 0): angle.cos(), (0, 1): across, (1, 0): down, (1, 1): angle.cos()}
+
+
+OPS = [
+    Op("identity", 0, 0),
+    Op("autocontrast", 0, 0, _autocontrast),
+    Op("equalize", 0, 0, _equalize),
+    Op("rotate", -30, 30, matrix=_rotation),  # degrees
+    Op("solarize", 0, 256, _solarize),
+    Op("posterize", 4, 8, _posterize),  # bits
+    Op("color", 0.05, 0.95, _color),
+    Op("contrast", 0.05, 0.95, _contrast),
+    Op("brightness", 0.05, 0.95, _brightness),
+    Op("sharpness", 0.05, 0.95, _sharpness),
+    # A shear moves x by slope * y, from the top left corner; a translation is a share of the side, in whole pixels.
+    Op("shear_x", -0.1, 0.1, matrix=lambda slope, h, w: {(0, 1): slope * h / w, (0, 2): slope * h / w}),
+    Op("shear_y", -0.1, 0.1, matrix=lambda slope, h, w: {(1, 0): slope * w / h, (1, 2): slope * w / h}),
+    Op("translate_x", -0.1, 0.1, matrix=lambda share, h, w: {(0, 2): -2 * (share * w).trunc() / w}),
+    Op("translate_y", -0.1, 0.1, matrix=lambda share, h, w: {(1, 2): -2 * (share * h).trunc() / h}),
+]

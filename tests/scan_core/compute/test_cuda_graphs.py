@@ -235,8 +235,8 @@ def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
     """With what a GPU is given: no image chosen by an index, and all that was drawn in one tensor."""
     watched, log, _ = cuda
     monkeypatch.setattr(strong_views, "cuda_graphed", lambda work, device: watched(work))
-    monkeypatch.setattr(per_image, "on_gpu", lambda images: True)
-    monkeypatch.setattr(per_image, "compiled", lambda function: function)
+    monkeypatch.setattr(per_image, "runs_compiled", lambda images: True)
+    monkeypatch.setattr(per_image, "compiled_for_gpu", lambda function: function)
     strong_views._recorded_views.cache_clear()
     pixels = torch.randint(0, 256, (2 * WARMUP_CALLS, 8, 3, 8, 8), dtype=torch.uint8)
     settings, generators = strong_augmentation(), [torch.Generator().manual_seed(0) for _ in range(2)]

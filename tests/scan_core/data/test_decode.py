@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
+from pipeline.presets import read_preset
 from scan_core.data import decode
 from scan_core.data.decode import (
     EMPTY,

@@ -18,7 +18,7 @@ from scan_core.models.networks import (
     build_backbone,
     feature_size,
 )
-from tests.tiny import BACKBONE, CPU, backbone_settings, cluster_model, refused
+from tests.tiny import BACKBONE, CPU, backbone_settings, refused
 
 RESNET18 = backbone_settings(name="resnet18", width=64)
 
@@ -65,9 +65,9 @@ def test_resnets_have_the_published_parameters(name, parts, features):
     for stem, number in {"imagenet": parts, "small": small, "stl": small}.items():
         with torch.device("meta"):
             backbone = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3)
-            grey = build_backbone(backbone_settings(name=name, width=64, stem=stem), 1)
+            gray = build_backbone(backbone_settings(name=name, width=64, stem=stem), 1)
         assert parameters(backbone) == number
-        assert parameters(grey) == number - 2 * 64 * (49 if stem == "imagenet" else 9)
+        assert parameters(gray) == number - 2 * 64 * (49 if stem == "imagenet" else 9)
         assert feature_size(backbone) == features
 
 
@@ -115,24 +115,18 @@ def test_a_stem_decides_what_the_first_stage_sees(stem, sides, channels):
     assert found == sides
 
 
-def test_convnet_has_six_convolutions_of_doubling_width():
-    convnet = ConvNet(3, 4)
-    assert [conv.out_channels for conv in convnet.convs] == [4, 4, 8, 8, 16, 16]
-    widths = [3, 4, 4, 8, 8, 16, 16]
-    convolutions = sum(9 * before * after for before, after in itertools.pairwise(widths))
-    assert parameters(convnet) == convolutions + 2 * sum(widths[1:])
-
-
-def test_convnet_of_patches_halves_the_image_first():
-    sizes = []
-    convnet = build_backbone(backbone_settings(stem="patch"), 3).eval()
+@pytest.mark.parametrize(
+    ("stem", "widths", "sizes", "first"),
+    [("small", [4, 4, 8, 8, 16, 16], [16, 16, 8, 8, 4, 4], 9), ("patch", [4, 8, 8, 16, 16, 16], [8, 8, 8, 4, 4, 2], 4)],
+)
+def test_convnet_has_six_convolutions(stem, widths, sizes, first):
+    found, convnet = [], build_backbone(backbone_settings(stem=stem), 3).eval()
     for conv in convnet.convs:
-        conv.register_forward_hook(lambda module, given, output: sizes.append(output.shape[2]))
+        conv.register_forward_hook(lambda module, given, output: found.append((output.shape[1], output.shape[2])))
     with torch.no_grad():
         assert convnet(inputs(2, 3, 16)).shape == (2, 16)
-    assert sizes == [8, 8, 8, 4, 4, 2]
-    widths = [4, 8, 8, 16, 16, 16]
-    convolutions = 4 * 3 * 4 + sum(9 * before * after for before, after in itertools.pairwise(widths))
+    assert found == list(zip(widths, sizes, strict=True))
+    convolutions = first * 3 * 4 + sum(9 * before * after for before, after in itertools.pairwise(widths))
     assert parameters(convnet) == convolutions + 2 * sum(widths)
 
 
@@ -260,29 +254,21 @@ def test_cluster_heads_are_independent_linear_heads():
     for head in range(4):
         weight, bias = heads.linear.weight.view(4, 3, 6)[head], heads.linear.bias.view(4, 3)[head]
         torch.testing.assert_close(logits[head], features @ weight.T + bias)
+    logits[2].square().sum().backward()
+    reached = heads.linear.weight.grad.view(4, 3, 6).abs().sum(dim=(1, 2)) > 0
+    assert reached.tolist() == [False, False, True, False]
 
 
-def test_one_head_taken_out_is_that_head():
+def test_one_head_taken_out_is_a_copy_of_that_head():
     heads, features = ClusterHeads(6, clusters=3, heads=4), torch.randn(5, 6)
+    before = heads.linear.weight.detach().clone()
     for head in range(4):
         single = heads.only(head)
         assert (single.heads, single.clusters) == (1, 3)
+        assert single.linear.weight.requires_grad
         torch.testing.assert_close(single(features)[0], heads(features)[head])
-
-
-def test_a_head_taken_out_is_a_copy():
-    heads = ClusterHeads(6, clusters=3, heads=2)
-    before = heads.linear.weight.detach().clone()
-    nn.init.zeros_(heads.only(1).linear.weight)
+        nn.init.zeros_(single.linear.weight)
     assert torch.equal(heads.linear.weight, before)
-    assert heads.only(1).linear.weight.requires_grad
-
-
-def test_a_heads_gradient_does_not_reach_the_others():
-    heads = ClusterHeads(6, clusters=3, heads=4)
-    heads(torch.randn(5, 6))[2].square().sum().backward()
-    reached = heads.linear.weight.grad.view(4, 3, 6).abs().sum(dim=(1, 2)) > 0
-    assert reached.tolist() == [False, False, True, False]
 
 
 # --- Precision
@@ -303,14 +289,8 @@ def test_heads_compute_in_float32_under_bf16(bf16, head, frozen):
         # The same features in bfloat16 would give another output.
         assert not torch.equal(outputs, copy.deepcopy(head).bfloat16()(features.bfloat16()).float())
     assert seen == [torch.bfloat16, torch.bfloat16]
-
-
-def test_without_autocast_everything_is_float32():
-    model = cluster_model()
-    model.backbone.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
-    seen = []
-    model(inputs())
-    assert seen == [torch.float32]
+    features, _ = model(inputs())
+    assert seen[2:] == [features.dtype] == [torch.float32], "without autocast"
 
 
 # --- Freezing
@@ -333,29 +313,15 @@ def test_a_frozen_backbone_gets_no_gradient_and_stays_in_eval_mode():
     assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
 
 
-def test_a_backbone_that_trains_does():
-    model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 1)).train()
-    assert all(module.training for module in model.modules())
-    before = model.backbone.norms[0].running_mean.clone()
-    model(inputs())[1].square().sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert not torch.equal(model.backbone.norms[0].running_mean, before)
-
-
-def test_a_backbone_can_be_frozen_and_then_trained_again():
+def test_a_backbone_that_was_frozen_can_train_again():
     backbone = build_backbone(BACKBONE, 3)
     Model(backbone, ClusterHeads(16, 3, 1), frozen=True)
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    Model(backbone, ClusterHeads(16, 3, 1))
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
-
-
-def test_inference_without_gradients_has_none():
-    model = cluster_model()
-    with torch.no_grad():
-        features, logits = model(inputs())
-    assert not features.requires_grad
-    assert not logits.requires_grad
+    model = Model(backbone, ClusterHeads(16, 3, 1)).train()
+    assert all(module.training for module in model.modules())
+    before = backbone.norms[0].running_mean.clone()
+    model(inputs())[1].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not torch.equal(backbone.norms[0].running_mean, before)
 
 
 @pytest.mark.parametrize("head", [Projector(16, 8), ClusterHeads(16, 3, 2)], ids=["projector", "cluster"])
@@ -379,18 +345,19 @@ def test_features_that_are_known_go_to_the_head_alone(head, frozen):
 # --- Compilation
 
 
-@pytest.mark.parametrize("head", ["projector", "cluster"])
-@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
-def test_the_convnet_step_compiles_whole_and_computes_the_same(head, frozen):
-    made = Projector(16, 8) if head == "projector" else ClusterHeads(16, 3, 2)
-    assert_compiled_is_eager(Model(build_backbone(BACKBONE, 3), made, frozen))
-
-
-@pytest.mark.parametrize("settings", [RESNET18, VIT], ids=lambda each: each.model or each.name)
-def test_every_backbones_step_compiles_whole_and_computes_the_same(settings):
+@pytest.mark.parametrize(
+    ("settings", "head", "frozen"),
+    [
+        *((BACKBONE, head, frozen) for head in ("projector", "cluster") for frozen in (False, True)),
+        (RESNET18, "cluster", False), (VIT, "cluster", False),
+    ],
+    ids=lambda each: str(getattr(each, "model", None) or getattr(each, "name", each)),
+)  # fmt: skip
+def test_every_backbones_step_compiles_whole_and_computes_the_same(settings, head, frozen):
     backbone = build_backbone(settings, 3)
-    model = Model(backbone, ClusterHeads(feature_size(backbone), 3, 2))
-    assert_compiled_is_eager(model, 8 if settings is RESNET18 else 32)
+    features = feature_size(backbone)
+    made = Projector(features, 8) if head == "projector" else ClusterHeads(features, 3, 2)
+    assert_compiled_is_eager(Model(backbone, made, frozen), 32 if settings is VIT else 8)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])

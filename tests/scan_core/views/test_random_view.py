@@ -1,11 +1,11 @@
-"""Plain and random views: normalised float32, and the cut-out squares at the mean."""
+"""Random views: normalized float32, of all of a stored image, and with the cut-out squares at the mean."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from scan_core.images.store import array_images
+from scan_core.images.store import ArrayImages
 from scan_core.views import simclr as simclr_views
 from scan_core.views import strong as strong_views
 from scan_core.views.random_view import random_view
@@ -21,39 +21,9 @@ from tests.tiny import (
     strong_augmentation,
 )
 
-ROWS = torch.tensor([5, 0, 11, 5])
-
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def test_a_plain_view_is_the_normalised_image_and_nothing_else():
-    data = images(12)
-    view = data.plain_view(ROWS)
-    assert view.shape == (4, 3, 8, 8)
-    assert view.dtype == torch.float32
-    for row, each in zip(ROWS, view, strict=True):
-        wanted = (torch.from_numpy(pixels(12)[row]).double() / 255 - data.mean) / data.std  # (height,width,channels)
-        torch.testing.assert_close(each, wanted.permute(2, 0, 1).float())
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
-def test_a_random_view_is_float32_of_the_same_size(settings, channels):
-    view = random_view(images(12, channels), ROWS, settings, generator())
-    assert view.shape == (4, channels, 8, 8)
-    assert view.dtype == torch.float32
-    assert torch.isfinite(view).all()
-
-
-@pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
-def test_a_random_view_is_its_generators_and_each_image_has_its_own(settings):
-    data, rows = images(12), torch.full((8,), 3)
-    one, same, other = (random_view(data, rows, settings, generator(seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert len(one.flatten(1).unique(dim=0)) == 8
 
 
 RECORDED = [  # views[:, :, 2, 5], and the generator's next number
@@ -87,22 +57,11 @@ def test_views_of_whole_arrays_are_those_recorded(settings, wanted, following):
     assert int(torch.randint(2**31, (1,), generator=drawing)) == following
 
 
-@pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
-def test_the_stored_images_stay_as_they_are(settings):
-    data = images(12)
-    before = data.whole(torch.arange(12))
-    random_view(data, torch.arange(12), settings, generator())
-    data.plain_view(torch.arange(12))
-    assert torch.equal(data.whole(torch.arange(12)), before)
-
-
-def test_views_are_normalised_after_they_are_augmented():
+def test_views_are_normalized_after_they_are_augmented():
     data, rows = images(12), torch.arange(12)
-    simclr = simclr_views.apply(data.windows(rows), simclr_views.draw(simclr_augmentation(), 12, 8, 8, generator()))
+    simclr = simclr_views.apply(data.crops(rows), simclr_views.draw(simclr_augmentation(), 12, 8, 8, generator()))
     torch.testing.assert_close(random_view(data, rows, simclr_augmentation(), generator()), data.normalize(simclr))
-    strong, cut = strong_views.apply(
-        data.windows(rows), strong_views.draw(strong_augmentation(), 12, 8, 8, generator())
-    )
+    strong, cut = strong_views.apply(data.crops(rows), strong_views.draw(strong_augmentation(), 12, 8, 8, generator()))
     view = random_view(data, rows, strong_augmentation(), generator())
     torch.testing.assert_close(view, data.normalize(strong).where(~cut, torch.zeros(())))
 
@@ -140,7 +99,7 @@ def test_cutout_is_filled_with_the_mean():
 
 
 def larger(side=8):
-    return array_images(CPU, [pixels(12, size=16)], side, [0.45] * 3, [0.25] * 3)
+    return ArrayImages(CPU, [pixels(12, size=16)], [0.45] * 3, [0.25] * 3, side)
 
 
 def jpegs(folder, side=8, shapes=((16, 24), (24, 16), (16, 16))):
@@ -150,31 +109,33 @@ def jpegs(folder, side=8, shapes=((16, 24), (24, 16), (16, 16))):
 
 
 @pytest.mark.parametrize("settings", [simclr_augmentation(), strong_augmentation()], ids=lambda each: each.kind)
-@pytest.mark.parametrize("store", ["array", "jpeg"])
-def test_a_random_view_of_larger_images_is_side_by_side_pixels(settings, store, tmp_path):
-    data, rows = larger() if store == "array" else jpegs(tmp_path), torch.full((8,), 3)
+@pytest.mark.parametrize("store", ["full", "gray", "array", "jpeg"])
+def test_a_random_view_is_its_generator_s_and_each_image_has_its_own(settings, store, tmp_path):
+    made = {"full": images, "gray": lambda: images(12, 1), "array": larger, "jpeg": lambda: jpegs(tmp_path)}
+    data, rows = made[store](), torch.full((8,), 3)
     one, same, other = (random_view(data, rows, settings, generator(seed)) for seed in (0, 0, 1))
-    assert one.shape == (8, 3, 8, 8)
+    assert one.shape == (8, data.channels, 8, 8)
     assert one.dtype == torch.float32
+    assert torch.isfinite(one).all()
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert len(one.flatten(1).unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("store", ["array", "jpeg"])
-def test_strong_views_are_of_random_windows(store, tmp_path):
+def test_strong_views_are_of_random_crops(store, tmp_path):
     data, rows = larger() if store == "array" else jpegs(tmp_path), torch.arange(12)
-    place = torch.rand(12, 2, generator=generator())
+    offset = torch.rand(12, 2, generator=generator())
     view = random_view(data, rows, strong_augmentation(flip=0.0, operations=0, cutout=0), generator())
-    torch.testing.assert_close(view, data.normalize(data.windows(rows, place) / 255))
+    torch.testing.assert_close(view, data.normalize(data.crops(rows, offset) / 255))
     assert not torch.allclose(view, data.plain_view(rows), atol=1e-2)
 
 
 def test_simclr_crops_arrays_from_the_whole_image():
-    """Not from the centre window: without other changes, the whole image shrinks to the view."""
+    """Not from the center crop: without other changes, the whole image shrinks to the view."""
     data, rows = larger(), torch.arange(12)
     view = random_view(data, rows, NO_AUGMENTATION, generator())
-    wanted = F.avg_pool2d(data.whole(rows) / 255, 2)
+    wanted = F.avg_pool2d(data.full(rows) / 255, 2)
     assert float((view - data.normalize(wanted)).abs().mean()) < 0.05  # bilinear points, not the pixels themselves
     with pytest.raises(AssertionError):
         torch.testing.assert_close(view, data.plain_view(rows), rtol=0, atol=0.3)
@@ -191,26 +152,19 @@ def test_simclr_views_have_the_size_they_are_told_and_what_they_show_is_the_same
     assert float(torch.sub(*means).abs().mean()) < 0.1
 
 
-def test_jpegs_are_cropped_to_the_size_of_a_view_at_once(tmp_path):
-    """Not to that of a plain one first, which would blur a larger view."""
-    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation(crop_size=20)
+@pytest.mark.parametrize("size", [None, 20])
+def test_simclr_crops_jpegs_from_the_whole_image_to_the_size_of_a_view_at_once(size, tmp_path):
+    """Not to the size of a plain view first, which would blur a larger one."""
+    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation(crop_size=size)
     parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())
-    pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)), 20)
-    wanted = data.normalize(simclr_views.apply(pixels, parameters.cropped()))
-    assert torch.equal(random_view(data, rows, settings, generator()), wanted)
-
-
-def test_simclr_crops_jpegs_from_the_whole_image_and_then_does_the_rest(tmp_path):
-    data, rows, settings = jpegs(tmp_path), torch.arange(12), simclr_augmentation()
-    parameters = simclr_views.draw(settings, 12, *data.sizes(rows), generator())
-    pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)))
+    pixels = data.resized_crops(rows, parameters.boxes(*data.sizes(rows)), size)
     wanted = data.normalize(simclr_views.apply(pixels, parameters.cropped()))
     assert torch.equal(random_view(data, rows, settings, generator()), wanted)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 64), (64, 16)])
 def test_random_views_see_every_part_of_a_jpeg(height, width, tmp_path):
-    """Each part of a long image has a grey of its own; crops of the centre square alone would see a quarter of them."""
+    """Each part of a long image has a gray of its own; crops of the center square alone would see a quarter of them."""
     ramp = np.linspace(0, 255, 64)
     image = np.broadcast_to(ramp[:, None] if height == 64 else ramp, (height, width)).astype(np.uint8)[..., None]
     data, rows = jpeg_store(tmp_path, [image], 16), torch.zeros(400, dtype=torch.long)
@@ -231,7 +185,7 @@ def test_both_stores_give_nearly_the_same_views_of_the_same_images(tmp_path):
     ramp = np.linspace(20, 230, 24)
     images = np.stack([ramp[:, None] * share + ramp * (1 - share) for share in (0.0, 0.3, 0.6, 1.0)])
     images = np.repeat(images[..., None], 3, axis=3).astype(np.uint8)  # (4,24,24,3)
-    array, rows = array_images(CPU, [images], 16, [0.45] * 3, [0.25] * 3), torch.arange(4)
+    array, rows = ArrayImages(CPU, [images], [0.45] * 3, [0.25] * 3, 16), torch.arange(4)
     packed = jpeg_store(tmp_path, list(images), 16)
     torch.testing.assert_close(array.plain_view(rows), packed.plain_view(rows), rtol=0, atol=0.06)
     strong = strong_augmentation(flip=0.0, operations=0, cutout=0)

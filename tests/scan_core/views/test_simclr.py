@@ -1,5 +1,6 @@
 """SimCLR's views: for given parameters those of torchvision, image by image; and what is drawn."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -32,21 +33,16 @@ def drawn(
     batch, theta=None, jitter=False, order=(0, 1, 2, 3), factors=(1.0, 1.0, 1.0, 0.0), grayscale=False, blur=None
 ):
     """Parameters, the same for each image unless given image by image; by default a view is the image."""
-
-    def each(value, dtype):
-        value = torch.as_tensor(value, dtype=dtype)
-        return value if value.ndim and len(value) == batch and value.ndim > 1 else value.expand(batch, *value.shape)
-
     theta = IDENTITY.expand(batch, 2, 3) if theta is None else theta
     return SimclrDraw(
-        centre=theta[:, :, 2],
+        center=theta[:, :, 2],
         crop=torch.ones(batch, 2),
         turn=theta[:, :, :2],
-        jitter=torch.as_tensor(jitter).expand(batch).clone(),
-        order=each(order, torch.int64).clone(),
-        factors=each(factors, torch.float32).clone(),
-        grayscale=torch.as_tensor(grayscale).expand(batch).clone(),
-        blur=None if blur is None else torch.as_tensor(blur, dtype=torch.float32).expand(batch).clone(),
+        jitter=torch.as_tensor(jitter).expand(batch),
+        order=torch.as_tensor(order).expand(batch, 4),
+        factors=torch.as_tensor(factors).expand(batch, 4),
+        grayscale=torch.as_tensor(grayscale).expand(batch),
+        blur=None if blur is None else torch.as_tensor(blur).expand(batch),
     )
 
 
@@ -82,11 +78,6 @@ def test_the_points_of_a_view_are_those_of_affine_grid(monkeypatch, seen, size):
     )  # fmt: skip
 
 
-def test_without_changes_a_view_is_the_image():
-    images = floats(3)
-    torch.testing.assert_close(apply(images, drawn(3)), images, rtol=0, atol=1e-6)
-
-
 def test_crop_is_torchvision_resized_crop_but_for_its_border():
     """Inside the crop. At its border grid_sample sees the image beyond, where torchvision repeats the crop's edge."""
     images, size = floats(4, size=16), 16
@@ -95,7 +86,7 @@ def test_crop_is_torchvision_resized_crop_but_for_its_border():
     for image, window, view in zip(images, windows, views, strict=True):
         wanted = reference.resized_crop(image, *window, [size, size], InterpolationMode.BILINEAR, antialias=False)
         _, _, height, width = window
-        # An output pixel needs neighbours beyond the crop if its centre is within half an input pixel of the edge.
+        # An output pixel needs neighbors beyond the crop if its center is within half an input pixel of the edge.
         margin_y, margin_x = math.ceil(size / height / 2), math.ceil(size / width / 2)
         inner = slice(margin_y, size - margin_y), slice(margin_x, size - margin_x)
         assert wanted[:, *inner].numel() > 300
@@ -111,46 +102,29 @@ def test_flip_is_torchvision_hflip():
         torch.testing.assert_close(view, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", [BRIGHTNESS, CONTRAST, SATURATION, HUE])
-def test_each_colour_operation_is_torchvision_s(number):
-    images = floats(6, seed=number)
+def test_color_jitter_is_torchvision_s_in_each_image_s_own_order():
+    """All 24 orders in one batch, each with its own factors, among images without jitter."""
+    orders = torch.tensor(list(itertools.permutations(range(4))) * 2)
+    images, factors = floats(48), 1.8 * torch.rand(48, 4, generator=generator())
     images[5] = 0.5  # no hue, no saturation
-    factors = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(6, 1)
-    factors[:, number] = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.35, 0.5]) if number == HUE else torch.rand(6) * 1.4
-    views = apply(images, drawn(6, jitter=True, factors=factors))
-    for image, view, factor in zip(images, views, factors[:, number], strict=True):
-        torch.testing.assert_close(view, ADJUST[number](image, float(factor)), rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)])
-def test_colour_jitter_is_torchvision_s_in_the_given_order(order):
-    images = floats(3, seed=sum(order))
-    factors = [1.3, 0.7, 1.4, -0.1]
-    views = apply(images, drawn(3, jitter=True, order=order, factors=factors))
-    for image, view in zip(images, views, strict=True):
+    factors[::7, :HUE] = 0.0
+    factors[:, HUE] = torch.linspace(-0.5, 0.5, 48)
+    jitter = torch.arange(48) % 4 > 0
+    views = apply(images, drawn(48, jitter=jitter, order=orders, factors=factors))
+    for image, view, order, factor, jittered in zip(images, views, orders, factors, jitter, strict=True):
         wanted = image
-        for number in order:
-            wanted = ADJUST[number](wanted, factors[number])
+        for number in order if jittered else ():
+            wanted = ADJUST[number](wanted, float(factor[number]))
         torch.testing.assert_close(view, wanted, rtol=0, atol=5e-5)
 
 
-def test_each_image_has_its_own_order_and_factors():
-    images = floats(1).expand(4, 3, 16, 16)
-    orders = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 2, 3], [0, 1, 2, 3]])
-    factors = torch.tensor([[1.4, 0.6, 1.2, 0.1], [1.4, 0.6, 1.2, 0.1], [1.4, 0.6, 1.2, 0.1], [0.8, 1.2, 0.7, 0.0]])
-    together = apply(images, drawn(4, jitter=True, order=orders, factors=factors))
-    for number in range(4):
-        alone = apply(images[:1], drawn(1, jitter=True, order=orders[number], factors=factors[number]))
-        torch.testing.assert_close(together[number], alone[0])
-        for other in range(number):
-            assert not torch.allclose(together[number], together[other], atol=1e-3)
-
-
-def test_images_without_jitter_keep_their_colours():
-    images = floats(3)
-    views = apply(images, drawn(3, jitter=torch.tensor([True, False, True]), factors=(1.4, 0.6, 0.6, 0.2)))
-    torch.testing.assert_close(views[1], images[1], rtol=0, atol=1e-6)
-    assert not torch.allclose(views[0], images[0], atol=1e-2)
+def test_the_slots_of_the_example_in_the_docstring():
+    example = {"order": (CONTRAST, HUE, BRIGHTNESS, SATURATION), "factors": (1.2, 0.8, 1.4, 0.1)}
+    amounts, hue_position = simclr_views._slot_amounts(drawn(2, jitter=torch.tensor([True, False]), **example))
+    wanted = {0: (0.2, 0, 1), 3: (0.1, 0, 0), 5: (-0.2, 0, 0), 6: (-0.4, 1, 0)}  # weight, of luma, of mean luma
+    torch.testing.assert_close(amounts[0], torch.tensor([wanted.get(slot, (0.0, 0, 0)) for slot in range(7)]))
+    assert not amounts[1, :, 0].any()
+    assert hue_position.tolist() == [1, -1]
 
 
 def test_grayscale_is_torchvision_s_and_comes_after_the_jitter():
@@ -197,44 +171,26 @@ def blurred(image, sigma):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "sigmas",
-    [[0.1, 0.3, 0.33, 0.34, 1.0, 2.0], [0.7, 0.0, 1.4, 0.0, 0.1, 0.5], [2.5] * 6, [0.0, 0.0, 0.0, 0.0, 0.0, 1.3]],
+    ("size", "sigmas"),
+    [
+        (16, [0.1, 0.3, 0.33, 0.34, 1.0, 2.0]), (16, [0.7, 0.0, 1.4, 0.0, 0.1, 0.5]), (16, [2.5] * 6),
+        (16, [0.0, 0.0, 0.0, 0.0, 0.0, 1.3]), (8, [2.34, 2.5, 4.0, 30.0, 0.5, 0.0]), (1, [2.0] * 6),
+    ],
     ids=str,
-)
-def test_blur_is_torchvision_s_gaussian_blur(sigmas, channels):
-    """Each image with its own sigma; where that is 0 not a bit changes."""
-    images = floats(6, channels)
+)  # fmt: skip
+def test_blur_is_torchvision_s_gaussian_blur(size, sigmas, channels):
+    """Each image by its own sigma, whatever the others'; where that is 0 not a bit changes."""
+    images = floats(6, channels, size)
     sharp, views = apply(images, drawn(6)), apply(images, drawn(6, blur=sigmas))
     for sigma, image, view in zip(sigmas, sharp, views, strict=True):
         if sigma:
             torch.testing.assert_close(view, blurred(image, sigma), rtol=0, atol=1e-6)
-            assert sigma < 0.3 or not torch.allclose(view, image, atol=1e-2)
+            assert sigma < 0.3 or size == 1 or not torch.allclose(view, image, atol=1e-2)
         else:
             assert torch.equal(view, image)
 
 
-@pytest.mark.parametrize("sigma", [2.34, 2.5, 4.0, 30.0])
-def test_a_blur_wider_than_the_image_is_cut_off_where_its_mirror_image_ends(sigma):
-    images = floats(2, size=8)
-    views = apply(images, drawn(2, blur=sigma))
-    for image, view in zip(images, views, strict=True):
-        torch.testing.assert_close(view, reference.gaussian_blur(image, [15, 15], [sigma, sigma]), rtol=0, atol=1e-6)
-
-
-def test_an_image_of_one_pixel_is_as_blurred_as_it_can_be():
-    image = floats(1, size=1)
-    torch.testing.assert_close(apply(image, drawn(1, blur=2.0)), image)
-
-
-def test_how_an_image_is_blurred_does_not_depend_on_the_others_of_its_batch():
-    images = floats(3)
-    together = apply(images, drawn(3, blur=[0.4, 2.0, 1.0]))
-    for number, sigma in enumerate([0.4, 2.0, 1.0]):
-        alone = apply(images[number : number + 1], drawn(1, blur=sigma))[0]
-        torch.testing.assert_close(together[number], alone, rtol=0, atol=1e-6)
-
-
-def test_blur_comes_after_colours_and_grayscale():
+def test_blur_comes_after_colors_and_grayscale():
     """What jitter cuts off at 1 is cut off before."""
     images = floats(2)
     factors, gray = (1.8, 1.0, 1.0, 0.0), torch.tensor([True, False])
@@ -273,7 +229,7 @@ def crops(*windows, size):
     """Draws of nothing but the windows (top, left, height, width) of images of ``size`` pixels."""
     windows = torch.tensor(windows, dtype=torch.float32)
     top_left, sides = windows[:, :2] / size, windows[:, 2:] / size
-    return replace(drawn(len(windows)), centre=(top_left * 2 + sides - 1).flip(1), crop=sides.flip(1))
+    return replace(drawn(len(windows)), center=(top_left * 2 + sides - 1).flip(1), crop=sides.flip(1))
 
 
 def smooth(batch, size):
@@ -297,15 +253,9 @@ def test_a_crop_that_shrinks_is_a_mean_and_no_other_is():
     assert float((views[0] - 0.5).abs().max()) < 0.2  # of three stripes one or two are white
     torch.testing.assert_close(views[1], images[1, :, 8:24, 8:24], rtol=0, atol=1e-6)
     assert float(views[2].std()) > 0.2
-    near = apply(images[2:], crops((8, 8, 16, 8), size=48), 16)
-    assert torch.equal(views[2:], near)
-
-
-@pytest.mark.parametrize("window", [(0, 0, 48, 16), (0, 0, 16, 48)])
-def test_a_crop_that_shrinks_along_one_side_is_a_mean_too(window):
-    stripes = (torch.arange(48) % 2).float().expand(1, 3, 48, 48)
-    image = stripes if window[3] == 48 else stripes.mT
-    assert float((apply(image, crops(window, size=48), 16) - 0.5).abs().max()) < 0.2
+    assert torch.equal(views[2:], apply(images[2:], crops((8, 8, 16, 8), size=48), 16))
+    for image, window in ((images[:1], (0, 0, 16, 48)), (images[:1].mT, (0, 0, 48, 16))):  # shrinks along one side
+        assert float((apply(image, crops(window, size=48), 16) - 0.5).abs().max()) < 0.2
 
 
 def test_a_crop_of_a_rectangle_that_does_not_shrink_is_its_pixels():
@@ -315,10 +265,10 @@ def test_a_crop_of_a_rectangle_that_does_not_shrink_is_its_pixels():
 
 
 def test_cropping_first_and_the_rest_after_is_the_whole_view():
-    """A quarter of an image, cut to its pixels, then turned, flipped and coloured: but for the border, the same."""
+    """A quarter of an image, cut to its pixels, then turned, flipped and colored: but for the border, the same."""
     images = smooth(6, 32)
     whole = draw(simclr_augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)), 6, 32, 32, generator())
-    quarter = replace(whole, crop=torch.full((6, 2), 0.5), centre=torch.full((6, 2), 0.25))
+    quarter = replace(whole, crop=torch.full((6, 2), 0.5), center=torch.full((6, 2), 0.25))
     left, top, right, bottom = quarter.boxes(32, 32)[0].int().tolist()
     assert (left, top, right, bottom) == (12, 12, 28, 28)
     after = apply(images[:, :, top:bottom, left:right], quarter.cropped())
@@ -332,15 +282,6 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_two_images_of_a_batch_get_different_views():
-    """Every parameter is drawn for each image: equal images come out different."""
-    images = floats(1).expand(8, 3, 16, 16).clone()
-    views = apply(images, draw(simclr_augmentation(), 8, 16, 16, generator()))
-    for one in range(8):
-        for other in range(one):
-            assert not torch.allclose(views[one], views[other], atol=1e-3)
-
-
 def test_each_parameter_is_drawn_for_each_image():
     parameters = draw(simclr_augmentation(jitter=0.5, grayscale=0.5), 64, 16, 16, generator())
     assert len(parameters.theta.flatten(1).unique(dim=0)) == 64
@@ -348,13 +289,6 @@ def test_each_parameter_is_drawn_for_each_image():
     assert len(parameters.order.unique(dim=0)) > 12  # of 24 orders
     for flags in (parameters.jitter, parameters.grayscale, parameters.theta[:, 0, 0] < 0):
         assert 10 < int(flags.sum()) < 54
-
-
-def test_the_same_generator_gives_the_same_views():
-    images = floats(5)
-    one, same, other = (apply(images, draw(simclr_augmentation(), 5, 16, 16, generator(seed))) for seed in (1, 1, 2))
-    assert torch.equal(one, same)
-    assert not torch.allclose(one, other, atol=1e-3)
 
 
 def test_drawing_leaves_the_global_generator_alone():
@@ -379,16 +313,14 @@ def test_boxes_are_the_crops_in_pixels_and_have_the_drawn_ratio(ratio):
     chosen = simclr_augmentation(crop_scale=(0.04, 0.1), crop_ratio=(ratio, ratio))
     parameters = draw(chosen, 600, height, width, generator())
     left, top, right, bottom = parameters.boxes(height, width).unbind(dim=1)
-    assert float(left.min()) >= 0
-    assert float(top.min()) >= 0
-    assert (right <= width).all()
-    assert (bottom <= height).all()
+    assert float(left.min()) >= 0 and float(top.min()) >= 0
+    assert (right <= width).all() and (bottom <= height).all()
     torch.testing.assert_close((right - left) / (bottom - top), torch.full((600,), ratio).double(), rtol=1e-4, atol=0)
     share = (right - left) * (bottom - top) / (width * height)
     assert 0.04 - 1e-5 < float(share.min()) < 0.041
     assert 0.099 < float(share.max()) < 0.1 + 1e-5
-    torch.testing.assert_close((left + right) / width - 1, parameters.centre[:, 0].double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close((top + bottom) / height - 1, parameters.centre[:, 1].double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close((left + right) / width - 1, parameters.center[:, 0].double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close((top + bottom) / height - 1, parameters.center[:, 1].double(), rtol=0, atol=1e-5)
 
 
 def test_a_whole_crop_is_the_whole_image_to_the_last_bit():
@@ -397,27 +329,6 @@ def test_a_whole_crop_is_the_whole_image_to_the_last_bit():
     parameters = draw(chosen, 3, torch.tensor([7.0, 300.0, 77.0]), torch.tensor([7.0, 300.0, 77.0]), generator())
     wanted = torch.tensor([[0, 0, size, size] for size in (7, 300, 77)], dtype=torch.float64)
     assert torch.equal(parameters.boxes(*[torch.tensor([7.0, 300.0, 77.0])] * 2), wanted)
-
-
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20)])
-def test_crops_lie_in_the_image_and_have_the_given_areas_and_ratios(height, width):
-    chosen = simclr_augmentation(crop_scale=(0.1, 0.25), crop_ratio=(0.5, 2.0), rotate=0.0, shear=0.0, flip=0.0)
-    theta = draw(chosen, 4000, height, width, generator()).theta
-    crop_w, crop_h, x, y = theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2]
-    assert (theta[:, 0, 1] == 0).all()
-    assert (theta[:, 1, 0] == 0).all()
-    area, ratio = crop_w * crop_h, crop_w * width / (crop_h * height)
-    assert float(area.min()) == pytest.approx(0.1, abs=0.005)
-    assert float(area.max()) == pytest.approx(0.25, abs=0.005)
-    assert float(ratio.min()) == pytest.approx(0.5, abs=0.02)
-    assert float(ratio.max()) == pytest.approx(2.0, abs=0.02)
-    assert float(area.mean()) == pytest.approx(0.175, abs=0.005)
-    assert float(ratio.log().mean()) == pytest.approx(0, abs=0.03)  # uniform in its logarithm
-    for centre, crop in ((x, crop_w), (y, crop_h)):
-        place = centre / (1 - crop)  # anywhere from one edge of the image to the other
-        assert float(place.min()) == pytest.approx(-1, abs=0.01)
-        assert float(place.max()) == pytest.approx(1, abs=0.01)
-        assert float(place.mean()) == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (90, 120), (100, 40)])
@@ -475,11 +386,11 @@ def test_the_flip_comes_last_and_mirrors_the_view():
     torch.testing.assert_close(mirrored, plain.flip(3), rtol=0, atol=1e-4)
 
 
-def test_rotation_and_shear_are_about_the_centre_of_the_crop():
+def test_rotation_and_shear_are_about_the_center_of_the_crop():
     """The same generator with and without: the same crop, turned and sheared in it."""
-    colours = {"flip": 0.0, "jitter": 0.0, "grayscale": 0.0}
-    crop = draw(simclr_augmentation(**colours, rotate=0.0, shear=0.0), 50, 16, 16, generator()).theta
-    both = draw(simclr_augmentation(**colours, rotate=30.0, shear=20.0), 50, 16, 16, generator()).theta
+    colors = {"flip": 0.0, "jitter": 0.0, "grayscale": 0.0}
+    crop = draw(simclr_augmentation(**colors, rotate=0.0, shear=0.0), 50, 16, 16, generator()).theta
+    both = draw(simclr_augmentation(**colors, rotate=30.0, shear=20.0), 50, 16, 16, generator()).theta
     assert torch.equal(both[:, :, 2], crop[:, :, 2])
     inside = crop[:, :, :2].inverse() @ both[:, :, :2]
     torch.testing.assert_close(inside.det(), torch.ones(50))
@@ -487,34 +398,20 @@ def test_rotation_and_shear_are_about_the_centre_of_the_crop():
     assert float((inside - torch.eye(2)).abs().amax(dim=(1, 2)).min()) > 1e-3
 
 
-def test_a_drawn_rotation_is_torchvision_s_rotate():
-    images = floats(6)
-    settings = simclr_augmentation(
-        crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), rotate=40.0, shear=0.0, flip=0.0, jitter=0.0, grayscale=0.0
-    )
-    parameters = draw(settings, 6, 16, 16, generator())
-    views = apply(images, parameters)
-    for image, view, theta in zip(images, views, parameters.theta, strict=True):
-        # torchvision turns counter-clockwise; the corners, that come from outside the image, are aside.
-        degrees = float(torch.atan2(theta[1, 0], theta[0, 0]).rad2deg())
-        wanted = reference.rotate(image, degrees, InterpolationMode.BILINEAR)
-        torch.testing.assert_close(view[:, 4:12, 4:12], wanted[:, 4:12, 4:12], rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize(("name", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2), ("hue", 3)])
-def test_factors_have_the_given_ranges(name, column):
+def test_factors_have_the_given_ranges():
     spreads = {"brightness": 0.1, "contrast": 0.2, "saturation": 1.5, "hue": 0.3}
-    factors = draw(simclr_augmentation(**spreads), 4000, 16, 16, generator()).factors[:, column]
-    low, high = (-0.3, 0.3) if name == "hue" else (max(0.0, 1 - spreads[name]), 1 + spreads[name])
-    assert low <= float(factors.min()) < low + 0.01
-    assert high - 0.01 < float(factors.max()) <= high
+    factors = draw(simclr_augmentation(**spreads), 4000, 16, 16, generator()).factors
+    for column, (low, high) in enumerate([(0.9, 1.1), (0.8, 1.2), (0.0, 2.5), (-0.3, 0.3)]):
+        assert float(factors[:, column].min()) == pytest.approx(low, abs=0.01)
+        assert float(factors[:, column].max()) == pytest.approx(high, abs=0.01)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_flip_jitter_and_grayscale_have_the_given_probabilities(probability):
-    settings = simclr_augmentation(flip=probability, jitter=probability, grayscale=probability, rotate=0.0)
-    parameters = draw(settings, 4000, 16, 16, generator())
-    for flags in (parameters.theta[:, 0, 0] < 0, parameters.jitter, parameters.grayscale):
+def test_flip_jitter_grayscale_and_blur_have_the_given_probabilities(probability):
+    names = {name: probability for name in ("flip", "jitter", "grayscale", "blur")}
+    parameters = draw(simclr_augmentation(**names, rotate=0.0), 4000, 16, 16, generator())
+    blurry = torch.zeros(4000) if parameters.blur is None else parameters.blur > 0
+    for flags in (parameters.theta[:, 0, 0] < 0, parameters.jitter, parameters.grayscale, blurry):
         assert float(flags.float().mean()) == pytest.approx(probability, abs=0.03 if 0 < probability < 1 else 0)
 
 
@@ -533,15 +430,11 @@ def test_augmentation_of_nothing_draws_the_identity():
     assert parameters.blur is None
 
 
-@pytest.mark.parametrize("probability", [0.3, 1.0])
-def test_blur_has_the_given_probability_and_sigmas(probability):
-    sigma = draw(simclr_augmentation(blur=probability, blur_sigma=(0.5, 1.5)), 4000, 16, 16, generator()).blur
+def test_sigmas_are_uniform_in_the_given_range():
+    sigma = draw(simclr_augmentation(blur=1.0, blur_sigma=(0.5, 1.5)), 4000, 16, 16, generator()).blur
     assert sigma.dtype == torch.float32
-    assert float((sigma > 0).float().mean()) == pytest.approx(probability, abs=0.03 if probability < 1 else 0)
-    some = sigma[sigma > 0]
-    assert 0.5 <= float(some.min()) < 0.51
-    assert 1.49 < float(some.max()) <= 1.5
-    assert float(some.mean()) == pytest.approx(1, abs=0.03)
+    assert 0.5 <= float(sigma.min()) < 0.51 and 1.49 < float(sigma.max()) <= 1.5
+    assert float(sigma.mean()) == pytest.approx(1, abs=0.03)
 
 
 def test_without_blur_the_random_numbers_are_those_of_code_that_knew_none():
@@ -554,6 +447,6 @@ def test_without_blur_the_random_numbers_are_those_of_code_that_knew_none():
         torch.rand(5, generator=numbers)
     assert torch.equal(without.get_state(), numbers.get_state())
     blurry = draw(simclr_augmentation(blur=0.5), 5, 16, 16, generator())
-    for name in ("centre", "crop", "turn", "jitter", "order", "factors", "grayscale"):
+    for name in ("center", "crop", "turn", "jitter", "order", "factors", "grayscale"):
         assert torch.equal(getattr(plain, name), getattr(blurry, name)), name
     assert plain.blur is None
