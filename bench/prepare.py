@@ -143,8 +143,8 @@ def prepare_seconds(path: Path, size: int, folder: Path) -> float:
     from scan_core.data.decode import target_of
     from scan_core.data.ingest import ingest, load_chunks
     from scan_core.data.labels import labels_and_splits
+    from scan_core.data.open import open_source
     from scan_core.data.settings import Data
-    from scan_core.data.sources import open_source
     from scan_core.data.store import plan_store, write_store
 
     settings = Data(**dict(read_preset(Path("presets/digits.yaml")).data, name="folder", path=str(path), size=size))

@@ -27,7 +27,7 @@ from pipeline.fingerprint import run_key, stage_entries
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.presets import BASE, PRESETS, complete, preset_values
 from pipeline.tracking.spool import tracking_address
-from scan_core.data.folder import signature
+from scan_core.data.signature import signature
 from scan_core.errors import ScanError
 from stages.source import weights_signature
 

@@ -21,7 +21,12 @@ OUTSIDE = (
     *("pipeline.resume", "pipeline.stage", "pipeline.tracking"),
 )
 SETTINGS = "settings"  # modules of which a stage depends on the classes that it uses, not on the others
-ERRORS = {"ScanError", "ValueError", "TypeError"}  # the text of Refused is data: it goes to data/items/findings.csv
+ERRORS = {
+    "ScanError",
+    "DamagedFile",
+    "ValueError",
+    "TypeError",
+}  # the text of Refused is data: it goes to data/items/findings.csv
 MESSAGES = {"say", "warnings.warn"}
 # Calls that make a text, or a part of one, and do nothing else: builtins by name, and methods of texts.
 BUILTINS = {"abs", "bool", "float", "getattr", "int", "len", "list", "max", "min", "repr", "round", "sorted", "str"}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from scan_core.data.sources import resolve
+from scan_core.data.open import resolve
 from scan_core.errors import ScanError
 
 Count = Annotated[int, Field(ge=1)]
@@ -29,7 +29,7 @@ VARIABLES = {
     "SCAN_LAUNCH": Variable("command that starts the training stages", "python or torchrun", str, "python"),
     "SCAN_RESUME": Variable("resume although the result's bytes will differ", "any", Literal["any"], None),
     "SCAN_SAVE_SECONDS": Variable(
-        "time between saves of unfinished training", "a number of seconds of at least 0", Seconds, 10.0
+        "time between saves of unfinished training", "a number of seconds of at least 0", Seconds, 30.0
     ),
     "SCAN_THREADS": Variable("torch's CPU threads; 0: torch decides", "a whole number of at least 1", Count, 0),
     "SCAN_TRACKING": Variable("write MLflow's records to the spool only", "spool", Literal["spool"], None),
@@ -70,7 +70,7 @@ def worker_count() -> int:
 
 
 def seconds_between_saves() -> float:
-    """``SCAN_SAVE_SECONDS``: time between saves of unfinished training, by default 10 s."""
+    """``SCAN_SAVE_SECONDS``: time between saves of unfinished training, by default 30 s."""
     return float(_value("SCAN_SAVE_SECONDS"))
 
 

@@ -20,10 +20,11 @@ from scan_core.data.decode import Refused, Target, open_header, open_image, squa
 from scan_core.data.folder import is_junk
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import numbered
+from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Item, Split, open_source, resolve
 from scan_core.data.splits import FIXED_SHARE, content_order, fewest, official
 from scan_core.data.store import find_duplicates
+from scan_core.data.types import Finding, Item, Split
 from scan_core.errors import ScanError
 
 HASHED_AT = 32  # pixels: enough to tell images apart

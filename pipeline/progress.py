@@ -75,7 +75,7 @@ class TrainingProgress(_Progress):
         self._epoch, self._step, self._loss = number, 0, f"loss {loss:.4f}  "
         self._show(number, self._text(), last=number == self._epochs)
 
-    def stopped_early(self) -> None:
+    def loop_ended(self) -> None:
         """The loop has ended; says so if it ended before the last epoch."""
         if self._epoch < self._epochs:
             say(f"{self._stage:<9} ended early, after epoch {self._epoch} of {self._epochs}")

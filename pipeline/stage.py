@@ -1,4 +1,4 @@
-"""The context every stage runs in, and the command that starts it."""
+"""The context that every stage runs in, and the command that starts a stage."""
 
 import contextlib
 import errno
@@ -21,10 +21,10 @@ from pipeline.environment import data_home, use_threads, wanted_device
 from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress, clock, say
-from pipeline.resume import Scratch, launched, training_environment
+from pipeline.resume import ScratchFolder, launched, training_environment
 from pipeline.tracking.spool import NullTracker, Tracker
-from scan_core.data.sources import resolve
-from scan_core.errors import ScanError
+from scan_core.data.open import resolve
+from scan_core.errors import DamagedFile, ScanError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """One execution of a stage: settings, outputs that appear all together at the end, resuming, tracking.
+    """One execution of a stage: settings, outputs that all appear at the end, resuming, tracking.
 
-    Where torchrun has started several processes, the first does all this and the others only train with it.
+    If torchrun has started several processes, the first one does all this, and the others only train with it.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,24 +50,24 @@ class Stage:
             self._be_alone()
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-        self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # which reads all of the images
+        self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # reads all images
         self.tracker = NullTracker() if self.rank else Tracker(self.root, name)
         self._outputs: list[tuple[Path, Path]] = []
-        self._scratch: Scratch | None = None
+        self._scratch: ScratchFolder | None = None
         if not self.rank:
             shutil.rmtree(self._staging, ignore_errors=True)
         self._announce()
 
     def _be_alone(self) -> None:
-        """Raises ``ScanError`` where the stage is at work here already: both would write the same outputs."""
+        """Raises ``ScanError`` if the stage already runs in this folder, because both would write the same outputs."""
         Path(".scan").mkdir(exist_ok=True)
         try:
             self._alone.acquire(timeout=0)
         except Timeout:
-            raise ScanError(f"another {self.name} is at work in {Path.cwd()}; wait for its end or stop it") from None
+            raise ScanError(f"another {self.name} runs in {Path.cwd()}; wait for its end or stop it") from None
 
     def _announce(self) -> None:
-        """The rows in MLflow that this execution fills."""
+        """Starts the runs in MLflow that this execution fills."""
         everything = flatten(self.params.model_dump(mode="json"))
         group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
         key = run_key(self.params, source_key())
@@ -82,18 +82,18 @@ class Stage:
         )
 
     def out(self, path: Path) -> Path:
-        """Where to write the output ``path``: beside its place, moved there when the stage has finished."""
+        """Where to write the output ``path``. ``finish`` moves it to its place."""
         staged = self._staging / path
         staged.parent.mkdir(parents=True, exist_ok=True)
         self._outputs.append((staged, path))
         return staged
 
     def staged(self, path: Path) -> Path:
-        """Where an output, or a folder that holds outputs, lies before the stage has finished."""
+        """Where an output, or a folder of outputs, is before the stage has finished."""
         return self._staging / path
 
     def log_completion(self) -> None:
-        """Tells MLflow which executions made this run: for each stage its fingerprint, and the hash of dvc.lock."""
+        """Tells MLflow which executions made this run: the fingerprint of each stage, and the hash of dvc.lock."""
         stages = {name: fingerprint(name, self.params) for name in stage_entries()}
         lock = Path("dvc.lock")
         tags = {"scan.commit": git_commit()}
@@ -109,7 +109,7 @@ class Stage:
         return wanted_device()
 
     def use(self, compute: "Compute") -> "Compute":
-        """Sets ``SCAN_THREADS`` and records what the bytes depend on."""
+        """Applies ``SCAN_THREADS``, and records what the bytes depend on besides the fingerprint."""
         use_threads()
         self.environment = training_environment(compute.precision, compute.device.type, self.processes)
         self.tracker.event("tags", values={f"scan.{key}": str(value) for key, value in self.environment.items()})
@@ -117,7 +117,7 @@ class Stage:
 
     @staticmethod
     def images(compute: "Compute") -> "tuple[Images, dict[str, Tensor], dict[str, Any]]":
-        """The store on the device, rows by split (on the host), statistics."""
+        """The images on the device, the rows of each split on the host, and the statistics."""
         import torch
 
         from scan_core.images.store import ArrayImages, JpegImages
@@ -131,34 +131,34 @@ class Stage:
         return JpegImages(compute.device, blobs, shards, *seen), index, stats
 
     def located(self, path: str | None) -> Path | None:
-        """A path of the settings, ``~`` expanded; a relative one starts at the project."""
+        """A path of the settings, with ``~`` expanded; a relative one starts at the project."""
         return None if path is None else resolve(path, self.root)
 
     @property
     def data_home(self) -> Path:
-        """Where named sets lie; a relative ``SCAN_DATA`` starts at the project too."""
+        """The folder of the named data sets."""
         return data_home(self.root)
 
     def scratch(self, depends_on: dict[str, Any]) -> Path:
-        """A folder for unfinished work on the same files and settings; gone when the stage is done.
+        """A folder for unfinished work on the same files and settings. It is deleted when the stage is done.
 
-        ``depends_on`` are the settings that the work depends on, which may be fewer than the stage's.
+        ``depends_on`` are the settings that the work depends on; they may be fewer than the stage's.
         """
-        self._scratch = Scratch(self.root, self.name, fingerprint(self.name, self.params, depends_on))
+        self._scratch = ScratchFolder(self.root, self.name, fingerprint(self.name, self.params, depends_on))
         self._scratch.delete_stale(self.name)
         return self._scratch.folder
 
     def train(self, state: "TrainingState", loop: "Progress", epochs: int, steps: int) -> None:
-        """Runs ``loop``, which changes ``state``, to its end; resumes and saves, shows and logs each epoch.
+        """Runs ``loop``, which changes ``state``, to its end: resumes, saves after any step, shows and logs epochs.
 
-        Of several processes only the first returns: what has come out is for it to write.
+        Only the first of several processes returns, because it writes the outputs.
         """
         from scan_core.compute.distributed import broadcast
         from scan_core.training.state import Epoch
 
         saved = None
         if not self.rank:
-            self._scratch = Scratch(self.root, self.name, self.fingerprint)
+            self._scratch = ScratchFolder(self.root, self.name, self.fingerprint)
             saved = self._scratch.load(self.environment)
         saved = broadcast(saved)
         if saved is not None:
@@ -169,24 +169,24 @@ class Stage:
             raise SystemExit(0)
         assert self._scratch is not None
         if saved is not None:
-            for values in state.history:  # the row in MLflow is this execution's: make its curves whole
+            for values in state.history:  # the run in MLflow is a new one, and its curves are to be whole
                 self.tracker.metrics(values, int(values["epoch"]))
         with TrainingProgress(self.name, epochs, state.epoch, steps, state.step) as progress:
             for record in loop:
                 if isinstance(record, Epoch):
                     progress.epoch_done(record.number, record.values["loss"])
                     self.tracker.metrics(record.values, record.number)
-                    whole = record.number < epochs
+                    resumable = record.number < epochs
                 else:
                     progress.step_done(record.images)
-                    whole = state.step < steps  # what the end of an epoch needs of its last step is not in the state
-                if whole and self._scratch.should_save():
+                    resumable = state.step < steps  # the epoch's end needs more of its last step than the state has
+                if resumable and self._scratch.should_save():
                     self._scratch.save(state.state_dict(), self.environment)
-            progress.stopped_early()
+            progress.loop_ended()
         self._scratch.save_for_waiter(state.state_dict(), self.environment)
 
     def finish(self) -> None:
-        """Moves the outputs into place, one rename each, and then forgets the unfinished state."""
+        """Moves the outputs into place, one rename each, and then deletes the unfinished state."""
         for staged, path in self._outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
@@ -199,7 +199,7 @@ class Stage:
         self._alone.release()
 
     def abandon(self) -> None:
-        """After an error: outputs that are not whole go, the saved state stays."""
+        """After an error: deletes incomplete outputs, keeps the saved state."""
         if self.rank:
             return
         shutil.rmtree(self._staging, ignore_errors=True)
@@ -209,7 +209,7 @@ class Stage:
 
 
 def _move(staged: Path, path: Path) -> None:
-    """One rename; where ``path`` lies on another disk, it is first copied to stand beside it."""
+    """Renames; if ``path`` is on another disk, a copy beside it is renamed."""
     try:
         os.replace(staged, path)
     except OSError as error:
@@ -230,7 +230,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
-    """The command line of a stage, whose help is the docstring of ``run``."""
+    """The command line of a stage; its help is the docstring of ``run``."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=run.__doc__)
@@ -249,16 +249,16 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
             if debug:
                 traceback.print_exc()
             rank = launched()[0]
-            if not rank or not isinstance(error, KeyboardInterrupt):  # which reaches all of them
+            if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
                 say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-        # The outputs are in place: whatever happens to the records of it, the stage has succeeded.
+        # The outputs are in place, so the stage has succeeded, whatever happens to its records.
         try:
             stage.tracker.metrics({"seconds": time.monotonic() - started})
             stage.tracker.close("FINISHED")
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-            say(f"{name}: warning: its records in MLflow may lack their end ({reason}); see: scan send")
+            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan send")
         say(f"{name:<9} done in {clock(time.monotonic() - started)}")
 
     return app
@@ -266,7 +266,7 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits till the end: a file that is moved and a state that is deleted belong together."""
+    """Ignores Ctrl-C, so that outputs are moved and the state is deleted, or neither."""
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:
@@ -276,9 +276,9 @@ def uninterrupted() -> Iterator[None]:
 
 
 def run(app: typer.Typer) -> NoReturn:
-    """A stage's command line, and the end of its process.
+    """Runs a stage's command line and ends the process at once.
 
-    The end is at once: an interpreter that has imported torch takes a second or two to take itself apart.
+    An interpreter that has imported torch would take a second or two to shut down.
     """
     status: int | str | None = 0
     try:
@@ -291,10 +291,12 @@ def run(app: typer.Typer) -> NoReturn:
 
 
 def one_line(error: BaseException, debug: bool = False) -> str:
-    """What happened, in one line; for what is not a mistake of the user's, how to see more."""
+    """What happened, in one line, and what to do; for an unexpected error, how to see more."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the next run goes on from what is saved"
+        return "interrupted; the next run resumes from what is saved"
     text = " ".join(str(error).split())
+    if isinstance(error, DamagedFile):
+        return f"{text}; delete it and run dvc repro"
     if isinstance(error, ScanError):
         return text
     return f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")

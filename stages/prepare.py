@@ -13,9 +13,10 @@ from scan_core.data.chunks import Chunk
 from scan_core.data.decode import target_of
 from scan_core.data.ingest import check_rejected, ingest, load_chunks
 from scan_core.data.labels import images_of, labels_and_splits, numbered, read_labels
+from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Source, open_source, resolve
 from scan_core.data.store import Plan, plan_store, write_store
+from scan_core.data.types import Finding, Source
 from scan_core.errors import ScanError
 
 # A decoded image depends on these settings. The others can change without decoding again.

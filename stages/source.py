@@ -13,8 +13,8 @@ from pipeline.environment import data_home
 from pipeline.fingerprint import stage_entries
 from pipeline.params import read_params
 from pipeline.progress import say
-from scan_core.data.folder import signature
-from scan_core.data.sources import resolve
+from scan_core.data.open import resolve
+from scan_core.data.signature import signature
 from scan_core.errors import ScanError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 from scan_core.data.download import one_line
 from scan_core.data.folder import is_junk, tree_layout
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Item, Source, printable
+from scan_core.data.types import Finding, Item, Source, printable
 from scan_core.errors import ScanError
 
 GIB = 2**30

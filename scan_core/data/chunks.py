@@ -17,7 +17,7 @@ from PIL import Image
 
 from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, open_image, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
-from scan_core.data.sources import Finding, Item, Split
+from scan_core.data.types import Finding, Item, Split
 
 JPEG_QUALITY = 90
 BLOCK = 32  # images summed at once: they fit into a core's cache

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from scan_core.data.download import BROKEN, check_md5, one_line, some
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Item, Source, Split, printable
+from scan_core.data.types import Finding, Item, Source, Split, printable
 from scan_core.errors import ScanError
 
 WNID = re.compile(r"n\d{8}")

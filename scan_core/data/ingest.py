@@ -27,7 +27,7 @@ import numpy as np
 from scan_core.data.chunks import Chunk, decode_chunk, load_chunk
 from scan_core.data.decode import Target
 from scan_core.data.settings import SOURCES_WITH_PATH, Data
-from scan_core.data.sources import Finding, Item, Source
+from scan_core.data.types import Finding, Item, Source
 from scan_core.errors import ScanError
 
 CHUNK_ITEMS = 512

@@ -8,7 +8,7 @@ import numpy as np
 
 from scan_core.data.chunks import Chunk
 from scan_core.data.settings import Data
-from scan_core.data.sources import Source, Split, class_order
+from scan_core.data.types import Source, Split, class_order
 from scan_core.errors import ScanError
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from scan_core.data.download import fetch, gunzip, one_line, provide, wrong_md5
 from scan_core.data.settings import Data
-from scan_core.data.sources import Item, Source, Split
+from scan_core.data.types import Item, Source, Split
 from scan_core.errors import ScanError
 
 OFFICIAL: tuple[tuple[str, Split], ...] = (("train", "train"), ("test", "val"))  # the set's word for a split, and ours

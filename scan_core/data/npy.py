@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Item, Source
+from scan_core.data.types import Finding, Item, Source
 from scan_core.errors import ScanError
 
 ARRAYS_ALLOWED = "(N,height,width[,channels]) uint8 or bool, with 1, 3 or 4 channels, is allowed"

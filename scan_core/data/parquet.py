@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scan_core.data.download import some
 from scan_core.data.npy import row_name
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Item, Source, Split, printable
+from scan_core.data.types import Finding, Item, Source, Split, printable
 from scan_core.errors import ScanError
 
 BATCH_ROWS = 64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scan_core.data.settings import Data
-from scan_core.data.sources import Split
+from scan_core.data.types import Split
 from scan_core.errors import ScanError
 
 FIXED_SHARE = 0.1  # probability of val, which chooses the model, if every image is trained on

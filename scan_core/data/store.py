@@ -12,8 +12,8 @@ import numpy as np
 from scan_core.data.chunks import Chunk, load_thumbs, to_color
 from scan_core.data.duplicates import THUMB, exact_groups, joining, near_pairs, rows_to_keep
 from scan_core.data.settings import Data
-from scan_core.data.sources import Finding, Split
 from scan_core.data.splits import channel_statistics, choose_rows, content_order, official
+from scan_core.data.types import Finding, Split
 from scan_core.errors import ScanError
 
 OPEN_FILES = 128  # macOS allows a process 256

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from scan_core.compute.device import to_device
-from scan_core.errors import ScanError
+from scan_core.errors import DamagedFile
 
 DEVICE_SHARE = 0.6  # of the device's free memory that images may take; the rest is the network's
 
@@ -179,7 +179,7 @@ class JpegImages(Images):
         # A damaged file makes PIL raise any of these.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = " ".join(str(error).split())
-            raise ScanError(f"{self._blobs[self._blob[row]]} is damaged (at byte {start:,}: {what})") from None
+            raise DamagedFile(f"{self._blobs[self._blob[row]]} is damaged (at byte {start:,}: {what})") from None
 
 
 def _joined(device: torch.device, shards: list[Tensor]) -> Tensor:
@@ -208,7 +208,7 @@ def _opened(owner: JpegImages, path: Path) -> int:
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise ScanError(f"{path} cannot be read ({error.strerror})") from None
+        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from None
     weakref.finalize(owner, os.close, file)
     return file
 
@@ -220,7 +220,7 @@ def _check(path: Path, size: int, table: np.ndarray, side: int) -> None:
     if len(wrong):
         row = wrong[0]
         what = f"it has {size:,} bytes, its table wants {start[row]:,} to {end[row]:,}"
-        raise ScanError(f"{path} is damaged ({what})")
+        raise DamagedFile(f"{path} is damaged ({what})")
     if len(table) and table[:, 2:].min() < side:
         what = f"its table has an image of {table[:, 2:].min()} pixels per side, below {side}"
-        raise ScanError(f"{path} is damaged ({what})")
+        raise DamagedFile(f"{path} is damaged ({what})")

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from scan_core.errors import ScanError
+from scan_core.errors import DamagedFile, ScanError
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
 from scan_core.models.settings import Backbone
 
@@ -43,8 +43,11 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
         model = Model(backbone, heads[sizes.pop("kind")](feature_size(backbone), **sizes))
     except (KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())
-        raise ScanError(f"{path} is not a model of this pipeline ({what})") from None
-    load_strictly(model, tensors, path)
+        raise DamagedFile(f"{path} is not a model of this pipeline ({what})") from None
+    try:
+        load_strictly(model, tensors, path)
+    except ScanError as error:
+        raise DamagedFile(str(error)) from None
     return model, description
 
 
@@ -64,9 +67,12 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 
     Raises ``ScanError`` if the file is no such file, or one of another network; the error names the keys that differ.
     """
-    description, tensors = _read(path)
+    try:
+        description, tensors = _read(path)
+    except DamagedFile as error:
+        raise ScanError(f"{error}; import it again") from None
     if "origin" not in description:
-        raise ScanError(f"{path} holds no imported weights")
+        raise ScanError(f"{path} holds no imported weights; import it again")
     made_for = description["origin"].get("network", "another network")
     hint = f"the file is of {made_for}, backbone is {backbone.architecture}: change backbone, or import it again"
     tensors = _sum_colors(backbone, tensors)
@@ -98,16 +104,16 @@ def _save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    """The description and the tensors of a file that ``_save`` wrote. Raises ``ScanError``."""
+    """The description and the tensors of a file that ``_save`` wrote. Raises ``DamagedFile``."""
     if not path.exists():
-        raise ScanError(f"{path} is missing")
+        raise DamagedFile(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})["scan"])
             return description, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         what = " ".join(str(error).split())
-        raise ScanError(f"{path} is not a model of this pipeline ({what})") from None
+        raise DamagedFile(f"{path} is not a model of this pipeline ({what})") from None
 
 
 def _sum_colors(backbone: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

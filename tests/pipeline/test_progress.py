@@ -23,7 +23,7 @@ def train(epochs=3, done=0, last=3):
             shown.step_done(500)
             shown.step_done(500)
             shown.epoch_done(epoch, 1 / epoch)
-        shown.stopped_early()
+        shown.loop_ended()
 
 
 def lines(text):

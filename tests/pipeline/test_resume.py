@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from pipeline.resume import Scratch
+from pipeline.resume import ScratchFolder
 from scan_core.errors import ScanError
 
 HERE = {"threads": 2, "torch": "1"}
@@ -19,7 +19,7 @@ def state(epoch: int) -> dict:
 
 @pytest.fixture
 def scratch(tmp_path):
-    opened = Scratch(tmp_path, "pretext", "a" * 64)
+    opened = ScratchFolder(tmp_path, "pretext", "a" * 64)
     yield opened
     opened.close(finished=False)
 
@@ -30,7 +30,7 @@ def test_how_often_is_a_number_of_seconds(tmp_path, monkeypatch, given):
     with pytest.raises(
         ScanError, match=f"^SCAN_SAVE_SECONDS is {given}; a number of seconds of at least 0 is allowed$"
     ):
-        Scratch(tmp_path, "pretext", "a" * 64)
+        ScratchFolder(tmp_path, "pretext", "a" * 64)
 
 
 def test_a_saved_state_comes_back(scratch):
@@ -42,7 +42,7 @@ def test_a_saved_state_comes_back(scratch):
 
 def test_another_fingerprint_starts_afresh(tmp_path, scratch):
     scratch.save(state(3), HERE)
-    other = Scratch(tmp_path, "pretext", "b" * 64)
+    other = ScratchFolder(tmp_path, "pretext", "b" * 64)
     assert other.load(HERE) is None
     other.close(finished=False)
 
@@ -63,12 +63,12 @@ def test_what_scan_resume_may_be_is_said(scratch, monkeypatch):
 
 
 def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch):
-    others = {days: Scratch(tmp_path, "pretext", f"{days}" * 64) for days in (6, 8)}
+    others = {days: ScratchFolder(tmp_path, "pretext", f"{days}" * 64) for days in (6, 8)}
     for days, other in others.items():
         other.save(state(3), HERE)
         other.close(finished=False)
         os.utime(other.folder, (time.time() - days * 86_400,) * 2)
-    at_work = Scratch(tmp_path, "pretext", "f" * 64)
+    at_work = ScratchFolder(tmp_path, "pretext", "f" * 64)
     os.utime(at_work.folder, (0, 0))
     os.utime(scratch.folder, (0, 0))
     scratch.delete_stale("pretext")
@@ -78,7 +78,7 @@ def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch)
 
 
 def test_starting_afresh_in_another_environment_keeps_what_this_one_has_done(tmp_path, monkeypatch):
-    scratch, there = Scratch(tmp_path, "pretext", "a" * 64), {**HERE, "threads": 4}
+    scratch, there = ScratchFolder(tmp_path, "pretext", "a" * 64), {**HERE, "threads": 4}
     scratch.save(state(30), HERE)
     assert scratch.load(there) is None
     scratch.save(state(1), there)
@@ -110,7 +110,7 @@ def test_a_damaged_state_is_an_error_that_names_the_file(scratch):
 
 
 def test_a_finished_stage_leaves_no_state(tmp_path):
-    scratch = Scratch(tmp_path, "pretext", "c" * 64)
+    scratch = ScratchFolder(tmp_path, "pretext", "c" * 64)
     scratch.save(state(1), HERE)
     scratch.close(finished=True)
     assert not scratch.folder.exists()
@@ -121,13 +121,13 @@ def second(tmp_path):
     """Starts a second run of the same thing in the background; returns what it has when the first is done."""
 
     def start():
-        opened: list[Scratch] = []
-        waiting = threading.Thread(target=lambda: opened.append(Scratch(tmp_path, "pretext", "d" * 64)))
+        opened: list[ScratchFolder] = []
+        waiting = threading.Thread(target=lambda: opened.append(ScratchFolder(tmp_path, "pretext", "d" * 64)))
         waiting.start()
         time.sleep(0.3)
         assert not opened
 
-        def wait() -> Scratch:
+        def wait() -> ScratchFolder:
             waiting.join(timeout=10)
             return opened[0]
 
@@ -137,7 +137,7 @@ def second(tmp_path):
 
 
 def test_the_second_of_two_waits_for_the_first(tmp_path, second, capsys):
-    first = Scratch(tmp_path, "pretext", "d" * 64)
+    first = ScratchFolder(tmp_path, "pretext", "d" * 64)
     wait = second()
     first.close(finished=True)
     opened = wait()
@@ -147,7 +147,7 @@ def test_the_second_of_two_waits_for_the_first(tmp_path, second, capsys):
 
 
 def test_the_second_goes_on_from_the_end_of_the_first(tmp_path, second):
-    first = Scratch(tmp_path, "pretext", "d" * 64)
+    first = ScratchFolder(tmp_path, "pretext", "d" * 64)
     wait = second()
     first.save_for_waiter(state(120), HERE)
     first.close(finished=True)
@@ -160,7 +160,7 @@ def test_the_second_goes_on_from_the_end_of_the_first(tmp_path, second):
 
 
 def test_what_nobody_waits_for_is_handed_to_nobody(tmp_path):
-    scratch = Scratch(tmp_path, "pretext", "d" * 64)
+    scratch = ScratchFolder(tmp_path, "pretext", "d" * 64)
     left = scratch.folder.with_suffix(".waiting-12345678")
     left.touch()  # of a run that was killed while it waited
     scratch.save_for_waiter(state(120), HERE)
@@ -169,7 +169,7 @@ def test_what_nobody_waits_for_is_handed_to_nobody(tmp_path):
 
 
 def test_a_disk_without_room_for_the_second_does_not_fail_the_first(tmp_path, second, monkeypatch, capsys):
-    first = Scratch(tmp_path, "pretext", "d" * 64)
+    first = ScratchFolder(tmp_path, "pretext", "d" * 64)
     wait = second()
 
     def full(*_):

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from pipeline.resume import Scratch
 from pipeline.stage import Stage
 from pipeline.tracking.spool import Tracker
 from scan_core.compute.device import configure_compute

@@ -5,7 +5,7 @@ import os
 import tarfile
 
 from pipeline.presets import read_preset
-from scan_core.data.sources import Finding, Item
+from scan_core.data.types import Finding, Item
 from tests.project import ROOT
 from tests.tiny import change
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scan_core.data import archive as archives
 from scan_core.data.archive import open_archive
 from scan_core.data.folder import open_folder
-from scan_core.data.sources import Item
+from scan_core.data.types import Item
 from scan_core.errors import ScanError
 from tests.scan_core.data.little_files import findings, names, settings, tar_bytes, write
 from tests.tiny import refused

@@ -7,8 +7,9 @@ import stat
 
 import pytest
 
-from scan_core.data.folder import open_folder, signature, tree_layout
-from scan_core.data.sources import Item
+from scan_core.data.folder import open_folder, tree_layout
+from scan_core.data.signature import signature
+from scan_core.data.types import Item
 from tests.project import ROOT
 from tests.scan_core.data.little_files import DIGITS, findings, names, put, settings, write
 from tests.tiny import refused

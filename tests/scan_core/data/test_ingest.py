@@ -20,7 +20,7 @@ from pipeline.presets import read_preset
 from scan_core.data import chunks, ingest
 from scan_core.data.chunks import load_thumbs
 from scan_core.data.decode import Target
-from scan_core.data.sources import Finding, Item, Source
+from scan_core.data.types import Finding, Item, Source
 from scan_core.errors import ScanError
 from tests.tiny import change
 

@@ -7,7 +7,7 @@ import pytest
 
 from scan_core.data.folder import tree_layout
 from scan_core.data.labels import images_of, labels_and_splits, numbered, read_labels
-from scan_core.data.sources import Source
+from scan_core.data.types import Source
 from tests.tiny import change, data_settings, refused
 
 DATA = data_settings(name="folder", path="images")

@@ -26,9 +26,9 @@ from torchvision.datasets import imagenet
 
 from scan_core.data import download as fetch
 from scan_core.data import named_sets as named
-from scan_core.data.folder import signature
 from scan_core.data.named_sets import open_named
-from scan_core.data.sources import Finding, printable
+from scan_core.data.signature import signature
+from scan_core.data.types import Finding, printable
 from tests.project import ROOT
 from tests.scan_core.data.little_files import Trap, put, settings, tar_bytes, write
 from tests.tiny import refused

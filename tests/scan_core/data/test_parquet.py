@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scan_core.data import parquet as tables
 from scan_core.data.npy import open_npy
 from scan_core.data.parquet import open_parquet
-from scan_core.data.sources import Finding, Item
+from scan_core.data.types import Finding, Item
 from scan_core.errors import ScanError
 from tests.scan_core.data.little_files import DIGITS, Trap, put
 from tests.tiny import change, refused

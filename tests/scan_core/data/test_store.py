@@ -14,8 +14,8 @@ from scan_core.data import store as module
 from scan_core.data.chunks import decode_chunk
 from scan_core.data.decode import target_of
 from scan_core.data.ingest import load_chunks
-from scan_core.data.sources import Item
 from scan_core.data.store import plan_store, write_store
+from scan_core.data.types import Item
 from scan_core.errors import ScanError
 from tests.tiny import change, data_settings, refused
 

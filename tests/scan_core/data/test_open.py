@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scan_core.data.sources import class_order, open_source, printable, resolve
+from scan_core.data.open import open_source, resolve
+from scan_core.data.types import class_order, printable
 from tests.scan_core.data.little_files import DIGITS, settings
 from tests.tiny import refused
 

@@ -1,4 +1,4 @@
-"""What a source of images is, and which reader ``data.name`` selects.
+"""What a source of images is.
 
 A source yields its images one by one in an order of its own, and a finding for each file that it does not take.
 """
@@ -6,13 +6,9 @@ A source yields its images one by one in an order of its own, and a finding for 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-
-from scan_core.data.settings import SOURCES_WITH_PATH, Data
-from scan_core.errors import ScanError
 
 Split = Literal["train", "val", "extra"]
 
@@ -60,43 +56,3 @@ def class_order(names: set[str]) -> list[str]:
     if not all(value.is_finite() for value in values.values()):
         return sorted(names)
     return sorted(names, key=lambda name: (values[name], name))
-
-
-# --- from settings to a source
-
-
-def open_source(settings: Data, root: Path, home: Path) -> Source:
-    """The source that ``settings.name`` selects.
-
-    A relative ``settings.path`` starts at ``root``; named sets are in ``home``, or are downloaded into it.
-    Raises ``ScanError`` if there is nothing to read.
-    """
-    if settings.name not in SOURCES_WITH_PATH:
-        from scan_core.data import named_sets as named
-
-        return named.open_named(settings, home)
-    from scan_core.data import archive as archives
-    from scan_core.data import folder as files
-    from scan_core.data import npy as arrays
-    from scan_core.data import parquet as tables
-
-    readers: dict[str, Callable[[Path, Data], Source]] = {
-        "folder": files.open_folder,
-        "archive": archives.open_archive,
-        "parquet": tables.open_parquet,
-        "npy": arrays.open_npy,
-    }
-    return readers[settings.name](located(settings, root), settings)
-
-
-def located(settings: Data, root: Path) -> Path:
-    """The path that ``settings.path`` means. Raises ``ScanError`` if nothing is there."""
-    path = resolve(settings.path or "", root)
-    if not path.exists():
-        raise ScanError(f"data.path is {settings.path}; there is nothing at {path}")
-    return path
-
-
-def resolve(path: str, root: Path) -> Path:
-    """``path`` with ``~`` expanded; a relative one starts at ``root``."""
-    return root / Path(path).expanduser()

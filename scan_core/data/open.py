@@ -1,0 +1,45 @@
+"""From settings to a source: which reader ``data.name`` selects, and where it reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from scan_core.data.settings import SOURCES_WITH_PATH, Data
+from scan_core.data.types import Source
+from scan_core.errors import ScanError
+
+
+def open_source(settings: Data, root: Path, home: Path) -> Source:
+    """The source that ``settings.name`` selects.
+
+    A relative ``settings.path`` starts at ``root``; named sets are in ``home``, or are downloaded into it.
+    Raises ``ScanError`` if there is nothing to read.
+    """
+    if settings.name not in SOURCES_WITH_PATH:
+        from scan_core.data import named_sets as named
+
+        return named.open_named(settings, home)
+    from scan_core.data import archive as archives
+    from scan_core.data import folder as files
+    from scan_core.data import npy as arrays
+    from scan_core.data import parquet as tables
+
+    readers: dict[str, Callable[[Path, Data], Source]] = {
+        "folder": files.open_folder,
+        "archive": archives.open_archive,
+        "parquet": tables.open_parquet,
+        "npy": arrays.open_npy,
+    }
+    return readers[settings.name](located(settings, root), settings)
+
+
+def located(settings: Data, root: Path) -> Path:
+    """The path that ``settings.path`` means. Raises ``ScanError`` if nothing is there."""
+    path = resolve(settings.path or "", root)
+    if not path.exists():
+        raise ScanError(f"data.path is {settings.path}; there is nothing at {path}")
+    return path
+
+
+def resolve(path: str, root: Path) -> Path:
+    """``path`` with ``~`` expanded; a relative one starts at ``root``."""
+    return root / Path(path).expanduser()
