@@ -411,14 +411,14 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(project, stage)
 @pytest.mark.parametrize("stage", ["pretext", "cluster", "selflabel"])
 def test_what_waits_for_the_same_thing_takes_over_its_last_epoch(project, stage, monkeypatch):
     outputs = [path for path in OUTPUTS if path.endswith(WRITTEN[stage])]
-    original, others = Scratch.__init__, []
+    original, others = ScratchFolder.__init__, []
 
     def awaited(self, *arguments):
         original(self, *arguments)
         others.append(FileLock(self.folder.with_suffix(f".waiting-{len(others)}")))
         others[-1].acquire(timeout=0)
 
-    monkeypatch.setattr(Scratch, "__init__", awaited)
+    monkeypatch.setattr(ScratchFolder, "__init__", awaited)
     run_stage(project, stage)
     whole = read(project, outputs)
     for path in outputs:
