@@ -41,7 +41,7 @@ SHOWN_QUALITY = {
     "heads_ari": ("head agreement (ARI)", ".2f"),
     "silhouette": ("silhouette", ".2f"),
 }
-SHOWN_PROBES = {"knn_acc": "nearest neighbours", "linear_probe_acc": "linear probe"}
+SHOWN_PROBES = {"knn_acc": "nearest neighbors", "linear_probe_acc": "linear probe"}
 
 
 @app.command()

@@ -1,10 +1,10 @@
 """Unfinished training, so that a killed stage resumes where it was.
 
-The order: the stage takes the lock of its fingerprint; it loads a state that was saved under the same fingerprint in the
-same environment; it trains, and saves its state after any step, each time completely or not at all; when its outputs are
-in place, it deletes the states. Each fingerprint has its own folder, so a changed setting starts anew. Each environment
-has its own file there, so that starting anew by mistake destroys nothing. If another run waits for the lock, the last
-state is left to that run, which resumes at the end.
+The order: the stage takes the lock of its fingerprint; it loads a state that was saved under the same fingerprint in
+the same environment; it trains, and saves its state after any step, each time completely or not at all; when its
+outputs are in place, it deletes the states. Each fingerprint has its own folder, so a changed setting starts anew. Each
+environment has its own file there, so that starting anew by mistake destroys nothing. If another run waits for the
+lock, the last state is left to that run, which resumes at the end.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class ScratchFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def delete_stale(self, stage: str) -> None:
-        """Deletes unfinished work of ``stage`` on other inputs that is at least a week old, unless a run holds its lock."""
+        """Deletes unfinished work of ``stage`` on other inputs that is a week old, unless a run holds its lock."""
         for folder in self.folder.parent.glob(f"{stage}-*"):
             old = folder.is_dir() and time.time() - folder.stat().st_mtime > DAYS_KEPT * 86_400
             if old and folder != self.folder:

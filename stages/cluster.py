@@ -1,4 +1,4 @@
-"""cluster: neighbours agree, and all clusters stay in use."""
+"""cluster: neighbors agree, and all clusters stay in use."""
 
 from pipeline import artifacts
 from pipeline.stage import Stage, command, run

@@ -6,7 +6,7 @@ from scan_core.clustering.neighbors import mine_neighbors
 
 
 def neighbors(stage: Stage) -> None:
-    """Mine neighbors.k neighbours inside train and inside val; write data/neighbors."""
+    """Mine neighbors.k neighbors inside train and inside val; write data/neighbors."""
     folder, settings = stage.out(artifacts.NEIGHBORS), stage.params.neighbors
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))

@@ -63,9 +63,9 @@ def simclr_augmentation(**values):
         "shear": 10.0,
         "flip": 0.5,
     }
-    colours = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
-    colours |= {"blur": 0.0, "blur_sigma": (0.1, 2.0)}
-    return SimclrAugmentation(kind="simclr", **{**base, **colours, **values})
+    colors = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
+    colors |= {"blur": 0.0, "blur_sigma": (0.1, 2.0)}
+    return SimclrAugmentation(kind="simclr", **{**base, **colors, **values})
 
 
 def strong_augmentation(**values):
@@ -102,7 +102,7 @@ def selflabel_settings(**values):
 
 
 def pixels(count=48, channels=3, seed=0, size=SIZE):
-    """(count,size,size,channels) uint8: three kinds of images, each with its own colour gradient, and noise."""
+    """(count,size,size,channels) uint8: three kinds of images, each with its own color gradient, and noise."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(40, 200, size)
     kinds = np.stack([

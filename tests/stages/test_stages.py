@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from pipeline.resume import ScratchFolder
 from pipeline.stage import Stage
 from pipeline.tracking.spool import Tracker
 from scan_core.compute.device import configure_compute
@@ -111,7 +112,7 @@ def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(pr
     assert probes == pytest.approx(wanted) and probes["knn_acc"] > 0.5
     assert "Labels were used here" in page and f"{100 * probes['knn_acc']:.1f}%" in page
     said = run(project, sys.executable, "-m", "pipeline.cli", "show").stdout
-    assert "labels used, on embeddings: nearest neighbours" in said
+    assert "labels used, on embeddings: nearest neighbors" in said
     first = read(project, OUTPUTS)
     run_stage(project, "evaluate")
     assert read(project, OUTPUTS) == first
@@ -211,7 +212,7 @@ def test_the_sizes_plotted_are_those_of_the_final_clusters(finished):
     assert [(int(row["cluster"]), row["split"], int(row["images"])) for row in plot(finished, "sizes")] == wanted
 
 
-def test_neighbours_are_mined_inside_their_split_without_the_image_itself(finished):
+def test_neighbors_are_mined_inside_their_split_without_the_image_itself(finished):
     for split, count in (("train", 1455), ("val", 342)):
         neighbors = np.load(finished / "data" / "neighbors" / f"{split}.npy")
         assert neighbors.shape == (count, 20) and neighbors.dtype == np.int64
@@ -305,7 +306,7 @@ def test_other_counts_of_clusters_than_of_classes(project):
         assert ("top5" in metrics(project)["val"]["selflabel"]) is many
 
 
-def test_without_pretext_and_self_labelling_and_with_one_head_the_rest_is_there(project):
+def test_without_pretext_and_self_labeling_and_with_one_head_the_rest_is_there(project):
     change = {"pretext": {"method": "none"}, "cluster": {"heads": 1, "epochs": 1}, "selflabel": {"epochs": 0}}
     set_params(project, change)
     for stage in STAGES[1:]:

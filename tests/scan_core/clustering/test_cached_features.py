@@ -46,7 +46,7 @@ def train(state, settings, fabric, val_rows=VAL):
     return train_scan(state, images(), ROWS, MINED, val_rows, VAL_MINED, settings, fabric)
 
 
-def labelling(**values):
+def labeling(**values):
     return selflabel_settings(**{"train": "head", "threshold": 0.5, "epochs": 3, **values})
 
 
@@ -60,7 +60,7 @@ def parting_model():
     return model
 
 
-def start_labelling(settings, fabric, seed=0):
+def start_labeling(settings, fabric, seed=0):
     return start_selflabel(settings, parting_model(), seed, fabric)
 
 
@@ -126,7 +126,7 @@ def test_heads_trained_on_features_are_those_trained_on_images(fp32, values):
 
 
 def test_a_step_is_plain_gradient_descent_of_the_heads_on_the_features_of_plain_views(fp32):
-    """By hand: order, one neighbour of each anchor, the features of both, w - lr * gradient."""
+    """By hand: order, one neighbor of each anchor, the features of both, w - lr * gradient."""
     settings, data = cluster(optimizer=SGD, entropy_weight=3.0), images()
     state = start(settings, fp32)
     module = copy.deepcopy(state.module).eval()
@@ -199,7 +199,7 @@ def test_without_augmentation_the_backbone_may_train_on_plain_views(fp32):
         torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
 
 
-# --- Self-labelling
+# --- Self-labeling
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_without_augmentation_the_backbone_may_train_on_plain_views(fp32):
     [{}, {"optimizer": SGD}, {"ema": 0.9}, {"threshold": 0.65, "batch_size": 2}, {"class_weights": False}],
     ids=["adam", "sgd", "average", "skipped", "unweighted"],
 )
-def test_self_labelling_on_features_is_that_on_images(monkeypatch, fp32, values):
+def test_self_labeling_on_features_is_that_on_images(monkeypatch, fp32, values):
     """Pseudo-labels of each step, confident shares, assignments, weights, and the random numbers drawn."""
     given, original = [], selflabel.confident_cross_entropy
 
@@ -216,10 +216,10 @@ def test_self_labelling_on_features_is_that_on_images(monkeypatch, fp32, values)
         return original(strong, weak, *others)
 
     monkeypatch.setattr(selflabel, "confident_cross_entropy", spy)
-    settings, states = labelling(**values), []
+    settings, states = labeling(**values), []
     for each in (settings, on_images(settings)):
         given.append([])
-        states.append(start_labelling(settings, fp32))
+        states.append(start_labeling(settings, fp32))
         assert len(epochs_of(label(states[-1], each, fp32))) == 3
     assert_close(states[0].state_dict(), states[1].state_dict())
     assert_close(states[0].judged.state_dict(), states[1].judged.state_dict())
@@ -239,8 +239,8 @@ def test_pseudo_labels_of_known_features_are_those_of_plain_views(monkeypatch, f
         return original(strong, weak, *others)
 
     monkeypatch.setattr(selflabel, "confident_cross_entropy", spy)
-    settings, data = labelling(threshold=0.34, epochs=1), images()
-    state = start_labelling(settings, fp32)
+    settings, data = labeling(threshold=0.34, epochs=1), images()
+    state = start_labeling(settings, fp32)
     generator = torch.Generator()
     generator.set_state(state.generator.get_state())
     order = ROWS[torch.randperm(32, generator=generator)].view(4, 8)
@@ -255,10 +255,10 @@ def test_pseudo_labels_of_known_features_are_those_of_plain_views(monkeypatch, f
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_self_labelling_passes_each_plain_image_through_the_backbone_once(fp32, passes, ema):
+def test_self_labeling_passes_each_plain_image_through_the_backbone_once(fp32, passes, ema):
     """And, in each step that is done, its strong views. Of the average's backbone, which is the same, nothing."""
-    settings = labelling(ema=ema, threshold=0.65, batch_size=2)
-    state = start_labelling(settings, fp32)
+    settings = labeling(ema=ema, threshold=0.65, batch_size=2)
+    state = start_labeling(settings, fp32)
     for module in (state.module, state.ema) if ema else (state.module,):
         passes.watch(module)
     steps = [done for done in label(state, settings, fp32) if isinstance(done, Step)]
@@ -267,9 +267,9 @@ def test_self_labelling_passes_each_plain_image_through_the_backbone_once(fp32, 
     assert passes == [(32, False), (16, False), *[(2, False)] * done]
 
 
-def test_self_labelling_of_a_backbone_that_trains_keeps_no_features(fp32, passes):
-    settings = labelling(train="all", threshold=0.34, epochs=1)
-    state = start_labelling(settings, fp32)
+def test_self_labeling_of_a_backbone_that_trains_keeps_no_features(fp32, passes):
+    settings = labeling(train="all", threshold=0.34, epochs=1)
+    state = start_labeling(settings, fp32)
     passes.watch(state.module)
     assert len([done for done in label(state, settings, fp32) if isinstance(done, Step)]) == 4
     assert passes == [(16, False), (32, False), *[(8, True)] * 8, (32, False), (16, False)]
@@ -278,7 +278,7 @@ def test_self_labelling_of_a_backbone_that_trains_keeps_no_features(fp32, passes
 # --- Both
 
 
-LOOPS = {"cluster": (cluster, start, train), "selflabel": (labelling, start_labelling, label)}
+LOOPS = {"cluster": (cluster, start, train), "selflabel": (labeling, start_labeling, label)}
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 

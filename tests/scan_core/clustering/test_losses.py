@@ -19,7 +19,7 @@ def double(*shape, seed=0):
 
 
 def predictions(*shape, seed=0):
-    """Log-probabilities of some anchors and their neighbours."""
+    """Log-probabilities of some anchors and their neighbors."""
     return (2 * double(*shape, seed=seed)).log_softmax(-1), (2 * double(*shape, seed=seed + 50)).log_softmax(-1)
 
 

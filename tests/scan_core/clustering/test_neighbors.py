@@ -1,4 +1,4 @@
-"""Mined neighbours: brute force, a row that is never its own neighbour, and how near an inverted file comes to it."""
+"""Mined neighbors: brute force, a row that is never its own neighbor, and how near an inverted file comes to it."""
 
 import faiss
 import numpy as np
@@ -51,7 +51,7 @@ def test_neighbors_come_nearest_first():
 
 
 def assert_others(embeddings, mined, k):
-    """No row is its own neighbour or has one twice; each cosine is that of its neighbour; the nearest come first."""
+    """No row is its own neighbor or has one twice; each cosine is that of its neighbor; the nearest come first."""
     assert mined.nearest.shape == mined.similarity.shape == (len(embeddings), k)
     assert (mined.nearest.dtype, mined.similarity.dtype) == (np.int64, np.float32)
     assert ((mined.nearest >= 0) & (mined.nearest < len(embeddings))).all()
@@ -72,7 +72,7 @@ def assert_valid(embeddings, k, exact_rows=EXACT):
 
 @pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
 def test_a_row_is_not_its_own_neighbor_where_others_equal_it(copies):
-    """Fewer, as many and more copies than the 5 neighbours: then a row may be missing from its own list."""
+    """Fewer, as many and more copies than the 5 neighbors: then a row may be missing from its own list."""
     embeddings = np.concatenate([np.repeat(random_rows(3), copies, axis=0), random_rows(10, seed=1)])
     assert_valid(embeddings[np.random.default_rng(0).permutation(len(embeddings))], 5)
 
@@ -156,9 +156,9 @@ def test_with_smoothing_the_neighbors_are_those_of_smoothed_rows(exact_rows):
 
 def test_smoothing_finds_more_of_a_row_s_own_cluster():
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(5, 32))
+    centers = rng.normal(size=(5, 32))
     cluster = rng.integers(5, size=500)
-    embeddings = unit(centres[cluster] + 2.0 * rng.normal(size=(500, 32)))
+    embeddings = unit(centers[cluster] + 2.0 * rng.normal(size=(500, 32)))
 
     def own(smoothing):
         nearest = mine_neighbors(embeddings, 20, EXACT, 0.5, smoothing=smoothing).nearest
@@ -170,16 +170,16 @@ def test_smoothing_finds_more_of_a_row_s_own_cluster():
 # --- More rows than are searched exactly
 
 
-def clustered(count, centres, dimensions=16, seed=0):
+def clustered(count, centers, dimensions=16, seed=0):
     rng = np.random.default_rng(seed)
     return unit(
-        rng.normal(size=(centres, dimensions))[rng.integers(centres, size=count)]
+        rng.normal(size=(centers, dimensions))[rng.integers(centers, size=count)]
         + 0.3 * rng.normal(size=(count, dimensions))
     )
 
 
 def share_of_true(embeddings, mined):
-    """The share of the neighbours that are as near as brute force's, of ties either: all rows, in float64."""
+    """The share of the neighbors that are as near as brute force's, of ties either: all rows, in float64."""
     cosines = embeddings.astype(np.float64) @ embeddings.T.astype(np.float64)
     np.fill_diagonal(cosines, -np.inf)
     k = mined.nearest.shape[1]
@@ -235,7 +235,7 @@ def test_only_more_rows_than_exact_rows_are_searched_by_an_inverted_file(probed,
 
 
 def test_a_recall_of_1_is_that_of_an_exact_search():
-    """Points without any structure, of which no cell holds a row's neighbours."""
+    """Points without any structure, of which no cell holds a row's neighbors."""
     assert_valid(random_rows(300, 32), 20, exact_rows=299)
 
 
@@ -277,7 +277,7 @@ def test_the_recall_of_a_search_in_all_cells_is_1(probed):
 
 @pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
 def test_copies_of_a_row_are_its_neighbors_and_it_is_not_in_an_inverted_file_either(copies):
-    """Fewer, as many and more copies than the 5 neighbours, and than a cell would hold."""
+    """Fewer, as many and more copies than the 5 neighbors, and than a cell would hold."""
     embeddings = np.concatenate([np.repeat(random_rows(30), copies, axis=0), random_rows(100, seed=1)])
     embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
     assert_valid(embeddings, 5, exact_rows=50)

@@ -43,7 +43,7 @@ def train(state, settings, fabric, data=None, mined=MINED, rows=TRAIN):
 
 
 def validation_by_loops(log_p, mined, weight, prior=(1.0, 1.0, 1.0)):
-    """Eq. 2 over all images of one head and all their neighbours; the entropy of the mean over all images.
+    """Eq. 2 over all images of one head and all their neighbors; the entropy of the mean over all images.
 
     Or, with a ``prior``, the mean's divergence from it.
     """
@@ -77,7 +77,7 @@ def test_what_trains_is_what_the_setting_says(fp32, part, trained):
 
 
 def test_a_step_is_the_loss_of_anchors_and_neighbors_and_plain_gradient_descent(fp32):
-    """By hand: order, one neighbour of each anchor, a view of each, the sum of the heads' losses, w - lr * gradient."""
+    """By hand: order, one neighbor of each anchor, a view of each, the sum of the heads' losses, w - lr * gradient."""
     sgd = optimizer(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
     settings, data, rows = cluster_settings(epochs=1, optimizer=sgd, entropy_weight=3.0), images(), TRAIN.flip(0)
     state = start(settings, fp32)
@@ -228,7 +228,7 @@ def test_each_step_and_validation_has_the_settings_lambda_prior_and_entropy(monk
 
 
 def test_clusters_take_the_prior_s_shares(fp32):
-    """Twelve images of three kinds, each of them its own neighbour: without a prior the clusters become equally large.
+    """Twelve images of three kinds, each of them its own neighbor: without a prior the clusters become equally large.
 
     The mean prediction is that of the images as they are, after training on them all at once.
     """

@@ -1,4 +1,4 @@
-"""Self-labelling: its step by hand, batches without a confident image, the plateau, the guard, a resume to the bit."""
+"""Self-labeling: its step by hand, batches without a confident image, the plateau, the guard, a resume to the bit."""
 
 import copy
 
@@ -109,7 +109,7 @@ RECORDED = [1.057352, 1.001292, 0.799109, 0.949707]
 
 
 def test_without_a_confident_image_no_weight_changes_and_the_steps_are_counted(fp32):
-    """Not even by weight decay or momentum; and nothing is learnt about the optimiser."""
+    """Not even by weight decay or momentum; and nothing is learnt about the optimizer."""
     settings = selflabel_settings(threshold=0.999, epochs=3, optimizer=optimizer(weight_decay=0.1))
     state = start(settings, fp32)
     before = weights(state.module)
@@ -238,7 +238,7 @@ def test_the_average_is_the_closed_form_after_each_step(fp32, ema):
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_the_average_never_reaches_the_network_that_learns(fp32, name):
-    """To the bit: weights, BatchNorm, optimiser, random numbers, losses; and so its pseudo-labels."""
+    """To the bit: weights, BatchNorm, optimizer, random numbers, losses; and so its pseudo-labels."""
     states = []
     for ema in (0.0, EMA):
         settings = selflabel_settings(ema=ema, epochs=3, optimizer=optimizer(name=name))
@@ -442,7 +442,7 @@ def parted(count):
 
 def test_the_model_from_before_is_kept_where_clusters_died():
     after = TOGETHER.clone()
-    after[after == 3] = 0  # neighbours stay together
+    after[after == 3] = 0  # neighbors stay together
     kept, why = choose_model(TOGETHER, after, PAIRS, True)
     assert kept == "before"
     assert "3 of 4 clusters" in why
@@ -450,7 +450,7 @@ def test_the_model_from_before_is_kept_where_clusters_died():
 
 @pytest.mark.parametrize(("held", "kept"), [(2, "before"), (3, "after")])
 def test_a_cluster_with_less_than_a_tenth_of_what_the_smallest_held_has_died(held, kept):
-    """Before: 970 images in one cluster and 30 in the other; and every pair of neighbours stays together."""
+    """Before: 970 images in one cluster and 30 in the other; and every pair of neighbors stays together."""
     before = torch.cat([torch.zeros(970), torch.ones(30)]).long()
     after = torch.cat([torch.ones(held), torch.zeros(1000 - held)]).long()
     found, why = choose_model(before, after, torch.arange(1000), True)

@@ -199,7 +199,7 @@ def test_a_captured_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp
         torch.testing.assert_close(one, other)
 
 
-def test_an_optimiser_can_be_recorded_also_where_its_state_is_of_one_that_could_not():
+def test_an_optimizer_can_be_recorded_also_where_its_state_is_of_one_that_could_not():
     own = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.25, fused=True)
     rate = make_capturable(own, torch.device("cpu"))
     assert own.param_groups[0]["lr"] is rate and float(rate) == 0.25 and own.param_groups[0]["capturable"]

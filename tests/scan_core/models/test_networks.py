@@ -362,7 +362,7 @@ def test_every_backbones_step_compiles_whole_and_computes_the_same(settings, hea
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
 def test_a_compiled_network_takes_images_and_features(frozen):
-    """In turn, as self-labelling gives them."""
+    """In turn, as self-labeling gives them."""
     torch.compiler.reset()
     model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 2), frozen).eval()
     compiled, views = torch.compile(model, backend="aot_eager", fullgraph=True), inputs()

@@ -58,8 +58,8 @@ def test_the_target_is_a_copy_of_backbone_and_projector_without_predictor(fp32):
         assert slow is not fast
         assert fast.requires_grad and not slow.requires_grad
     assert all(parameter.requires_grad for parameter in state.module.head[1].parameters())
-    optimised = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
-    assert optimised == {id(each) for each in state.module.parameters()}
+    optimized = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
+    assert optimized == {id(each) for each in state.module.parameters()}
 
 
 # --- The step
@@ -153,7 +153,7 @@ def test_the_momentum_counts_steps_over_all_epochs_also_after_a_resume(monkeypat
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_the_target_follows_after_the_optimisers_step(fp32, momentum):
+def test_the_target_follows_after_the_optimizers_step(fp32, momentum):
     """It moves towards the online network as that is after the step: with a momentum of 0, onto it."""
     chosen = settings(encoder_momentum=momentum)
     state = start(chosen, fp32)

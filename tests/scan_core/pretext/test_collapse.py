@@ -46,7 +46,7 @@ def test_two_opposed_points_are_a_line():
 
 @pytest.mark.parametrize("dimensions", [3, 10])
 def test_an_orthonormal_set_has_all_dimensions_but_one(dimensions):
-    """Centred, D unit axes have D-1 equal singular values, and a mean of length 1/sqrt(D)."""
+    """Centered, D unit axes have D-1 equal singular values, and a mean of length 1/sqrt(D)."""
     variance, rank = spread(torch.eye(dimensions))
     assert variance == pytest.approx(1 - 1 / dimensions)
     assert rank == pytest.approx(dimensions - 1, rel=1e-4)

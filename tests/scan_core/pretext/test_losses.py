@@ -51,7 +51,7 @@ def nce_by_loops(embedded, own, noise, z, temperature):
 
 
 def byol_by_loops(predictions, slow):
-    """BYOL, eq. 2: the squared distance of normalised predictions and projections; the mean over images."""
+    """BYOL, eq. 2: the squared distance of normalized predictions and projections; the mean over images."""
     total = 0.0
     for prediction, target in zip(predictions, slow, strict=True):
         p = [float(x) / math.sqrt(sum(float(y) ** 2 for y in prediction)) for x in prediction]

@@ -134,13 +134,13 @@ def test_the_key_encoder_follows_by_momentum_to_the_closed_form(monkeypatch, fp3
     assert not torch.allclose(wanted, queries[-1])
 
 
-def test_the_key_encoder_gets_no_gradient_and_is_not_optimised(fp32):
+def test_the_key_encoder_gets_no_gradient_and_is_not_optimized(fp32):
     state = run(start(settings(), fp32), settings(), fp32, 3)
     assert all(
         parameter.grad is None and not parameter.requires_grad for parameter in state.momentum_encoder.parameters()
     )
-    optimised = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
-    assert optimised == {id(each) for each in state.module.parameters()}
+    optimized = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
+    assert optimized == {id(each) for each in state.module.parameters()}
 
 
 def test_the_key_encoders_statistics_are_those_of_its_own_passes(fp32):

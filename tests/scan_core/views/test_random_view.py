@@ -83,7 +83,7 @@ def test_no_augmentation_is_the_plain_view_and_draws_nothing(store, tmp_path):
 
 
 def test_cutout_is_filled_with_the_mean():
-    """0 after normalisation, in every channel, in one square and nowhere else."""
+    """0 after normalization, in every channel, in one square and nowhere else."""
     data, rows = images(12), torch.arange(12)
     whole = data.plain_view(rows)
     view = random_view(data, rows, strong_augmentation(flip=0.0, operations=0, cutout=3), generator())

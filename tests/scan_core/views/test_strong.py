@@ -12,7 +12,7 @@ from tests.tiny import strong_augmentation
 
 NAMES, AFFINE = [op.name for op in OPS], [op.name for op in OPS if op.matrix]
 RANGES = {op.name: (op.low, op.high) for op in OPS}
-TIES = 0.02  # share of pixels where nearest neighbour may round a tie, or a last bit, the other way
+TIES = 0.02  # share of pixels where nearest neighbor may round a tie, or a last bit, the other way
 
 
 def to_affine(image, translate=(0, 0), shear=(0.0, 0.0), **keywords):
