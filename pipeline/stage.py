@@ -1,30 +1,23 @@
-"""The context that every stage runs in, and the command that starts a stage."""
+"""The context that every stage runs in."""
 
-import contextlib
 import errno
 import hashlib
 import os
 import shutil
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import typer
 from filelock import FileLock, Timeout
 
 from pipeline import artifacts
 from pipeline.environment import data_home, use_threads, wanted_device
 from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
 from pipeline.params import Params, read_params
-from pipeline.progress import TrainingProgress, clock, say
+from pipeline.progress import TrainingProgress
 from pipeline.resume import ScratchFolder, launched, training_environment
 from pipeline.tracking.spool import NullTracker, Tracker
 from scan_core.data.open import resolve
-from scan_core.errors import DamagedFile, ScanError
+from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,76 +220,3 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
     return flat
-
-
-def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
-    """The command line of a stage; its help is the docstring of ``run``."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-    @app.command(help=run.__doc__)
-    def main(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
-        started = time.monotonic()
-        stage: Stage | None = None
-        try:
-            stage = Stage(name)
-            run(stage)
-            with uninterrupted():
-                stage.finish()
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
-            if stage:
-                stage.abandon()
-                stage.tracker.close("FAILED")
-            if debug:
-                traceback.print_exc()
-            rank = launched()[0]
-            if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
-                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
-            sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-        # The outputs are in place, so the stage has succeeded, whatever happens to its records.
-        try:
-            stage.tracker.metrics({"seconds": time.monotonic() - started})
-            stage.tracker.close("FINISHED")
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan send")
-        say(f"{name:<9} done in {clock(time.monotonic() - started)}")
-
-    return app
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ignores Ctrl-C, so that outputs are moved and the state is deleted, or neither."""
-    heard: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def run(app: typer.Typer) -> NoReturn:
-    """Runs a stage's command line and ends the process at once.
-
-    An interpreter that has imported torch would take a second or two to shut down.
-    """
-    status: int | str | None = 0
-    try:
-        app()
-    except SystemExit as end:
-        status = end.code
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else int(status is not None))
-
-
-def one_line(error: BaseException, debug: bool = False) -> str:
-    """What happened, in one line, and what to do; for an unexpected error, how to see more."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the next run resumes from what is saved"
-    text = " ".join(str(error).split())
-    if isinstance(error, DamagedFile):
-        return f"{text}; delete it and run dvc repro"
-    if isinstance(error, ScanError):
-        return text
-    return f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")

@@ -1,7 +1,8 @@
 """cluster: neighbors agree, and all clusters stay in use."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command, run
+from pipeline.command import command, run
+from pipeline.stage import Stage
 
 
 def cluster(stage: Stage) -> None:

@@ -1,7 +1,8 @@
 """embed: one unit vector an image."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command, run
+from pipeline.command import command, run
+from pipeline.stage import Stage
 
 
 def embed(stage: Stage) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command, flatten, run
+from pipeline.command import command, run
+from pipeline.stage import Stage, flatten
 from pipeline.tracking.packaging import environment, requirements
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """neighbors: each image's nearest others in feature space."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command, run
+from pipeline.command import command, run
+from pipeline.stage import Stage
 from scan_core.clustering.neighbors import mine_neighbors
 
 

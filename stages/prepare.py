@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import artifacts
+from pipeline.command import command, run
 from pipeline.environment import worker_count
 from pipeline.progress import CountProgress, say
-from pipeline.stage import Stage, command, run
+from pipeline.stage import Stage
 from scan_core.data.chunks import Chunk
 from scan_core.data.decode import target_of
 from scan_core.data.ingest import check_rejected, ingest, load_chunks

@@ -1,7 +1,8 @@
 """pretext: features without labels."""
 
 from pipeline import artifacts
-from pipeline.stage import Stage, command, run
+from pipeline.command import command, run
+from pipeline.stage import Stage
 
 
 def pretext(stage: Stage) -> None:

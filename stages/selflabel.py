@@ -1,8 +1,9 @@
 """selflabel: the network learns from its own confident predictions."""
 
 from pipeline import artifacts
+from pipeline.command import command, run
 from pipeline.progress import say
-from pipeline.stage import Stage, command, run
+from pipeline.stage import Stage
 
 
 def selflabel(stage: Stage) -> None:

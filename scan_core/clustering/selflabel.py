@@ -53,8 +53,9 @@ def train_selflabel(
 ) -> Progress:
     """Trains ``state`` in place until the confident share plateaus. Yields steps and epochs.
 
-    ``rows`` (N,) and ``val_rows`` (N_val,) index images. An epoch's report and the decision whether it is the last go
-    by ``state.judged``; an average never reaches the network that learns, nor its pseudo-labels.
+    ``rows`` (N,) and ``val_rows`` (N_val,) index images. ``state.judged`` decides what an epoch reports and whether it is
+    the last; an average never reaches the network that learns, nor its pseudo-labels. The function is longer than most
+    so that the whole step stands in one place.
     """
     train = TrainStep("selflabel", state, settings, fabric, len(rows))
     weak_model, judged, plain, plain_rows, plain_val = train.model, state.judged, images, rows, val_rows
@@ -75,9 +76,13 @@ def train_selflabel(
         return {"loss": loss}
 
     pseudo_labels = cuda_graphed(label, fabric.device)
-    if not state.assignments:
-        state.assignments.append(_assigned(judged, plain, plain_val, fabric))
+
+    def judge() -> None:
         state.confident.append(confident_share(judged, plain, plain_rows, settings.threshold, fabric))
+        state.assignments.append(_assigned(judged, plain, plain_val, fabric))
+
+    if not state.assignments:
+        judge()
     for _ in train.epochs():
         if has_plateaued(state.confident):
             return
@@ -88,16 +93,15 @@ def train_selflabel(
             weak, any_confident = pseudo_labels(plain.plain_view(plain_rows[shard]))
             # Drawn while a GPU still computes the weak views.
             strong = random_view(images, rows[shard], settings.augmentation, train.generator())
-            if any_confident:  # the one wait for the device: a step without a gradient would still decay the weights
-                step(strong, weak)
-                if state.ema:
-                    ema_update_(state.ema, state.module, settings.ema, buffers=True)
-                yield train.end_step(2 * len(positions))
-            else:
+            if not any_confident:  # the one wait for the device: a step without a gradient would decay the weights
                 state.skipped += 1
                 yield train.end_step(len(positions))
-        state.confident.append(confident_share(judged, plain, plain_rows, settings.threshold, fabric))
-        state.assignments.append(_assigned(judged, plain, plain_val, fabric))
+                continue
+            step(strong, weak)
+            if state.ema:
+                ema_update_(state.ema, state.module, settings.ema, buffers=True)
+            yield train.end_step(2 * len(positions))
+        judge()
         before, after = state.assignments[-2:]
         skipped, state.skipped = state.skipped, 0
         yield train.end_epoch(

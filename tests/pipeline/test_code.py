@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.code import ERRORS, OURS, meaning, module_file, stage_code
+from pipeline.code import OURS, module_file, stage_code
+from pipeline.meaning import ERRORS, meaning
 from tests.project import ROOT, STAGES, make_project, run, run_stage
 
-MODULES = sorted({name for stage in STAGES for name in stage_code(stage) if "/" not in name})
+MODULES = sorted({name.partition(":")[0] for stage in STAGES for name in stage_code(stage) if "/" not in name})
 CODE = '''
 """What it is for."""
 from scan_core.errors import ScanError

@@ -10,7 +10,7 @@ from PIL import Image
 from scan_core.data.chunks import decode_chunk, load_chunk, load_thumbs
 from scan_core.data.decode import Target
 from scan_core.data.types import Finding, Item
-from tests.scan_core.test_decode import COLOR, ENCODED, TARGET, encoded, png_of, smooth
+from tests.scan_core.data.test_decode import COLOR, ENCODED, TARGET, encoded, png_of, smooth
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # damaged files cause warnings; workers ignore them
 PNG = encoded(COLOR, "PNG")

@@ -1,0 +1,90 @@
+"""The command that starts a stage, and how it ends."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import typer
+
+from pipeline.progress import clock, say
+from pipeline.resume import launched
+from pipeline.stage import Stage
+from scan_core.errors import DamagedFile, ScanError
+
+
+def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
+    """The command line of a stage; its help is the docstring of ``run``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=run.__doc__)
+    def main(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+        started = time.monotonic()
+        stage: Stage | None = None
+        try:
+            stage = Stage(name)
+            run(stage)
+            with uninterrupted():
+                stage.finish()
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
+            if stage:
+                stage.abandon()
+                stage.tracker.close("FAILED")
+            if debug:
+                traceback.print_exc()
+            rank = launched()[0]
+            if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
+                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
+            sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        # The outputs are in place, so the stage has succeeded, whatever happens to its records.
+        try:
+            stage.tracker.metrics({"seconds": time.monotonic() - started})
+            stage.tracker.close("FINISHED")
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan send")
+        say(f"{name:<9} done in {clock(time.monotonic() - started)}")
+
+    return app
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C, so that outputs are moved and the state is deleted, or neither."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Runs a stage's command line and ends the process at once.
+
+    An interpreter that has imported torch would take a second or two to shut down.
+    """
+    status: int | str | None = 0
+    try:
+        app()
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+def one_line(error: BaseException, debug: bool = False) -> str:
+    """What happened, in one line, and what to do; for an unexpected error, how to see more."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the next run resumes from what is saved"
+    text = " ".join(str(error).split())
+    if isinstance(error, DamagedFile):
+        return f"{text}; delete it and run dvc repro"
+    if isinstance(error, ScanError):
+        return text
+    return f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")
