@@ -54,8 +54,8 @@ def train_selflabel(
     """Trains ``state`` in place until the confident share plateaus. Yields steps and epochs.
 
     ``rows`` (N,) and ``val_rows`` (N_val,) index images. ``state.judged`` gives what an epoch reports and whether
-    it is the last; an average reaches neither the network that learns nor its pseudo-labels. The function is longer than
-    most, so that the whole step is in one place.
+    it is the last. An average reaches neither the network that learns nor its pseudo-labels. The function is longer
+    than most, so that the whole step is in one place.
     """
     train = TrainStep("selflabel", state, settings, fabric, len(rows))
     weak_model, judged, plain, plain_rows, plain_val = train.model, state.judged, images, rows, val_rows
