@@ -76,7 +76,8 @@ class ScratchFolder:
             state, made_in = saved["state"], saved["environment"]
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ScanError(f"{file} cannot be read ({type(error).__name__}); delete it to start anew") from error
-        reached = f"epoch {state['epoch']}" + (f" and {state['step']} steps of the next" if state["step"] else "")
+        epoch, step = state["epoch"], state["step"]
+        reached = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
         if changed and not whatever:
             say(

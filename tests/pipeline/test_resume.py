@@ -14,7 +14,7 @@ HERE = {"threads": 2, "torch": "1"}
 
 
 def state(epoch: int) -> dict:
-    return {"epoch": epoch, "module": {"w": torch.ones(2)}}
+    return {"epoch": epoch, "step": 0, "module": {"w": torch.ones(2)}}
 
 
 @pytest.fixture
