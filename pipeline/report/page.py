@@ -121,13 +121,13 @@ def write_report(
     samples: Path,
     neighbors: Path,
 ) -> None:
-    """Fills in report.html.j2.
+    """Fills in page.html.j2.
 
     ``stats`` are those of the image store, ``kept`` is the choice of self-labeling, ``names`` are the classes matched
     to clusters, ``samples`` and ``neighbors`` are pictures.
     """
     template = jinja2.Template(
-        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
+        Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )

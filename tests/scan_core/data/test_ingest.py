@@ -22,9 +22,10 @@ from scan_core.data.chunks import load_thumbs
 from scan_core.data.decode import Target
 from scan_core.data.types import Finding, Item, Source
 from scan_core.errors import ScanError
+from tests.project import ROOT
 from tests.tiny import change
 
-DATA = change(read_preset(Path(__file__).parents[2] / "presets" / "digits.yaml").data, name="folder", path="images")
+DATA = change(read_preset(ROOT / "presets" / "digits.yaml").data, name="folder", path="images")
 HOME = Path("/data/sets")
 TARGET = Target(size=8, fit="crop", stored="array", max_pixels=10**6)
 COUNT, TAKEN, REFUSED = 30, 21, 9  # things

@@ -324,24 +324,6 @@ def test_a_backbone_that_was_frozen_can_train_again():
     assert not torch.equal(backbone.norms[0].running_mean, before)
 
 
-@pytest.mark.parametrize("head", [Projector(16, 8), ClusterHeads(16, 3, 2)], ids=["projector", "cluster"])
-@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
-def test_features_that_are_known_go_to_the_head_alone(head, frozen):
-    model = Model(build_backbone(BACKBONE, 3), head, frozen).train()
-    called = []
-    model.backbone.register_forward_hook(lambda *_: called.append(1))
-    features = model(inputs())[0].detach()
-    before = copy.deepcopy(model.state_dict())
-    given, output = model(features, embedded=True)
-    assert len(called) == 1
-    assert torch.equal(given, features)
-    assert torch.equal(output, model.head(features))
-    output.square().mean().backward()
-    assert all(parameter.grad is None for parameter in model.backbone.parameters())
-    assert all(parameter.grad is not None for parameter in model.head.parameters())
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
 # --- Compilation
 
 
@@ -358,26 +340,6 @@ def test_every_backbones_step_compiles_whole_and_computes_the_same(settings, hea
     features = feature_size(backbone)
     made = Projector(features, 8) if head == "projector" else ClusterHeads(features, 3, 2)
     assert_compiled_is_eager(Model(backbone, made, frozen), 32 if settings is VIT else 8)
-
-
-@pytest.mark.parametrize("frozen", [False, True], ids=["all", "head"])
-def test_a_compiled_network_takes_images_and_features(frozen):
-    """In turn, as self-labeling gives them."""
-    torch.compiler.reset()
-    model = Model(build_backbone(BACKBONE, 3), ClusterHeads(16, 3, 2), frozen).eval()
-    compiled, views = torch.compile(model, backend="aot_eager", fullgraph=True), inputs()
-    features, output = (each.detach() for each in model(views))
-    for _ in range(2):
-        with torch.no_grad():
-            torch.testing.assert_close(compiled(features, embedded=True), (features, output))
-        torch.testing.assert_close(compiled(views), (features, output), rtol=1e-4, atol=1e-5)
-    model.zero_grad()
-    compiled(features, embedded=True)[1].square().mean().backward()
-    found = model.head.linear.weight.grad.clone()
-    model.zero_grad()
-    model.head(features).square().mean().backward()
-    torch.testing.assert_close(found, model.head.linear.weight.grad)
-    assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
 def assert_compiled_is_eager(model, size=8):
