@@ -114,9 +114,9 @@ def compare_with_itself(device: torch.device) -> list[Difference]:
         with ExitStack() as patched:
             for module in (cuda_graphs, training):
                 patched.enter_context(mock.patch.object(module, "uses_cuda_graphs", lambda device: False))
-            strong_views._recorded_views.cache_clear()
+            strong_views._graphed_views.cache_clear()
             eager = _final_weights(start)
-        strong_views._recorded_views.cache_clear()
+        strong_views._graphed_views.cache_clear()
         difference = relative_difference(weights[0], eager)
         differences.append(Difference(f"{name}, weights, recorded and not", difference, 0.0))
     return differences

@@ -73,12 +73,12 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
     theta = _affine_matrices(drawn.operation, drawn.magnitude, *images.shape[2:]).flatten(2)  # (B,rounds,6)
     rounds = torch.cat([drawn.operation[:, :, None], drawn.magnitude[:, :, None], theta], dim=2)  # (B,rounds,8)
     packed = torch.cat([drawn.flip[:, None], drawn.cutout_center, rounds.flatten(1)], dim=1)
-    views, cut = _recorded_views(images.device, images.shape, drawn.cutout)(images, to_device(packed, images.device))
+    views, cut = _graphed_views(images.device, images.shape, drawn.cutout)(images, to_device(packed, images.device))
     return views / 255, cut
 
 
 @functools.cache
-def _recorded_views(device: torch.device, shape: torch.Size, cutout: int) -> Work:
+def _graphed_views(device: torch.device, shape: torch.Size, cutout: int) -> Work:
     """``_views`` for images of one ``shape``: on a GPU a CUDA graph, because its many kernels are short."""
     return cuda_graphed(functools.partial(_views, cutout=cutout), device)
 

@@ -237,7 +237,7 @@ def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
     monkeypatch.setattr(strong_views, "cuda_graphed", lambda work, device: watched(work))
     monkeypatch.setattr(per_image, "runs_compiled", lambda images: True)
     monkeypatch.setattr(per_image, "compiled_for_gpu", lambda function: function)
-    strong_views._recorded_views.cache_clear()
+    strong_views._graphed_views.cache_clear()
     pixels = torch.randint(0, 256, (2 * WARMUP_CALLS, 8, 3, 8, 8), dtype=torch.uint8)
     settings, generators = strong_augmentation(), [torch.Generator().manual_seed(0) for _ in range(2)]
     found = []
@@ -246,7 +246,7 @@ def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):
         found.append((views, cut.clone()))
     monkeypatch.undo()
     assert log.count("record") == 1 and log.count("replay") == WARMUP_CALLS
-    strong_views._recorded_views.cache_clear()
+    strong_views._graphed_views.cache_clear()
     for each, (views, cut) in zip(pixels, found, strict=True):  # views are no other call's by now
         wanted, where = strong_views.apply(each, strong_views.draw(settings, 8, 8, 8, generators[1]))
         torch.testing.assert_close(views, wanted, rtol=0, atol=1e-6)

@@ -204,7 +204,7 @@ def test_crops_of_jpegs_are_slices_of_what_pil_decodes(channels, mode, tmp_path)
 
 @pytest.mark.parametrize(("stored", "channels", "mode"), [(1, 3, "RGB"), (3, 1, "L")])
 def test_gray_and_color_jpegs_become_what_the_store_is(stored, channels, mode, tmp_path):
-    """A store of colors holds its gray images as gray files."""
+    """A store of color holds its gray images as gray files."""
     images = pictures(SHAPES[:2], stored)
     path, table = pack(tmp_path, images)
     data = JpegImages(CPU, [path], [table], [0.5] * channels, [0.25] * channels, 12)
