@@ -15,8 +15,6 @@ from scan_core.compute.distributed import world_size
 # Calls before the capture. They compile, choose kernels and create the optimizer's state: none of it can be captured.
 WARMUP_CALLS = 3
 
-Work = Callable[..., Any]
-
 
 def uses_cuda_graphs(device: torch.device) -> bool:
     """True for a GPU that a single process trains on."""

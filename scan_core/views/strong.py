@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scan_core.compute.cuda_graphs import Work, cuda_graphed
+from scan_core.compute.cuda_graphs import cuda_graphed
 from scan_core.compute.device import to_device
 from scan_core.views.per_image import ApplyTo, Operation, apply_per_image
 from scan_core.views.settings import StrongAugmentation
@@ -78,7 +78,7 @@ def apply(images: Tensor, drawn: StrongDraw) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _graphed_views(device: torch.device, shape: torch.Size, cutout: int) -> Work:
+def _graphed_views(device: torch.device, shape: torch.Size, cutout: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """``_views`` for images of one ``shape``: on a GPU a CUDA graph, because its many kernels are short."""
     return cuda_graphed(functools.partial(_views, cutout=cutout), device)
 
