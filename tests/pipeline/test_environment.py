@@ -31,7 +31,7 @@ def test_a_value_that_is_not_allowed_is_an_error(monkeypatch, name, text):
     ("name", "text", "value"),
     [
         ("SCAN_DEVICE", None, "auto"), ("SCAN_DEVICE", "", "auto"), ("SCAN_DEVICE", "cuda", "cuda"),
-        ("SCAN_RESUME", "", None), ("SCAN_SAVE_SECONDS", "0.5", 0.5), ("SCAN_SAVE_SECONDS", "", 10.0),
+        ("SCAN_RESUME", "", None), ("SCAN_SAVE_SECONDS", "0.5", 0.5), ("SCAN_SAVE_SECONDS", "", 30.0),
         ("SCAN_THREADS", None, 0), ("SCAN_THREADS", "3", 3), ("SCAN_WORKERS", None, os.cpu_count()),
     ],
 )  # fmt: skip
