@@ -47,11 +47,7 @@ SHOWN_PROBES = {"knn_acc": "nearest neighbors", "linear_probe_acc": "linear prob
 @app.command()
 def check() -> None:
     """Validate params.yaml without running anything."""
-    try:
-        read_params()
-    except ScanError as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
+    read_params()
 
 
 @app.command()
@@ -62,25 +58,21 @@ def use(
     """Write a preset, or another pretext.method, to params.yaml; a copy of your own settings is kept."""
     from pipeline import presets
 
-    try:
-        if name and method:
-            raise ScanError(f"scan use got {name} and --method {method}; use the preset first, then --method")
-        if method:
-            kept = presets.change_params({"pretext": {"method": method}}, f"pretext.method is {method}, by scan use")
-            print(f"params.yaml has pretext.method {method} now" + _kept(kept) + "\nnext      dvc repro")
-            return
-        if name is None:
-            used, names = presets.in_use(), presets.list_presets()
-            width = max(map(len, names))
-            for preset, path in names.items():
-                print(f"{'*' if preset == used else ' '} {preset:<{width}}  {presets.read_header(path)['title']}")
-            print("\n* is in params.yaml" if used else "\nparams.yaml is not one of them")
-            return
-        path = presets.find_preset(name)
-        kept = presets.use_preset(path)
-    except (ScanError, OSError) as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
+    if name and method:
+        raise ScanError(f"scan use got {name} and --method {method}; use the preset first, then --method")
+    if method:
+        kept = presets.change_params({"pretext": {"method": method}}, f"pretext.method is {method}, by scan use")
+        print(f"params.yaml has pretext.method {method} now" + _kept(kept) + "\nnext      dvc repro")
+        return
+    if name is None:
+        used, names = presets.in_use(), presets.list_presets()
+        width = max(map(len, names))
+        for preset, path in names.items():
+            print(f"{'*' if preset == used else ' '} {preset:<{width}}  {presets.read_header(path)['title']}")
+        print("\n* is in params.yaml" if used else "\nparams.yaml is not one of them")
+        return
+    path = presets.find_preset(name)
+    kept = presets.use_preset(path)
     print(f"params.yaml is now {path}" + _kept(kept))
     header = presets.read_header(path)
     for key in ("expected", "cost"):
@@ -140,13 +132,9 @@ def show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    try:
-        metrics = load_json(METRICS)
-        # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
-        splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()
-    except ScanError as error:
-        say(f"scan: error: {error}")
-        sys.exit(1)
+    metrics = load_json(METRICS)
+    # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
+    splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()
     reported, title = ("val", "Validation images") if "val" in splits else ("train", "All images")
     table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
