@@ -35,7 +35,7 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
     """
     entry = stage_entries()[stage]
     values = params.model_dump(mode="json")
-    groups = [key for key in entry["params"] if "." not in key]  # the others lie in one of these
+    groups = [key for key in entry.get("params", []) if "." not in key]  # the others lie in one of these
     considered = {key: values[key] for key in groups} if depends_on is None else depends_on
     digest = hashlib.sha256(json.dumps(considered, sort_keys=True).encode())
     for dependency in sorted(entry["deps"]):

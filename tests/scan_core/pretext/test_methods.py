@@ -1,4 +1,4 @@
-"""What every pretext task keeps to, over the table of them: seeds, recorded losses, resumes, compilation; and none."""
+"""What every pretext task keeps to, over the table of them: seeds, recorded losses, what is kept; and none."""
 
 import copy
 
@@ -144,17 +144,11 @@ def test_an_epochs_values_are_means_and_the_spread_of_its_last_embeddings(fp32, 
     assert state.history == [{"epoch": number, **values} for number, values in enumerate(found, 1)]
 
 
-# --- Resumes
-
-
 def until(state, settings, fabric, epoch):
     for done in train(state, settings, fabric):
         if isinstance(done, Epoch) and done.number == epoch:
             return state
     raise AssertionError(epoch)
-
-
-# --- On a GPU
 
 
 # --- What is kept
