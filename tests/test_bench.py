@@ -129,6 +129,7 @@ def test_each_turn_has_a_new_process_and_only_ours_keep_memory(tmp_path):
     (steps.pretext_step, (16,)), (steps.scan_step, (16, False)), (steps.scan_step, (16, True)),
     (steps.selflabel_step, (16,)), (steps.embedding, ()),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_loop_and_its_ceiling_see_as_many_images_per_step(make, arguments):
     what, works = make(make_fabric("fp32", "cpu"), "digits", *arguments)
     assert set(works) == {"loop", "ceiling"} and "digits" in what

@@ -46,6 +46,7 @@ def test_every_row_of_an_experiment_is_a_valid_set_of_parameters_of_its_own(name
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.slow
 def test_every_experiment_can_be_run_on_every_preset(preset):
     own = Run(preset, 3).params()
     assert own.pretext.augmentation.kind == "simclr" and own.selflabel.augmentation.kind == "strong"

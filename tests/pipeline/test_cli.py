@@ -73,6 +73,7 @@ def test_the_ui_gets_the_address_by_the_environment_and_no_password_is_shown(pro
     assert done.output == said
 
 
+@pytest.mark.slow
 def test_mlflow_s_server_reads_the_address_from_there():
     from mlflow.cli import server
 

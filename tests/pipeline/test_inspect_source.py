@@ -132,6 +132,7 @@ def seen(base, gray, count):
 
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+@pytest.mark.slow
 def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gray):
     own = read_yaml(ROOT / "presets" / f"{preset}.yaml")
     others = [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
@@ -175,6 +176,7 @@ def test_many_images_get_the_usual_number_of_neighbors(present, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.slow
 def test_the_suggested_settings_run(tmp_path, channels):
     """``--use`` keeps the other settings and comments of params.yaml, and every stage up to cluster runs."""
     photos = tmp_path / "a long name # with what YAML takes for a comment, and [brackets] that rich takes for a style"

@@ -108,6 +108,7 @@ def assert_imported(imported, expected, images, tmp_path):
     ("name", "wrapper", "v1", "legacy"),
     [("resnet50", "module.", False, True), ("resnet18", "", True, False)],  # the published, which are of 2020; v1
 )
+@pytest.mark.slow
 def test_moco_gives_the_query_encoder(tmp_path, name, wrapper, v1, legacy):
     source = resnet(name)
     path = saved(tmp_path / "a.pth.tar", moco(source, wrapper, v1), _use_new_zipfile_serialization=not legacy)
@@ -125,6 +126,7 @@ def test_moco_gives_the_query_encoder(tmp_path, name, wrapper, v1, legacy):
 
 
 @pytest.mark.parametrize("around", ["plain", "model", "state_dict", "half", "safetensors"])
+@pytest.mark.slow
 def test_torchvision(tmp_path, around):
     """Its own files, those of its training script, and those of PyTorch's ImageNet example."""
     source, path = resnet(seed=1), tmp_path / "resnet18-f37072fd.pth"
@@ -159,6 +161,7 @@ def test_deeper_torchvision_resnets(tmp_path):
 
 
 @pytest.mark.parametrize("stem", ["small", "stl"])
+@pytest.mark.slow
 def test_a_stem_that_the_tensors_do_not_tell_must_be_given(tmp_path, stem):
     network = resnet()
     network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -245,6 +248,7 @@ def test_dinov2_with_registers(tmp_path):
     ["vit_small_patch8_224.dino", "vit_base_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m"]
     + [f"vit_{size}_patch14{reg}_dinov2.lvd142m" for size in ("base", "large", "giant") for reg in ("", "_reg4")],
 )
+@pytest.mark.slow
 def test_names_keys_and_shapes_of_the_others(name):
     """On no memory: a published file's keys, mapped, are exactly those of timm's network, and they tell which it is."""
     with torch.device("meta"):
@@ -263,6 +267,7 @@ def test_names_keys_and_shapes_of_the_others(name):
     assert _dino_name(taken, Path("a.pth")) == name
 
 
+@pytest.mark.slow
 def test_a_whole_dino_checkpoint_gives_the_teacher(tmp_path):
     name = "vit_small_patch16_224.dino"
     source = transformer(name)
@@ -340,6 +345,7 @@ def test_a_difference_is_named(published, break_it, said):
         ("dino", "torchvision", "no ResNet"),
     ],
 )
+@pytest.mark.slow
 def test_another_kinds_file_is_refused(tmp_path, made, kind, hint):
     network = resnet()
     dino = {"mask_token": torch.zeros(1, 64), **timm.create_model("test_vit", num_classes=0).state_dict()}

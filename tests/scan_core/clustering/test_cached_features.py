@@ -207,6 +207,7 @@ def test_without_augmentation_the_backbone_may_train_on_plain_views(fp32):
     [{}, {"optimizer": SGD}, {"ema": 0.9}, {"threshold": 0.65, "batch_size": 2}, {"class_weights": False}],
     ids=["adam", "sgd", "average", "skipped", "unweighted"],
 )
+@pytest.mark.slow
 def test_self_labeling_on_features_is_that_on_images(monkeypatch, fp32, values):
     """Pseudo-labels of each step, confident shares, assignments, weights, and the random numbers drawn."""
     given, original = [], selflabel.confident_cross_entropy

@@ -204,6 +204,7 @@ MANY = clustered(6000, 60)
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.8, 0.95, 0.99])
+@pytest.mark.slow
 def test_an_inverted_file_has_the_recall_that_is_wanted_and_reports_it(probed, recall):
     """As brute force over all rows has it, not the sample alone; the least power of 2 of cells that suffices."""
     mined = mine_neighbors(MANY, 10, 5999, recall)

@@ -48,6 +48,7 @@ def numbers(value, where=""):
 
 
 @pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.slow
 def test_a_step_without_batchnorm_is_that_of_one_process(one, two, name):
     # Gradients of losses that compare images, the queue, the bank, the average, choices and curves: all of it.
     alone, shared = dict(numbers(one["plain"][name])), dict(numbers(two[0]["plain"][name]))

@@ -495,6 +495,7 @@ def test_cut_off_anywhere_it_is_refused_or_an_image(kind):
 @pytest.mark.parametrize("kind", ENCODED)
 @given(data=st.data())
 @hypothesis_settings(max_examples=40)
+@pytest.mark.slow
 def test_flipped_bits_never_stop_a_run(kind, data):
     content = bytearray(ENCODED[kind])
     for at in data.draw(st.lists(st.integers(0, 8 * min(len(content), 600) - 1), min_size=1, max_size=6)):

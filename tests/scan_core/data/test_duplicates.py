@@ -219,6 +219,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.slow
 def test_copies_of_photos_are_found_and_nothing_else(kind):
     change, share = COPIES[kind]
     crops = photos()

@@ -163,6 +163,7 @@ def test_neither_the_number_of_processes_nor_their_speed_changes_a_byte(tmp_path
     assert contents(tmp_path / "other") == whole
 
 
+@pytest.mark.slow
 def test_with_any_chunks_already_there_the_others_are_made(tmp_path, monkeypatch, whole):
     log = tmp_path / "log"
     original = ingest.decode_chunk
@@ -210,6 +211,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_what_is_not_whole_is_made_again(tmp_path, whole, damage):
     run(tmp_path / "damaged")
     DAMAGE[damage](tmp_path / "damaged")
@@ -308,6 +310,7 @@ def segfault():
     ("numbers", "workers", "how"),
     [((1,), 1, leave), ((8,), 2, be_killed), ((1, 2), 2, segfault), ((7, 11), 1, leave), ((1, 8, 13, 29), 3, leave)],
 )
+@pytest.mark.slow
 def test_a_crash_costs_that_image_alone(tmp_path, monkeypatch, numbers, workers, how):
     """As if the source had refused it."""
     items = [

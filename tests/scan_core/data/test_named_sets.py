@@ -288,6 +288,7 @@ def test_digits_are_1797_gray_images_of_ten_classes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_digits_need_no_torchvision():
     code = (
         "import sys; from pathlib import Path; from scan_core.data.named_sets import open_named; "

@@ -62,6 +62,7 @@ TIMM = [change(VIT, model=f"test_{name}") for name in ("vit", "resnet", "convnex
     ids=lambda each: each if isinstance(each, str) else each.model or each.name,
 )
 @pytest.mark.parametrize("stats", [STATS, GRAY], ids=["color", "gray"])
+@pytest.mark.slow
 def test_every_network_comes_back_and_gives_the_same_bytes_again(tmp_path, settings, head, stats):
     backbone = build_backbone(settings, stats["channels"])
     make, described = HEADS[head]

@@ -335,6 +335,7 @@ def test_a_backbone_that_was_frozen_can_train_again():
     ],
     ids=lambda each: str(getattr(each, "model", None) or getattr(each, "name", each)),
 )  # fmt: skip
+@pytest.mark.slow
 def test_every_backbones_step_compiles_whole_and_computes_the_same(settings, head, frozen):
     backbone = build_backbone(settings, 3)
     features = feature_size(backbone)

@@ -161,6 +161,7 @@ def test_a_network_that_makes_all_images_alike_ends_in_its_first_epoch(fp32, met
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "lars", "muon"])
 @pytest.mark.parametrize("method", PRETEXTS)
+@pytest.mark.slow
 def test_a_training_that_lives_goes_on(fp32, method, name):
     lr = {"adam": 1e-2, "sgd": 0.1, "lars": 1.0, "muon": 1e-2}[name]
     found = epochs_of(loop(fp32, method=method, optimizer=optimizer(name=name, lr=lr), epochs=5))

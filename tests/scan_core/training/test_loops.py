@@ -140,6 +140,7 @@ def test_a_diverging_run_is_an_error_that_names_the_epoch(fp32, name, optimizer_
 
 
 @each_loop
+@pytest.mark.slow
 def test_a_loop_compiles_whole_and_computes_the_same(monkeypatch, fp32, name):
     values = {"epochs": 2, "optimizer": optimizer(lr=1e-3)}
     eager, settings = start_loop(name, fp32, **values)

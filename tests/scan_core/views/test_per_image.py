@@ -36,6 +36,7 @@ def test_the_chosen_images_alone_are_changed_each_by_its_argument(apply_to, chos
 
 @pytest.mark.parametrize("kind", ["simclr", "strong"])
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.slow
 def test_masked_and_compiled_views_equal_the_indexed_ones(monkeypatch, kind, channels):
     """What runs on a GPU, with its kernels left out: one graph without a break, for one shape."""
     images, seen = batch(channels), []

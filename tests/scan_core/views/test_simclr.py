@@ -333,6 +333,7 @@ def test_a_whole_crop_is_the_whole_image_to_the_last_bit():
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (90, 120), (100, 40)])
 @pytest.mark.parametrize(("scale", "ratio"), [((0.2, 1.0), (3 / 4, 4 / 3)), ((0.8, 1.0), (0.5, 2.0))])
+@pytest.mark.slow
 def test_crops_are_drawn_as_torchvision_draws_them(height, width, scale, ratio):
     """What does not fit is drawn again, so that crops of nearly all of the image are rare. In pixels of a large image,
     where torchvision's whole ones tell nothing: the distributions of area, ratio and place."""
