@@ -87,7 +87,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, values, name, value, 
     ("name", "value", "said"),
     [
         ("sed", 1, "sed is not a setting; did you mean seed? allowed here: backbone"),
-        ("cluster.neighbors", 5, "cluster.neighbors is not a setting; did you mean neighbors? allowed here: aug"),
+        ("cluster.neighbours", 5, "cluster.neighbours is not a setting; did you mean neighbors? allowed here: aug"),
         ("pretext.temprature", 1, "pretext.temprature is not a setting; did you mean temperature? allowed here: aug"),
         ("pretext.optimizer.rate", 1, "pretext.optimizer.rate is not a setting; allowed here: final_lr, lr"),
         ("pretext.optimizer.epochs", 1, "pretext.optimizer.epochs is not a setting; did you mean warmup_epochs?"),

@@ -331,7 +331,7 @@ def test_source_looks_at_imagenet_where_it_lies(project, tmp_path):
     [
         ({"path": "nowhere"}, "data.path is nowhere; there is nothing at "),
         ({"labels": "nowhere.csv"}, "data.labels is nowhere.csv; there is no file "),
-        ({"path": None}, "path is null; data.name folder needs the path"),
+        ({"path": None}, "path is null; data.name folder reads from a path"),
     ],
 )
 def test_source_says_what_is_missing_in_one_line(project, change, said):
@@ -355,7 +355,7 @@ def test_too_many_that_cannot_be_used_end_the_run_with_their_list(project):
     said = failure(project, "prepare")
     assert "data.max_rejected is 0.05, but 5 of 45 images (11.1 %) cannot be used; repair or remove them" in said
     assert said.endswith("; .scan/rejected.csv lists them") and rejected(project) == bad
-    assert files(project) == {"data/source.json", "data/weights.json"}
+    assert files(project) == SOURCE_OUTPUTS
     for name in bad:
         (project / "images" / name).unlink()
     prepare(project)
@@ -381,7 +381,7 @@ def test_a_wrong_number_of_processes_is_an_error(project, workers):
 
 
 def test_a_missing_source_is_an_error(project):
-    assert "data/source.json is missing" in failure(project, "prepare")
+    assert "data/code/prepare.json is missing" in failure(project, "prepare")
     run_stage(project, "source")
     shutil.rmtree(project / "images")
     assert "data.path is images; there is nothing at " in failure(project, "prepare")
@@ -417,11 +417,11 @@ def test_bad_settings_end_in_one_line_and_leave_earlier_outputs(project, change,
 def long_project(tmp_path):
     """A project of many small chunks that take a while."""
     project = make_project(tmp_path / "project", {"data": {**FOLDER, "size": 32}})
-    code = (project / "scan_core" / "ingest.py").read_text()
+    code = (project / "scan_core" / "data" / "ingest.py").read_text()
     slowed = "def _decode(piece: Piece, target: Target, folder: Path) -> Counts:\n"
     assert "CHUNK_ITEMS = 512" in code and slowed in code
     code = code.replace(slowed, slowed + "    __import__('time').sleep(0.15)\n")  # so that there is a middle
-    (project / "scan_core" / "ingest.py").write_text(code.replace("CHUNK_ITEMS = 512", "CHUNK_ITEMS = 8"))
+    (project / "scan_core" / "data" / "ingest.py").write_text(code.replace("CHUNK_ITEMS = 512", "CHUNK_ITEMS = 8"))
     save(project / "images", in_classes(160), size=200)
     run_stage(project, "source")
     return project
@@ -482,7 +482,7 @@ def test_interrupted_it_says_so_in_one_line_and_goes_on_from_there(long_project)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert said.splitlines() == ["prepare: error: interrupted; the next run goes on from what is saved"]
+    assert said.splitlines() == ["prepare: error: interrupted; the next run resumes from what is saved"]
     assert len(list((long_project / ".scan" / "resume").rglob("*.npz"))) >= 3
     run(long_project, sys.executable, "-m", "stages.prepare", SCAN_TRACKING="spool")
     assert "data/images/stats.json" in files(long_project)

@@ -452,7 +452,7 @@ def test_what_is_finished_stays_so_when_it_is_interrupted(project, monkeypatch, 
     finally:
         signal.signal(signal.SIGINT, heard)
     assert done.exit_code == 0 and "embed     done in" in done.stderr and "error" not in done.stderr
-    assert ("warning: its records in MLflow may lack their end (interrupted)" in done.stderr) == ("MLflow" in when)
+    assert ("warning: its records in MLflow may be incomplete (interrupted)" in done.stderr) == ("MLflow" in when)
     assert read(project, OUTPUTS) == before
 
 
@@ -482,7 +482,7 @@ def test_a_stage_that_is_at_work_is_left_alone(project):
     with FileLock(project / ".scan" / "embed.lock"):
         second = run_stage(project, "embed", check=False)
     assert second.exit_code == 1 and half.exists()
-    assert second.stderr.startswith("embed: error: another embed is at work in ")
+    assert second.stderr.startswith("embed: error: another embed runs in ")
     run_stage(project, "embed")
     assert not half.exists()
 
@@ -508,7 +508,7 @@ BAD_INPUT = [
     (
         "cluster",
         {"cluster": {"neighbors": 21}},
-        "cluster.neighbors is 21; neighbors.k is 20, and at most so many can be used",
+        "cluster.neighbors is 21; at most neighbors.k, 20, is allowed",
     ),
     ("pretext", {"pretext": {"batch_size": 1456}}, "pretext.batch_size is 1456, but there are 1455 images"),
     ("cluster", {"cluster": {"batch_size": 2000}}, "cluster.batch_size is 2000"),
