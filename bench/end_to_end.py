@@ -120,12 +120,15 @@ class Run:
 
         If clustering or self-labeling runs out of time, the scores are those of what there is; ``cut`` says where.
         """
-        params, cut = self.params, []
+        params, cut, embedding = self.params, list[str](), 0.0
         rows = {"train": torch.arange(count), "val": torch.arange(count, len(labels))}
         vectors: dict[str, dict[str, np.ndarray]] = {}
 
         def run(name: str, state: TrainingState, loop: Progress) -> None:
+            nonlocal embedding
             epochs = getattr(params, name).epochs
+            if name == "cluster":
+                self.seconds.setdefault("embed and neighbors", time.monotonic() - embedding)
             if name == "pretext":
                 if not resume or not load_parts(resume, f"{self.name}-pretext", state.module):
                     self.train(name, state, loop, epochs)
@@ -135,6 +138,7 @@ class Run:
                         split: embed(state.module, images, each, features == "projector", self.fabric).cpu().numpy()
                         for split, each in rows.items()
                     }
+                embedding = time.monotonic()
             elif not cut:
                 try:
                     self.train(name, state, loop, epochs)
