@@ -1,4 +1,4 @@
-"""Unfinished training, so that a killed stage resumes where it was.
+"""Unfinished training, so that a killed stage resumes where it was. ``Stage.train`` uses it for a ``TrainingState``.
 
 The order: the stage takes the lock of its fingerprint; it loads a state that was saved under the same fingerprint in
 the same environment; it trains, and saves its state after any step, each time completely or not at all; when its
