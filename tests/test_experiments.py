@@ -536,7 +536,7 @@ def test_code_that_is_not_committed_is_not_run(project):
     text = losses.read_text()
     losses.write_text(text + "\n")
     try:
-        with pytest.raises(ScanError, match=r"scan_core/losses\.py differ from the last commit"):
+        with pytest.raises(ScanError, match=r"scan_core/clustering/losses\.py differ from the last commit"):
             executed(project, [Run("tiny", 7)])
     finally:
         losses.write_text(text)
