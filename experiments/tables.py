@@ -167,9 +167,7 @@ SELFLABEL = {
 }  # fmt: skip
 COLLAPSED, RECOVERED = {"cifar10": "10.0 (c)"}, {"cifar10": "87.4 (c)"}
 DOUBLED = {"cifar10": "86.2", "cifar100_20": "55.1", "stl10": "76.8"}
-SUPERVISED = {
-    "cifar10": "93.8 / 86.2 / 87.0", "cifar100_20": "80.0 / 68.0 / 63.2", "stl10": "80.6 / 65.9 / 63.1",
-}  # fmt: skip
+SUPERVISED = {"cifar10": "93.8 / 86.2 / 87.0", "cifar100_20": "80.0 / 68.0 / 63.2", "stl10": "80.6 / 65.9 / 63.1"}
 NEIGHBORS = {
     0: {"cifar10": "56.3", "cifar100_20": "24.6", "stl10": "47.7"},
     5: {"cifar10": "79.3", "cifar100_20": "41.1", "stl10": "69.8"},

@@ -108,16 +108,16 @@ def data(
     use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
 ) -> None:
     """Inspect a source of images without running a stage: counts, sizes, rejects, copies, and suggested settings."""
-    from pipeline import inspect_source as look
     from pipeline import presets
     from pipeline.environment import worker_count
+    from pipeline.inspect_source import inspect_source, print_inspection, suggest_settings, write_contact_sheet
 
     if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
     current = read_params()
-    found = look.inspect_source(path, current.data, Path.cwd(), Path(".scan"), worker_count())
-    suggested = look.suggest_settings(found, current)
-    look.print_inspection(found, suggested, Path(sheet), look.write_contact_sheet(found, Path(sheet)))
+    found = inspect_source(path, current.data, Path.cwd(), Path(".scan"), worker_count())
+    suggested = suggest_settings(found, current)
+    print_inspection(found, suggested, Path(sheet), write_contact_sheet(found, Path(sheet)))
     if not found.images or not use:
         return
     kept = presets.change_params(suggested, f"{path}: as scan data suggests")

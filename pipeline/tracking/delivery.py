@@ -1,7 +1,7 @@
 """Delivers spools to MLflow, in a separate process.
 
-``python -m pipeline.tracking.delivery ROOT SPOOL`` follows a spool until its standard input ends, that is until the
-means that the stage has ended. If the server is away, it tries again. The spool notes what has been delivered, so
+``python -m pipeline.tracking.delivery ROOT SPOOL`` follows a spool until standard input ends, because then the stage
+has ended. If the server is away, it tries again. The spool notes what has been delivered, so
 that sending again repeats nothing. Spools may be delivered in any order, also days later.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.tracking import spool as tracking
+from pipeline.tracking import spool
 from pipeline.tracking.spool import tracking_address
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -51,7 +51,7 @@ class Delivery:
             self._client, self._experiment = connect(self.root)
         return self._client
 
-    def deliver(self, event: tracking.Event) -> None:
+    def deliver(self, event: spool.Event) -> None:
         """Applies one event and notes that it has arrived. Raises what MLflow raises."""
         HANDLERS[event["event"]](self, event)
         self.done += 1
@@ -59,7 +59,7 @@ class Delivery:
         partial.write_text(json.dumps({"address": self._address, "done": self.done, "runs": self.runs}))
         partial.replace(self._note)
 
-    def start(self, event: tracking.Start) -> None:
+    def start(self, event: spool.Start) -> None:
         """Finds or creates both runs. Each is searched for first, because a retry may find it created."""
         stage, client = event["stage"], self.client  # connecting takes the same lock
         with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one pipeline share its run
@@ -79,16 +79,16 @@ class Delivery:
         if stage == "evaluate":  # its model needs seconds of imports; they happen while the stage computes
             importlib.import_module("scan_core.models.files")
 
-    def metrics(self, event: tracking.Metrics) -> None:
+    def metrics(self, event: spool.Metrics) -> None:
         """Logs numbers."""
         self._log_metrics(self._run_of(event), event["values"], event["time"], event["step"])
 
-    def tags(self, event: tracking.Tags) -> None:
+    def tags(self, event: spool.Tags) -> None:
         """Sets tags."""
         for key, value in event["values"].items():
             self.client.set_tag(self._run_of(event), key, value)
 
-    def artifact(self, event: tracking.Artifact) -> None:
+    def artifact(self, event: spool.Artifact) -> None:
         """Logs a file or folder."""
         path, run = self.folder / event["file"], self._run_of(event)
         if path.is_dir():
@@ -96,7 +96,7 @@ class Delivery:
         else:
             self.client.log_artifact(run, str(path))
 
-    def model(self, event: tracking.Model) -> None:
+    def model(self, event: spool.Model) -> None:
         """Logs the model to the pipeline's run and registers it: images in, clusters and probabilities out."""
         import mlflow
         import numpy as np
@@ -124,7 +124,7 @@ class Delivery:
                 registered_model_name=event["name"],
             )
 
-    def complete(self, event: tracking.Complete) -> None:
+    def complete(self, event: spool.Complete) -> None:
         """Links the pipeline's run to the run that made each stage's outputs, and copies that run's last metrics."""
         for stage, fingerprint in event["stages"].items():
             maker = self._find(f"tags.`scan.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'")
@@ -135,7 +135,7 @@ class Delivery:
             else:
                 self.client.set_tag(self.runs["parent"], f"scan.made_by.{stage}", _not_recorded(fingerprint))
 
-    def end(self, event: tracking.End) -> None:
+    def end(self, event: spool.End) -> None:
         """Ends the stage's run and, if no later stage has started, the pipeline's."""
         if not self.runs:
             return
@@ -149,7 +149,7 @@ class Delivery:
         if self._is_newest():
             self.client.set_terminated(self.runs["parent"], status, end_time=event["time"])
 
-    def _run_of(self, event: tracking.Event) -> str:
+    def _run_of(self, event: spool.Event) -> str:
         return self.runs["parent" if event.get("parent") else "child"]
 
     def _find(self, condition: str) -> str | None:
@@ -159,7 +159,7 @@ class Delivery:
         )
         return found[0].info.run_id if found else None
 
-    def _create(self, event: tracking.Event, name: str, tags: dict[str, str]) -> str:
+    def _create(self, event: spool.Event, name: str, tags: dict[str, str]) -> str:
         run = self.client.create_run(self._experiment, start_time=event["time"], run_name=name, tags=tags)
         return str(run.info.run_id)
 

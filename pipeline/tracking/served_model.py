@@ -1,4 +1,4 @@
-"""The model that MLflow serves: it takes uint8 images and returns their clusters. ``rows`` packages this file."""
+"""The model that MLflow serves: from uint8 images to their clusters. ``mlflow_runs`` packages this file."""
 
 from typing import Any
 

@@ -28,7 +28,7 @@ SECONDS_TO_WAIT = 60.0  # for the delivery, after the stage has ended
 
 
 class Event(TypedDict):
-    """A line of ``events.jsonl``. ``rows.HANDLERS`` has a handler for each ``event``."""
+    """A line of ``events.jsonl``. ``mlflow_runs.HANDLERS`` has a handler for each ``event``."""
 
     event: str
     time: int  # milliseconds since 1970

@@ -15,19 +15,16 @@ def open_source(settings: Data, root: Path, home: Path) -> Source:
     Raises ``ScanError`` if there is nothing to read.
     """
     if settings.name not in SOURCES_WITH_PATH:
-        from scan_core.data import named_sets as named
+        from scan_core.data.named_sets import open_named
 
-        return named.open_named(settings, home)
-    from scan_core.data import archive as archives
-    from scan_core.data import folder as files
-    from scan_core.data import npy as arrays
-    from scan_core.data import parquet as tables
+        return open_named(settings, home)
+    from scan_core.data import archive, folder, npy, parquet
 
     readers: dict[str, Callable[[Path, Data], Source]] = {
-        "folder": files.open_folder,
-        "archive": archives.open_archive,
-        "parquet": tables.open_parquet,
-        "npy": arrays.open_npy,
+        "folder": folder.open_folder,
+        "archive": archive.open_archive,
+        "parquet": parquet.open_parquet,
+        "npy": npy.open_npy,
     }
     return readers[settings.name](located(settings, root), settings)
 

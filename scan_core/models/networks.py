@@ -76,7 +76,8 @@ def _scale_channels(resnet: nn.Module, width: int) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d) and child is not resnet.conv1:
                 before, after = (count * width // PUBLISHED_WIDTH for count in (child.in_channels, child.out_channels))
-                conv = nn.Conv2d(before, after, child.kernel_size, child.stride, child.padding, bias=False)  # type: ignore[arg-type]
+                size, stride = child.kernel_size[0], child.stride[0]  # all of a ResNet are square
+                conv = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
                 setattr(parent, name, conv)
             elif isinstance(child, nn.BatchNorm2d):
@@ -155,7 +156,7 @@ def architecture(settings: Backbone) -> str:
 def build_backbone(settings: Backbone, channels: int) -> nn.Module:
     """The network of ``settings``, (B,channels,height,width) to (B,D), with new weights.
 
-    ``weights.load_backbone`` loads those of ``settings.weights``. Raises ``ScanError`` if timm cannot make the network.
+    ``files.load_backbone`` loads those of ``settings.weights``. Raises ``ScanError`` if timm cannot make the network.
     """
     backbone: Any
     if settings.name == "convnet":
