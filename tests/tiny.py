@@ -200,6 +200,11 @@ def assert_same_state(first, second):
     _assert_same(first.state_dict(), second.state_dict(), "state")
 
 
+def assert_same_tensors(first, second):
+    """Two mappings of names to tensors are equal to the bit."""
+    _assert_same(dict(first), dict(second), "tensors")
+
+
 def _assert_same(first, second, where):
     assert type(first) is type(second), where
     if isinstance(first, dict):
