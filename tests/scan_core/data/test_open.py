@@ -26,9 +26,8 @@ def test_a_path_with_nothing_there_is_an_error_that_says_where(tmp_path, name, a
 
 def test_a_relative_path_starts_at_the_project_and_a_tilde_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert resolve("images", tmp_path) == tmp_path / "images"
-    assert resolve("/images", tmp_path) == Path("/images")
-    assert resolve("~/images", tmp_path) == tmp_path / "me" / "images"
+    found = [resolve(path, tmp_path) for path in ("images", "/images", "~/images")]
+    assert found == [tmp_path / "images", Path("/images"), tmp_path / "me" / "images"]
 
 
 def test_names_become_text_that_any_file_can_hold():
@@ -36,21 +35,18 @@ def test_names_become_text_that_any_file_can_hold():
     assert printable(os.fsdecode(b"k\xe4fer.png")) == "k\\udce4fer.png"
 
 
-@pytest.mark.parametrize(
-    ("names", "wanted"),
-    [
-        ({"10", "9", "-3"}, ["-3", "9", "10"]),
-        ({"1.5", "10", "2"}, ["1.5", "2", "10"]),
-        ({"10", "9", "cat"}, ["10", "9", "cat"]),
-        ({"10", "9", "nan"}, ["10", "9", "nan"]),
-        ({"10", "9", "Infinity"}, ["10", "9", "Infinity"]),
-        ({"1.0", "1", "01"}, ["01", "1", "1.0"]),
-        ({"9007199254740993", "9007199254740992", "10000000000000000"},
-         ["9007199254740992", "9007199254740993", "10000000000000000"]),
-        ({"True", "False"}, ["False", "True"]),
-        ({"b", "B", "a"}, ["B", "a", "b"]),
-        (set(), []),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "wanted"), [
+    ({"10", "9", "-3"}, ["-3", "9", "10"]),
+    ({"1.5", "10", "2"}, ["1.5", "2", "10"]),
+    ({"10", "9", "cat"}, ["10", "9", "cat"]),
+    ({"10", "9", "nan"}, ["10", "9", "nan"]),
+    ({"10", "9", "Infinity"}, ["10", "9", "Infinity"]),
+    ({"1.0", "1", "01"}, ["01", "1", "1.0"]),
+    ({"9007199254740993", "9007199254740992", "10000000000000000"},
+     ["9007199254740992", "9007199254740993", "10000000000000000"]),
+    ({"True", "False"}, ["False", "True"]),
+    ({"b", "B", "a"}, ["B", "a", "b"]),
+    (set(), []),
+])  # fmt: skip
 def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
     assert class_order(names) == wanted
