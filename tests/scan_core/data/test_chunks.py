@@ -1,7 +1,9 @@
 """Chunks: every item is taken or listed; bytes, digests and sums; written whole or not at all."""
 
 import io
+import itertools
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,15 +30,12 @@ def pngs(images):
     return [Item(str(number), encoded(image, "PNG"), "a", "val") for number, image in enumerate(images)]
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "kind"),
-    [
-        ("a.jpg", b"hello", "rejected"), ("a.JPG", b"hello", "rejected"), ("a.heic", b"hello", "rejected"),
-        ("a.txt", b"hello", "ignored"), ("a.JSON", b"hello", "ignored"), ("README", b"hello", "ignored"),
-        ("a.png", b"", "rejected"), ("__init__.py", b"", "ignored"), ("b/.png/a.txt", b"hello", "ignored"),
-        ("a.txt", PNG[:-30], "rejected"), ("a.png", PNG[:-30], "rejected"), ("a", PNG[:-30], "rejected"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "data", "kind"), [
+    ("a.jpg", b"hello", "rejected"), ("a.JPG", b"hello", "rejected"), ("a.heic", b"hello", "rejected"),
+    ("a.txt", b"hello", "ignored"), ("a.JSON", b"hello", "ignored"), ("README", b"hello", "ignored"),
+    ("a.png", b"", "rejected"), ("__init__.py", b"", "ignored"), ("b/.png/a.txt", b"hello", "ignored"),
+    ("a.txt", PNG[:-30], "rejected"), ("a.png", PNG[:-30], "rejected"), ("a", PNG[:-30], "rejected"),
+])  # fmt: skip
 def test_a_file_is_rejected_only_if_it_claims_to_be_an_image(tmp_path, name, data, kind):
     chunk, _ = decoded(tmp_path, [Item(name, data)])
     assert [(finding.name, finding.kind) for finding in chunk.findings] == [(name, kind)]
@@ -56,10 +55,7 @@ def test_every_item_is_either_taken_or_listed(tmp_path):
 
 
 def test_a_resize_that_the_memory_cannot_hold_is_listed(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "resize", full)
+    monkeypatch.setattr(Image.Image, "resize", mock.Mock(side_effect=MemoryError))
     chunk, data = decoded(tmp_path, [Item("a.png", PNG)])
     assert chunk.findings == [Finding("a.png", "rejected", "too large for the memory")] and data == b""
 
@@ -95,11 +91,9 @@ def test_the_bytes_of_an_array_chunk_are_the_pixels(tmp_path, which):
 def test_the_bytes_of_a_jpeg_chunk_are_jpegs(tmp_path):
     images = [smooth(16, 32), smooth(16, 64, 1, 1), smooth(16, 16)]
     chunk, data = decoded(tmp_path, [*pngs(images), Item("large", encoded(smooth(40, 80), "PNG"))], stored="jpeg")
-    starts = [0, *chunk.ends]
-    found = [Image.open(io.BytesIO(data[a:b])) for a, b in zip(starts, chunk.ends, strict=False)]
-    assert (
-        [list(each.size[::-1]) for each in found] == chunk.shapes.tolist() == [[16, 32], [16, 64], [16, 16], [16, 32]]
-    )
+    found = [Image.open(io.BytesIO(data[a:b])) for a, b in itertools.pairwise([0, *chunk.ends])]
+    assert [list(each.size[::-1]) for each in found] == chunk.shapes.tolist()
+    assert chunk.shapes.tolist() == [[16, 32], [16, 64], [16, 16], [16, 32]]
     assert [each.mode for each in found] == ["RGB", "L", "RGB", "RGB"]
     for jpeg, image in zip(found, images, strict=False):
         assert np.abs(np.asarray(jpeg).astype(int) - image).mean() < 12
@@ -123,10 +117,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_a_chunk_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np, "savez", mock.Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         decode_chunk([Item("a.png", PNG)], [], TARGET, tmp_path, 3)
     assert not (tmp_path / "000003.npz").exists()

@@ -2,6 +2,7 @@
 
 import io
 from itertools import combinations
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,12 +28,13 @@ from scan_core.data.duplicates import (
     rows_to_keep,
 )
 
-PAIRS = st.integers(2, 12).flatmap(
-    lambda count: st.tuples(
-        st.just(count),
-        st.lists(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True).map(sorted), max_size=25),
-    )
-)
+
+def pairs_below(count):
+    pair = st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True).map(sorted)
+    return st.tuples(st.just(count), st.lists(pair, max_size=25))
+
+
+PAIRS = st.integers(2, 12).flatmap(pairs_below)
 
 
 def groups_of(count, pairs):
@@ -51,8 +53,7 @@ def thumb(image):
 
 def photos(count=60, seed=0):
     """Crops of two photos."""
-    rng = np.random.default_rng(seed)
-    crops = []
+    rng, crops = np.random.default_rng(seed), []
     for number in range(count):
         photo = load_sample_images().images[number % 2]
         side = int(rng.integers(64, 200))
@@ -78,9 +79,6 @@ def flips(hashes, bits, rng):
     """Each hash with that many of its lower 63 bits turned."""
     masks = [sum(1 << int(bit) for bit in rng.choice(63, bits, replace=False)) for _ in hashes]
     return hashes ^ np.array(masks, dtype=np.uint64)
-
-
-# --- perceptual_hash
 
 
 def test_the_hash_is_that_of_a_float_transform_but_for_what_lies_at_the_median():
@@ -109,24 +107,17 @@ def test_the_hash_of_an_image_depends_neither_on_the_others_nor_on_its_brightnes
     hashes = perceptual_hash(thumbs)
     assert hashes.tolist() == [perceptual_hash(each[None])[0] for each in thumbs]
     assert np.array_equal(hashes, perceptual_hash(thumbs + 40))
-    assert perceptual_hash(np.full((2, 16, 16), [[[0]], [[255]]], np.uint8)).tolist() == [0, 0], (
-        "flat ones have no bits"
-    )
-    assert perceptual_hash(thumbs[:0]).shape == (0,)
-
-
-# --- near_pairs
+    flat = np.full((2, 16, 16), [[[0]], [[255]]], np.uint8)
+    assert perceptual_hash(flat).tolist() == [0, 0] and perceptual_hash(thumbs[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("bits", range(8))
 def test_hashes_that_differ_in_up_to_five_bits_are_found_wherever_those_are(bits):
     rng = np.random.default_rng(bits)
-    hashes = rng.integers(0, 2**63, 120, dtype=np.uint64)
+    hashes, thumbs = rng.integers(0, 2**63, 120, dtype=np.uint64), np.zeros((240, 16, 16), np.uint8)
     both = np.concatenate([hashes, flips(hashes, bits, rng)])
-    thumbs = np.zeros((240, 16, 16), np.uint8)
     found = near_pairs(both, thumbs.__getitem__)
-    assert found.dtype == np.int64
-    assert found.tolist() == all_pairs(both, thumbs)
+    assert found.dtype == np.int64 and found.tolist() == all_pairs(both, thumbs)
     assert len(found) == (120 if bits <= 5 else 0)
 
 
@@ -150,16 +141,11 @@ def test_near_pairs_are_those_of_all_pairs(places, level, seed):
 
 @pytest.mark.parametrize("count", [0, 1, 2, WINDOW])
 def test_equal_hashes_are_all_compared_a_part_of_the_thumbnails_at_a_time(count):
-    asked = [0]
-
-    def thumbs(positions):
-        asked.append(len(positions))
-        return np.zeros((len(positions), 16, 16), np.uint8)
-
+    thumbs = mock.Mock(side_effect=lambda positions: np.zeros((len(positions), 16, 16), np.uint8))
     found = near_pairs(np.zeros(count, np.uint64), thumbs)
     assert found.shape == (count * (count - 1) // 2, 2)
     assert found.tolist() == [list(pair) for pair in combinations(range(count), 2)]
-    assert max(asked) <= 1024
+    assert all(len(call.args[0]) <= 1024 for call in thumbs.call_args_list)
 
 
 def test_another_color_or_brightness_is_another_image():
@@ -200,17 +186,14 @@ def test_a_thumbnail_that_differs_by_more_is_no_near_duplicate():
 
 def encoded(quality):
     def change(image):
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
+        image.save(buffer := io.BytesIO(), "JPEG", quality=quality)
         return Image.open(buffer)
 
     return change
 
 
-COPIES = {
-    "quality 50": (encoded(50), 0.8),
-    "quality 75": (encoded(75), 0.8),
-    "quality 90": (encoded(90), 0.85),
+COPIES = {  # and the share of them that is found
+    **{f"quality {quality}": (encoded(quality), share) for quality, share in ((50, 0.8), (75, 0.8), (90, 0.85))},
     "half": (lambda image: image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS), 0.85),
     "double": (lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC), 0.9),
     "brighter": (lambda image: image.point(lambda value: min(value + 8, 255)), 0.9),
@@ -236,9 +219,6 @@ def test_different_digits_are_no_near_duplicates(size):
     resized = [Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC) for digit in scaled]
     thumbs = np.stack([thumb(digit) for digit in resized])
     assert near_pairs(perceptual_hash(gray_of(thumbs)), thumbs.__getitem__).tolist() == []
-
-
-# --- groups
 
 
 @given(st.lists(st.integers(0, 3), max_size=20))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scan_core.data.splits import channel_statistics, choose_rows, content_order, fewest, official, uniform_draws
 from scan_core.errors import ScanError
-from tests.tiny import change, data_settings, pixels
+from tests.tiny import change, data_settings, pixels, refused
 
 DATA = data_settings(name="folder", path="images")
 
@@ -28,9 +28,6 @@ def val_of(hashed, **values):
     return {hashed[row].tobytes() for row in choose([None] * len(hashed), hashed, **values)["val"]}
 
 
-# --- content_order
-
-
 @given(st.lists(st.binary(min_size=32, max_size=32) | st.sampled_from([bytes(32), b"\xff" * 32]), max_size=20))
 def test_content_order_is_a_stable_sort_of_bytes(values):
     hashed = np.frombuffer(b"".join(values), np.uint8).reshape(-1, 32)
@@ -42,9 +39,6 @@ def test_every_byte_of_a_digest_counts(place):
     hashed = np.full((2, 32), 7, np.uint8)
     hashed[0, place] = 200
     assert content_order(hashed).tolist() == [1, 0]
-
-
-# --- an image's side
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
@@ -114,29 +108,20 @@ def test_fewest_are_three_standard_deviations_below_the_share_but_at_least_two(c
     assert fewest(count, share) == wanted
 
 
-# --- choose_rows
+COPIES = np.repeat(some(1), 20, axis=0)
+DRAWN = "data.val_fraction is 0.5 and copies of an image share a side: of"
+ALL = "data.protocol is all: of 1 images 1 would be for training and 1 for validation"
+TOO_FEW = ["train", "val", "val"], ["train", "train", "val"], ["val", "val", "extra"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_a_side_with_fewer_than_two_images_is_an_error(count):
-    with pytest.raises(ScanError, match=r"^data\.val_fraction is 0\.5 and .* each needs at least 2; add images$"):
-        choose([None] * count, val_fraction=0.5)
-
-
-def test_copies_of_one_image_cannot_be_split():
-    with pytest.raises(ScanError, match=r"copies of an image share a side: of 20 images 20 would be for training and"):
-        choose([None] * 20, np.repeat(some(1), 20, axis=0), val_fraction=0.5)
-
-
-@pytest.mark.parametrize("splits", [["train", "val", "val"], ["train", "train", "val"], ["val", "val", "extra"]])
-def test_an_official_split_with_too_few_says_that_it_is_official(splits):
-    with pytest.raises(ScanError, match="the source has a split of its own: of"):
-        choose(splits, extra="pretext")
-
-
-def test_too_few_for_the_fixed_tenth_blame_the_protocol():
-    with pytest.raises(ScanError, match=r"data\.protocol is all: of 1 images 1 would be for training and 1 for valid"):
-        choose([None], protocol="all", val_fraction=0.5)
+@pytest.mark.parametrize(("splits", "hashed", "values", "said"), [
+    *(([None] * count, None, {}, f"{DRAWN} {count} images") for count in (0, 1, 2, 3)),
+    ([None] * 20, COPIES, {}, f"{DRAWN} 20 images 20 would be for training and 0 for validation"),
+    *((splits, None, {}, "the source has a split of its own: of") for splits in TOO_FEW),
+    ([None], None, {"protocol": "all"}, ALL),
+])  # fmt: skip
+def test_a_side_with_fewer_than_two_images_is_an_error_that_says_why(splits, hashed, values, said):
+    refused(lambda: choose(splits, hashed, val_fraction=0.5, **values), said, "each needs at least 2; add images")
 
 
 def test_without_a_split_of_its_own_the_draws_decide():
@@ -156,34 +141,27 @@ def test_an_official_split_is_left_as_it_is_also_where_copies_cross_it():
         assert rows["val"].tolist() == [0, 2]
 
 
-EXTRA = [
-    ("pretext", [0, 2, 3, 5], [0, 3], [1, 4]),
-    ("train", [0, 2, 3, 5], [0, 2, 3, 5], [1, 4]),
-    ("none", [0, 3], [0, 3], [1, 4]),
-]
-
-
-@pytest.mark.parametrize(("extra", "pretext", "train", "val"), EXTRA)
-def test_what_lies_beyond_is_for_what_the_setting_says(extra, pretext, train, val):
-    rows = choose(["train", "val", "extra", "train", "val", "extra"], extra=extra)
-    assert [rows[split].tolist() for split in ("pretext", "train", "val")] == [pretext, train, val]
+@pytest.mark.parametrize(("extra", "pretext", "train"), [
+    ("pretext", [0, 2, 3, 5], [0, 3]), ("train", [0, 2, 3, 5], [0, 2, 3, 5]), ("none", [0, 3], [0, 3]),
+])  # fmt: skip
+def test_what_lies_beyond_is_for_what_the_setting_says(extra, pretext, train):
+    rows = choose(["train", "val", "extra"] * 2, extra=extra)
+    assert {split: each.tolist() for split, each in rows.items()} == {"pretext": pretext, "train": train, "val": [1, 4]}
 
 
 @pytest.mark.parametrize("extra", ["pretext", "none"])
 def test_what_lies_beyond_is_never_held_out(extra):
-    splits = [None, "extra"] * 20
-    rows = choose(splits, extra=extra, val_fraction=0.5)
-    assert not set(rows["val"]) & set(range(1, 40, 2)) and not set(rows["train"]) & set(range(1, 40, 2))
-    wanted = {*rows["train"], *range(1, 40, 2)} if extra == "pretext" else {*rows["train"]}
-    assert set(rows["pretext"]) == wanted
+    rows, beyond = choose([None, "extra"] * 20, extra=extra, val_fraction=0.5), set(range(1, 40, 2))
+    assert not beyond & {*rows["val"], *rows["train"]}
+    assert set(rows["pretext"]) == {*rows["train"], *(beyond if extra == "pretext" else ())}
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.5])
 @pytest.mark.parametrize("splits", [[None] * 100, ["train"] * 85 + ["val"] * 15])
-def test_under_protocol_all_everything_is_trained_on_and_a_tenth_chooses(splits):
-    for fraction in (0.2, 0.5):
-        rows = choose(splits, protocol="all", val_fraction=fraction)
-        assert rows["train"].tolist() == rows["pretext"].tolist() == list(range(100))
-        assert rows["val"].tolist() == np.flatnonzero(uniform_draws(some(100), 0) < 0.1).tolist()
+def test_under_protocol_all_everything_is_trained_on_and_a_tenth_chooses(splits, fraction):
+    rows = choose(splits, protocol="all", val_fraction=fraction)
+    assert rows["train"].tolist() == rows["pretext"].tolist() == list(range(100))
+    assert rows["val"].tolist() == np.flatnonzero(uniform_draws(some(100), 0) < 0.1).tolist()
 
 
 def test_under_protocol_all_what_lies_beyond_is_not_clustered():
@@ -192,27 +170,20 @@ def test_under_protocol_all_what_lies_beyond_is_not_clustered():
     assert len(rows["val"]) >= 2 and rows["val"].max() < 40
 
 
-# --- channel_statistics
-
-
 def statistics(array):
     flat = array.reshape(len(array), -1, array.shape[3]).astype(np.int64)
     return channel_statistics(flat.sum(axis=1), (flat**2).sum(axis=1), array[..., 0].size)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_are_those_of_all_pixels_by_channel(channels):
+def test_statistics_are_those_of_all_pixels_by_channel_in_any_order_to_the_last_bit(channels):
     array = pixels(30, channels)
     mean, std = statistics(array)
     scaled = array.reshape(-1, channels) / 255
     assert mean == pytest.approx(scaled.mean(axis=0).tolist(), rel=1e-12)
     assert std == pytest.approx(scaled.std(axis=0).tolist(), rel=1e-9)
     assert all(isinstance(value, float) for value in mean + std)
-
-
-def test_statistics_do_not_depend_on_the_order_to_the_last_bit():
-    array = pixels(30)
-    assert statistics(array) == statistics(array[::-1])
+    assert statistics(array[::-1]) == (mean, std)
 
 
 def test_statistics_of_a_large_set_do_not_overflow():
