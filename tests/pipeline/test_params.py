@@ -1,7 +1,6 @@
 """``params.yaml``: what is wrong is said in one line, before anything is computed."""
 
 import json
-import re
 
 import pytest
 from ruamel.yaml import YAML
@@ -10,6 +9,7 @@ from pipeline.params import read_params, read_yaml
 from scan_core.errors import ScanError
 from scan_core.pretext.settings import Pretext
 from scan_core.settings import variants
+from tests import tiny
 from tests.project import ROOT, completed, merge
 
 
@@ -19,8 +19,7 @@ def path(tmp_path):
 
 
 def write(path, values):
-    with path.open("w") as file:
-        YAML(typ="safe", pure=True).dump(values, file)
+    YAML(typ="safe", pure=True).dump(values, path)
 
 
 def refused(path):
@@ -37,35 +36,22 @@ def values():
     return read_yaml(ROOT / "params.yaml")
 
 
-WRONG = [
+WRONG = [  # tests/scan_core/test_settings.py has values that each setting refuses; these are the kinds of messages
     ("seed", "zero", "valid integer"),
     ("seed", True, "valid integer"),
     ("precision", "fp16", "'auto', 'bf16' or 'fp32'"),
     ("data", None, "should be an object"),
-    ("data.val_fraction", 1.5, "less than 1"),
-    ("data.std", 0.25, "array"),
-    ("backbone.stem", "large", "'small', 'patch', 'stl' or 'imagenet'"),
     ("pretext.method", "mocov2", "'simclr', 'moco', 'byol', 'instance_discrimination', 'rotation', 'none' are allowed"),
     ("pretext.method", ["moco"], "'moco', 'byol'"),
-    ("pretext.temperature", 0, "greater than 0"),
     ("pretext.temperature", float("nan"), "finite number"),
-    ("pretext.optimizer.lr", "1e-3x", "valid number"),
-    ("pretext.optimizer.name", "lamb", "'adam' or 'muon'"),
     ("pretext.augmentation.kind", "none", "'simclr', 'strong' are allowed"),
-    ("pretext.augmentation.blur", 2, "less than or equal to 1"),
     ("pretext.augmentation.crop_scale", [0.9, 0.1], "first may not exceed the second"),
     ("pretext.augmentation.blur_sigma", [0.1, 1, 2], "at most 2 items"),
-    ("neighbors.exact_rows", 0, "greater than or equal to 1"),
-    ("neighbors.recall", 95, "less than or equal to 1"),
     ("cluster.num_clusters", 1, "greater than or equal to 2"),
-    ("cluster.entropy_of", "all", "'anchors' or 'both'"),
-    ("cluster.prior", "uniform", "array"),
     ("cluster.augmentation.kind", "plain", "'simclr', 'strong', 'none'"),
     ("cluster.augmentation.kind", None, "'simclr', 'strong', 'none'"),
     ("selflabel.augmentation.kind", "none", "'simclr', 'strong' are allowed"),
     ("selflabel.augmentation.cutout", 16, "less than 16, the pixels that the network sees"),
-    ("selflabel.epochs", -1, "greater than or equal to 0"),
-    ("evaluate.probes", 1, "boolean"),
 ]
 
 
@@ -83,28 +69,25 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, values, name, value, 
     assert given == f"{name} is {json.dumps(value)}" and allowed in said
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("sed", 1, "sed is not a setting; did you mean seed? allowed here: backbone"),
-        ("cluster.neighbours", 5, "cluster.neighbours is not a setting; did you mean neighbors? allowed here: aug"),
-        ("pretext.temprature", 1, "pretext.temprature is not a setting; did you mean temperature? allowed here: aug"),
-        ("pretext.optimizer.rate", 1, "pretext.optimizer.rate is not a setting; allowed here: final_lr, lr"),
-        ("pretext.optimizer.epochs", 1, "pretext.optimizer.epochs is not a setting; did you mean warmup_epochs?"),
-        ("cluster.augmentation.blurr", 1, "cluster.augmentation.blurr is not a setting; did you mean blur? allowed"),
-        ("data.mean", [125.3, 123, 1], "data.mean.0 is 125.3; input should be less than or equal to 1 (and 1 more)"),
-        ("pretext.augmentation.blur_sigma", [0.1], "pretext.augmentation.blur_sigma.1 is missing"),
-        ("backbone.name", "timm", "backbone.model is null; backbone.name timm needs timm's name of a network"),
-        ("cluster.prior", [0.5, 0.5], "cluster.prior has 2 values; one per cluster, 10, or null is allowed"),
-        ("cluster.prior", [0] * 10, "cluster.prior.0 is 0; input should be greater than 0 (and 9 more)"),
-        ("pretext.method", "moco", "pretext.method moco lacks encoder_momentum, queue, key_groups; scan use"),
-        ("pretext.method", "byol", "pretext.method byol lacks encoder_momentum and has no projector_norm, temp"),
-        ("pretext", {"queue": 9, "epochs": 0},
-         "pretext.method simclr has no queue; scan use --method simclr writes its settings (and 1 more)"),
-        ("cluster.augmentation.kind", "strong", "cluster.augmentation.kind strong lacks operations, cutout and has"),
-        ("pretext", {"method": "moco", "encoder_momentum": 0, "queue": 9, "key_groups": 7}, "pretext.key_groups is 7"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("sed", 1, "sed is not a setting; did you mean seed? allowed here: backbone"),
+    ("cluster.neighbours", 5, "cluster.neighbours is not a setting; did you mean neighbors? allowed here: aug"),
+    ("pretext.temprature", 1, "pretext.temprature is not a setting; did you mean temperature? allowed here: aug"),
+    ("pretext.optimizer.rate", 1, "pretext.optimizer.rate is not a setting; allowed here: final_lr, lr"),
+    ("pretext.optimizer.epochs", 1, "pretext.optimizer.epochs is not a setting; did you mean warmup_epochs?"),
+    ("cluster.augmentation.blurr", 1, "cluster.augmentation.blurr is not a setting; did you mean blur? allowed"),
+    ("data.mean", [125.3, 123, 1], "data.mean.0 is 125.3; input should be less than or equal to 1 (and 1 more)"),
+    ("pretext.augmentation.blur_sigma", [0.1], "pretext.augmentation.blur_sigma.1 is missing"),
+    ("backbone.name", "timm", "backbone.model is null; backbone.name timm needs timm's name of a network"),
+    ("cluster.prior", [0.5, 0.5], "cluster.prior has 2 values; one per cluster, 10, or null is allowed"),
+    ("cluster.prior", [0] * 10, "cluster.prior.0 is 0; input should be greater than 0 (and 9 more)"),
+    ("pretext.method", "moco", "pretext.method moco lacks encoder_momentum, queue, key_groups; scan use"),
+    ("pretext.method", "byol", "pretext.method byol lacks encoder_momentum and has no projector_norm, temp"),
+    ("pretext", {"queue": 9, "epochs": 0},
+     "pretext.method simclr has no queue; scan use --method simclr writes its settings (and 1 more)"),
+    ("cluster.augmentation.kind", "strong", "cluster.augmentation.kind strong lacks operations, cutout and has"),
+    ("pretext", {"method": "moco", "encoder_momentum": 0, "queue": 9, "key_groups": 7}, "pretext.key_groups is 7"),
+])  # fmt: skip
 def test_a_key_or_a_rule_that_is_broken_is_named(path, values, name, value, said):
     write(path, merge(values, change(name, value)))
     assert refused(path).startswith(said)
@@ -140,14 +123,11 @@ def test_no_more_neighbors_are_used_than_are_mined(path, values, name):
     assert getattr(getattr(read_params(path), group), key) == 30
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("cluster.heads", None), ("pretext.method", None), ("pretext.augmentation.kind", None), ("cluster", None),
-        ("pretext.optimizer.lr", None), ("seed", None), ("pretext.queue", "pretext.method moco lacks queue; scan use"),
-        ("pretext.augmentation.blur", "pretext.augmentation.kind simclr lacks blur; presets/base.yaml has"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "said"), [
+    ("cluster.heads", None), ("pretext.method", None), ("pretext.augmentation.kind", None), ("cluster", None),
+    ("pretext.optimizer.lr", None), ("seed", None), ("pretext.queue", "pretext.method moco lacks queue; scan use"),
+    ("pretext.augmentation.blur", "pretext.augmentation.kind simclr lacks blur; presets/base.yaml has"),
+])  # fmt: skip
 def test_a_missing_key_is_named(path, values, name, said):
     values = inside = completed(merge(values, {"pretext": {"method": "moco"}}))
     *folders, last = name.split(".")
@@ -168,37 +148,22 @@ def test_what_json_does_not_know_is_text(path, values):
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "", "a: 1\na: 2\n", "pretext: 3\n"])
 def test_a_file_that_is_not_a_mapping_of_groups_is_refused_in_one_line(path, text):
     path.write_text(text)
-    with pytest.raises(ScanError) as caught:
-        read_params(path)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
+    tiny.refused(lambda: read_params(path), path)
 
 
-@pytest.mark.parametrize(
-    ("key", "said"), [("[a, b]", "keys must be str"), ("2026-01-01", "keys must be str"), ("5", "5 is")]
-)
+@pytest.mark.parametrize(("key", "said"), [("[a, b]", "keys must"), ("2026-01-01", "keys must be str"), ("5", "5 is")])
 def test_a_key_that_is_not_text_is_refused_in_one_line(path, key, said):
     """YAML allows it, JSON does not."""
     path.write_text(f"{(ROOT / 'params.yaml').read_text()}\n? {key}\n: 1\n")
     assert refused(path).startswith(said)
 
 
-def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
-    with pytest.raises(ScanError, match=rf"^{re.escape(str(tmp_path))} cannot be read: Is a directory; put a "):
-        read_params(tmp_path)
-
-
-def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
+def test_a_missing_file_and_a_folder_in_its_place_are_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ScanError, match="run from the project's folder"):
-        read_params()
+    tiny.refused(lambda: read_params(tmp_path), f"{tmp_path} cannot be read: Is a directory; put a ")
+    tiny.refused(read_params, "params.yaml is missing from ", "; run from the project's folder")
 
 
 def test_numbers_are_read_as_dvc_reads_them(path):
     path.write_text("lr: 1e-4\n")
     assert read_yaml(path) == {"lr": 1e-4}
-
-
-def test_clustering_may_do_without_augmentation(path, values):
-    values["cluster"]["augmentation"] = {"kind": "none"}
-    write(path, values)
-    assert read_params(path).cluster.augmentation.kind == "none"

@@ -95,23 +95,18 @@ def test_use_writes_any_preset_complete_under_its_header(project, name):
     assert everything(project) == {**before, "params.yaml": preset_text(PRESETS / f"{name}.yaml").encode()}
     assert read_params() == read_preset(PRESETS / f"{name}.yaml")
     assert read_yaml(PARAMS_FILE) == preset_values(PRESETS / f"{name}.yaml")
-    header = (PRESETS / f"{name}.yaml").read_text().partition("\n\n")[0]
-    assert PARAMS_FILE.read_text().startswith(f"{header}\nseed: 0\n")
-    assert done.stdout.startswith(f"params.yaml is now presets/{name}.yaml\n") and ".scan" not in done.stdout
-    assert done.stdout.endswith("next      dvc repro\n")
-    assert f"expected  {read_header(PRESETS / f'{name}.yaml')['expected']}\n" in done.stdout
+    above = (PRESETS / f"{name}.yaml").read_text().partition("\n\n")[0]
+    assert PARAMS_FILE.read_text().startswith(f"{above}\nseed: 0\n")
+    header = read_header(PRESETS / f"{name}.yaml")
+    assert list(header) == ["title", "source", "expected", "cost"] and all(header.values())
+    said = f"expected  {header['expected']}\ncost      {header['cost']}\nnext      dvc repro\n"
+    assert done.stdout == f"params.yaml is now presets/{name}.yaml\n{said}"
 
 
 def test_what_is_written_says_what_the_base_says_of_a_setting_but_where_the_preset_says_more():
-    lines = preset_text(PRESETS / "imagenet_1000.yaml").splitlines()
-    for line in (
-        "  size: 256 # pixels of the short side",  # the preset's own
-        "    lr: 30.0 # config: 5.0",
-        "pretext: # MoCo v2's own settings",
-        "  k: 50 # mined once; cluster.neighbors says how many are used",  # the base's
-        "    cutout: 75 # pixels; 0: no cutout",
-    ):
-        assert line in lines
+    own = {"  size: 256 # pixels of the short side", "    lr: 30.0 # config: 5.0", "pretext: # MoCo v2's own settings"}
+    bases = {"  k: 50 # mined once; cluster.neighbors says how many are used", "    cutout: 75 # pixels; 0: no cutout"}
+    assert own | bases <= set(preset_text(PRESETS / "imagenet_1000.yaml").splitlines())
 
 
 @pytest.mark.parametrize("method", variants(Pretext))
@@ -134,31 +129,17 @@ def test_use_of_a_method_writes_its_settings_and_leaves_the_rest(project, method
 
 def test_use_of_a_method_mends_an_old_file_and_one_that_was_changed_by_hand(project):
     text = PARAMS_FILE.read_text()
-    for broken in (
-        text.replace("  epochs: 120", "  epochs: 120\n  queue: 9"),
-        text.replace("  temperature: 0.2\n", ""),
-    ):
-        PARAMS_FILE.write_text(broken)
+    for old, new in (("  epochs: 120", "  epochs: 120\n  queue: 9"), ("  temperature: 0.2\n", "")):
+        PARAMS_FILE.write_text(text.replace(old, new))
         assert "scan use --method simclr" in failed("params")
         assert scan("use", "--method", "simclr").exit_code == 0
         assert read_yaml(PARAMS_FILE) == preset_values(PRESETS / "digits.yaml")
 
 
-@pytest.mark.parametrize(
-    ("preset", "method", "said"),
-    [
-        (
-            "digits",
-            "mocov2",
-            'params.yaml stays as it is, because with these settings pretext.method is "mocov2"; \'simclr',
-        ),
-        (
-            "cifar10",
-            "rotation",
-            "embed.features is projector; pretext.method rotation has no projector, backbone is allowed",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("preset", "method", "said"), [
+    ("digits", "mocov2", "stays as it is, because with these settings pretext.method is \"mocov2\"; 'simclr"),
+    ("cifar10", "rotation", "embed.features is projector; pretext.method rotation has no projector, backbone is all"),
+])  # fmt: skip
 def test_a_method_that_does_not_go_with_the_rest_changes_nothing(project, preset, method, said):
     scan("use", preset)
     before = everything(project)
@@ -167,19 +148,13 @@ def test_a_method_that_does_not_go_with_the_rest_changes_nothing(project, preset
     assert everything(project) == before
 
 
-def test_use_says_what_the_preset_gives_and_costs():
-    said = scan("use", "cifar10").stdout.splitlines()
-    assert said[1].startswith("expected  ACC 87.6 ± 0.4, NMI 78.7, ARI 75.8 (mean of 10 runs")
-    assert said[2].startswith("cost      about 6 h on one GPU") and len(said) == 4
-
-
 @pytest.mark.parametrize("edit", ["seed: 1\n", "# mine\n", "not: [valid\n", ""])
 def test_use_keeps_settings_that_are_no_preset(project, edit):
     own = (PARAMS_FILE.read_text() + edit if edit else "").encode()
     PARAMS_FILE.write_bytes(own)
     said = scan("use", "cifar10").stdout.splitlines()[0]
-    kept = project / said.rpartition(" ")[2]
-    assert "; a copy of the old settings is .scan/params-" in said and kept.read_bytes() == own
+    assert "; a copy of the old settings is .scan/params-" in said
+    assert (project / said.rpartition(" ")[2]).read_bytes() == own
     assert PARAMS_FILE.read_text() == preset_text(PRESETS / "cifar10.yaml")
 
 
@@ -193,7 +168,7 @@ def test_settings_kept_earlier_stay(project):
 def test_use_works_where_there_are_no_settings_yet(project):
     PARAMS_FILE.unlink()
     assert scan("use", "digits").exit_code == 0 and not (project / ".scan").exists()
-    assert PARAMS_FILE.read_bytes() == (ROOT / "params.yaml").read_bytes()
+    assert PARAMS_FILE.read_bytes() == (ROOT / "params.yaml").read_bytes(), "this repository's is the digits preset"
 
 
 @pytest.mark.parametrize("command", ["use", "params"])
@@ -236,12 +211,9 @@ def test_an_interrupted_write_leaves_the_settings_whole(project, monkeypatch):
 
 
 def test_changed_settings_leave_the_others_and_what_is_said_of_them():
-    mine = {"  epochs: 120": "  # why so many\n  epochs: 120 # mine", "  k: 50": "  k: 50 # and mine; was"}
-    text = PARAMS_FILE.read_text() + "# the end\n"
-    for old, new in mine.items():
-        text = text.replace(old, new)
-    PARAMS_FILE.write_text(text)
-    old = text.splitlines()
+    text = PARAMS_FILE.read_text().replace("  epochs: 120", "  # why so many\n  epochs: 120 # mine") + "# the end\n"
+    PARAMS_FILE.write_text(text.replace("  k: 50", "  k: 50 # and mine; was"))
+    old = PARAMS_FILE.read_text().splitlines()
     views = {"kind": "strong", "flip": 0.5, "operations": 4, "cutout": 5}
     change_params({
         "data": {"path": "a # b", "size": 32, "view": None, "protocol": "all", "max_rejected": 0.05},
@@ -250,32 +222,18 @@ def test_changed_settings_leave_the_others_and_what_is_said_of_them():
     }, "a # b:\nas scan data suggests")  # fmt: skip
     new = PARAMS_FILE.read_text().splitlines()
     assert new[:3] == ["# a # b: as scan data suggests", "# The other settings are what they were.", "seed: 0"]
-    for line in (
+    assert {
         '  path: "a # b" # of folder, archive, parquet and npy',
         "  size: 32 # pixels; images are stored at this size",  # not the digits' comment
         "  protocol: all # split: val is held out and reported; all: every image trains and is reported",
-        "    crop_scale: [0.2, 1.0] # share of the image's area",
+        "    crop_scale: [0.2, 1.0] # share of the image's area", "    cutout: 5 # pixels; 0: no cutout",
         "    flip: 0.5",  # what was said of 0.0 is gone
-        "    cutout: 5 # pixels; 0: no cutout",
-        "  epochs: 120 # mine",
-    ):
-        assert line in new
+    } <= set(new)  # fmt: skip
     assert new[new.index("  epochs: 120 # mine") - 1] == "  # why so many" and new[-1] == "# the end"
-    assert [line for line in old if "max_rejected" in line or line.startswith("  k:")] == [
-        line for line in new if "max_rejected" in line or line.startswith("  k:")
-    ]
+    kept = [line for line in old if "max_rejected" in line or line.startswith("  k:")]
+    assert len(kept) == 2 and kept == [line for line in new if "max_rejected" in line or line.startswith("  k:")]
     assert read_yaml(PARAMS_FILE)["selflabel"]["augmentation"] == views
     assert new.count("") == old.count(""), "groups stay apart"
-
-
-def test_changed_settings_that_are_not_valid_are_not_written(project):
-    before = everything(project)
-    with pytest.raises(
-        ScanError,
-        match=r"^params\.yaml stays as it is, because .* data\.size is 4; .*; change that first$",
-    ):
-        change_params({"data": {"size": 4}}, "too small")
-    assert everything(project) == before
 
 
 def test_use_without_a_name_lists_the_presets_and_marks_the_one_in_use(project):
@@ -291,11 +249,8 @@ def test_use_without_a_name_lists_the_presets_and_marks_the_one_in_use(project):
 
 
 def test_presets_are_listed_with_50_before_100():
-    names = list(list_presets())
-    assert [name for name in names if name.startswith("imagenet")] == [
-        "imagenet_50", "imagenet_100", "imagenet_200", "imagenet_1000",
-    ]  # fmt: skip
-    assert names.index("cifar10") < names.index("cifar100_20") < names.index("digits") < names.index("stl10")
+    names = ["cifar10", "cifar100_20", "digits", *(f"imagenet_{count}" for count in (50, 100, 200, 1000)), "stl10"]
+    assert [name for name in list_presets() if name in names] == names
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10.yaml", "presets/cifar10.yaml"])
@@ -312,13 +267,13 @@ def test_outside_of_the_project_it_says_where_to_run(tmp_path, monkeypatch, comm
 
 
 @pytest.mark.parametrize("name", [None, "cifar10", "imagenet_1000"])
-def test_params_as_json_are_the_validated_settings_and_nothing_else(name):
+def test_params_as_json_are_the_validated_settings_of_a_preset_or_of_params_yaml(name):
+    PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("seed: 0", "seed: 7"))
     done = scan("params", *([name] if name else []), "--json")
-    settings = read_preset(PRESETS / f"{name or 'digits'}.yaml")
-    assert done.exit_code == 0 and done.stderr == ""
-    assert json.loads(done.stdout) == settings.model_dump(mode="json")
+    settings = read_preset(PRESETS / f"{name}.yaml") if name else read_params()
+    assert done.exit_code == 0 and done.stderr == "" and settings.seed == (0 if name else 7)
     assert Params.model_validate_json(done.stdout) == settings
-    assert done.stdout == json.dumps(json.loads(done.stdout), indent=2, sort_keys=True) + "\n"
+    assert done.stdout == json.dumps(settings.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
 
 
 def test_params_without_json_may_stand_in_params_yaml(project):
@@ -329,32 +284,19 @@ def test_params_without_json_may_stand_in_params_yaml(project):
         assert printed.startswith("seed: 0\nprecision: auto\n\ndata:\n  name: ")
 
 
-def test_printed_values_are_read_back_as_they_were(project):
+def test_printed_values_are_read_back_as_they_were():
     values = {"a": {"b": "null", "c": "~/my photos: all", "d": 1e-7, "e": None, "f": [0.1, True], "g": "1e5", "h": ""}}
-    (project / "printed.yaml").write_text(as_yaml(values))
-    assert read_yaml(project / "printed.yaml") == values
+    PARAMS_FILE.write_text(as_yaml(values))
+    assert read_yaml(PARAMS_FILE) == values
 
 
-def test_params_follow_what_stands_in_params_yaml():
-    PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("seed: 0", "seed: 7"))
-    assert json.loads(scan("params", "--json").stdout)["seed"] == 7
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [("a: [1", "params.yaml is not valid YAML"), ("", "params.yaml holds NoneType"), (None, "params.yaml is missing")],
-)
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_params_of_a_broken_file_end_in_one_line(content, said, options):
-    PARAMS_FILE.unlink()
-    if content is not None:
-        PARAMS_FILE.write_text(content)
-    assert said in failed("params", *options)
-
-
-def test_a_wrong_value_is_named_by_params():
-    PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("num_clusters: 10", "num_clusters: 1"))
-    assert "cluster.num_clusters is 1" in failed("params", "--json")
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda text: "a: [1", "params.yaml is not valid YAML"), (lambda text: "", "params.yaml holds NoneType"),
+    (lambda text: text.replace("num_clusters: 10", "num_clusters: 1"), "cluster.num_clusters is 1"),
+], ids=["not YAML", "empty", "a wrong value"])  # fmt: skip
+def test_params_of_a_broken_file_end_in_one_line(change, said):
+    PARAMS_FILE.write_text(change(PARAMS_FILE.read_text()))
+    assert said in failed("params") and said in failed("params", "--json")
 
 
 def test_no_preset_at_all_is_said():
