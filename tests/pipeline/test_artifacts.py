@@ -5,6 +5,7 @@ import pytest
 
 from pipeline import artifacts
 from scan_core.errors import ScanError
+from tests.tiny import refused
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +25,11 @@ def test_a_missing_artifact_names_the_stage_that_makes_it(path, stage):
         artifacts.require(path)
 
 
-@pytest.mark.parametrize(
-    ("array", "said"),
-    [
-        (np.zeros((3, 2), np.float64), "float64"),
-        (np.zeros((3,), np.float32), r"\(3,\)"),
-        (np.zeros((4, 2), np.float32), r"\(4, 2\)"),
-    ],
-)
+@pytest.mark.parametrize(("array", "said"), [
+    (np.zeros((3, 2), np.float64), "float64"),
+    (np.zeros((3,), np.float32), r"\(3,\)"),
+    (np.zeros((4, 2), np.float32), r"\(4, 2\)"),
+])  # fmt: skip
 def test_another_dtype_or_shape_is_refused(array, said):
     artifacts.save_array(artifacts.Path("a.npy"), array)
     with pytest.raises(ScanError, match=said) as caught:
@@ -39,18 +37,12 @@ def test_another_dtype_or_shape_is_refused(array, said):
     assert "float32 (3, any) is needed" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
-def test_a_damaged_array_is_refused_in_one_line(content):
-    artifacts.Path("a.npy").write_bytes(content)
-    with pytest.raises(ScanError) as caught:
-        artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,))
-    assert "a.npy" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_pickled_arrays_are_not_loaded():
-    np.save("a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ScanError, match="a"):
-        artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,))
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00", "pickled"])
+def test_a_damaged_or_pickled_array_is_refused_in_one_line(content):
+    artifacts.Path("a.npy").write_bytes(content if isinstance(content, bytes) else b"")
+    if content == "pickled":
+        np.save("a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refused(lambda: artifacts.load_array(artifacts.Path("a.npy"), "float32", (None,)), "a.npy")
 
 
 def test_neighbors_outside_their_split_are_refused():

@@ -114,8 +114,7 @@ def test_an_error_is_one_line_without_passwords(monkeypatch, kind):
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["sqlite:////home/anna/mlflow.db", "http://host:5000", "https://anna@host/mlflow", "postgresql://host/a"],
+    "address", ["sqlite:////home/anna/mlflow.db", "http://host:5000", "https://anna@host/mlflow", "postgresql://host/a"]
 )
 def test_an_address_without_a_password_is_as_it_was(address):
     assert without_passwords(address) == address

@@ -15,7 +15,7 @@ WRONG = {
     "SCAN_SAVE_SECONDS": ["often", "-1", "nan"],
     "SCAN_THREADS": ["0", "1.5"],
     "SCAN_TRACKING": ["off"],
-    "SCAN_WORKERS": ["two", "-1"],
+    "SCAN_WORKERS": ["two", "-1", "0", "1.5"],
 }
 
 
@@ -27,24 +27,20 @@ def test_a_value_that_is_not_allowed_is_an_error(monkeypatch, name, text):
         _value(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("SCAN_DEVICE", None, "auto"), ("SCAN_DEVICE", "", "auto"), ("SCAN_DEVICE", "cuda", "cuda"),
-        ("SCAN_RESUME", "", None), ("SCAN_SAVE_SECONDS", "0.5", 0.5), ("SCAN_SAVE_SECONDS", "", 30.0),
-        ("SCAN_THREADS", None, 0), ("SCAN_THREADS", "3", 3), ("SCAN_WORKERS", None, os.cpu_count()),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "text", "value"), [
+    ("SCAN_DEVICE", None, "auto"), ("SCAN_DEVICE", "", "auto"), ("SCAN_DEVICE", "cuda", "cuda"),
+    ("SCAN_RESUME", "", None), ("SCAN_SAVE_SECONDS", "0.5", 0.5), ("SCAN_SAVE_SECONDS", "", 30.0),
+    ("SCAN_THREADS", None, 0), ("SCAN_THREADS", "3", 3), ("SCAN_WORKERS", None, os.cpu_count()),
+])  # fmt: skip
 def test_a_variable_has_its_value_or_its_default(monkeypatch, name, text, value):
     monkeypatch.delenv(name, raising=False) if text is None else monkeypatch.setenv(name, text)
     assert _value(name) == value
 
 
-def test_a_relative_data_folder_starts_at_the_project(monkeypatch, tmp_path):
-    monkeypatch.delenv("SCAN_DATA", raising=False)
-    assert data_home(tmp_path) == tmp_path / "datasets"
-    monkeypatch.setenv("SCAN_DATA", "elsewhere")
-    assert data_home(tmp_path) == tmp_path / "elsewhere"
+@pytest.mark.parametrize(("given", "found"), [("", "p/datasets"), ("mine", "p/mine"), ("/mine", "/mine")])
+def test_a_relative_data_folder_starts_at_the_project(monkeypatch, tmp_path, given, found):
+    monkeypatch.setenv("SCAN_DATA", given)
+    assert data_home(tmp_path / "p") == tmp_path / found
 
 
 def test_the_table_has_every_variable_and_each_is_documented():

@@ -85,21 +85,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, values, name, value, 
     ("pretext.method", "byol", "pretext.method byol lacks encoder_momentum and has no projector_norm, temp"),
     ("pretext", {"queue": 9, "epochs": 0},
      "pretext.method simclr has no queue; scan use --method simclr writes its settings (and 1 more)"),
+    ("pretext", dict.fromkeys(["encoder_momentum", "queue", "key_groups", "negatives"], 8),  # a file from before
+     "pretext.method simclr has no encoder_momentum, key_groups, negatives, queue; scan use --method simclr writes"),
     ("cluster.augmentation.kind", "strong", "cluster.augmentation.kind strong lacks operations, cutout and has"),
     ("pretext", {"method": "moco", "encoder_momentum": 0, "queue": 9, "key_groups": 7}, "pretext.key_groups is 7"),
 ])  # fmt: skip
 def test_a_key_or_a_rule_that_is_broken_is_named(path, values, name, value, said):
     write(path, merge(values, change(name, value)))
     assert refused(path).startswith(said)
-
-
-def test_a_file_from_before_methods_had_settings_of_their_own_says_what_to_run(path, values):
-    old = {"encoder_momentum": 0.99, "queue": 1024, "key_groups": 8, "negatives": 1024, "memory_momentum": 0.5}
-    write(path, merge(values, {"pretext": {**old, "proximal": 30.0}}))
-    assert refused(path) == (
-        "pretext.method simclr has no encoder_momentum, key_groups, memory_momentum, negatives, proximal, queue; "
-        "scan use --method simclr writes its settings"
-    )
 
 
 @pytest.mark.parametrize("method", variants(Pretext))

@@ -24,44 +24,6 @@ def scratch(tmp_path):
     opened.close(finished=False)
 
 
-@pytest.mark.parametrize("given", ["often", "-1", "nan"])
-def test_how_often_is_a_number_of_seconds(tmp_path, monkeypatch, given):
-    monkeypatch.setenv("SCAN_SAVE_SECONDS", given)
-    with pytest.raises(
-        ScanError, match=f"^SCAN_SAVE_SECONDS is {given}; a number of seconds of at least 0 is allowed$"
-    ):
-        ScratchFolder(tmp_path, "pretext", "a" * 64)
-
-
-def test_a_saved_state_comes_back(scratch):
-    assert scratch.load(HERE) is None
-    scratch.save(state(3), HERE)
-    loaded = scratch.load(HERE)
-    assert loaded["epoch"] == 3 and torch.equal(loaded["module"]["w"], torch.ones(2))
-
-
-def test_another_fingerprint_starts_afresh(tmp_path, scratch):
-    scratch.save(state(3), HERE)
-    other = ScratchFolder(tmp_path, "pretext", "b" * 64)
-    assert other.load(HERE) is None
-    other.close(finished=False)
-
-
-def test_another_environment_resumes_only_when_told_to(scratch, monkeypatch, capsys):
-    scratch.save(state(3), HERE)
-    assert scratch.load({**HERE, "threads": 4}) is None
-    assert "threads 2 -> 4" in capsys.readouterr().err
-    monkeypatch.setenv("SCAN_RESUME", "any")
-    assert scratch.load({**HERE, "threads": 4})["epoch"] == 3
-    assert "bytes will differ" in capsys.readouterr().err
-
-
-def test_what_scan_resume_may_be_is_said(scratch, monkeypatch):
-    monkeypatch.setenv("SCAN_RESUME", "1")
-    with pytest.raises(ScanError, match=r"^SCAN_RESUME is 1; any is allowed, or leave it unset$"):
-        scratch.load(HERE)
-
-
 def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch):
     others = {days: ScratchFolder(tmp_path, "pretext", f"{days}" * 64) for days in (6, 8)}
     for days, other in others.items():
@@ -77,15 +39,18 @@ def test_what_other_inputs_left_unfinished_is_kept_for_a_week(tmp_path, scratch)
     at_work.close(finished=False)
 
 
-def test_starting_afresh_in_another_environment_keeps_what_this_one_has_done(tmp_path, monkeypatch):
+def test_another_environment_starts_afresh_unless_told_and_keeps_the_other_s_state(tmp_path, monkeypatch, capsys):
     scratch, there = ScratchFolder(tmp_path, "pretext", "a" * 64), {**HERE, "threads": 4}
     scratch.save(state(30), HERE)
-    assert scratch.load(there) is None
+    assert scratch.load(there) is None and "threads 2 -> 4" in capsys.readouterr().err
     scratch.save(state(1), there)
     assert scratch.load(HERE)["epoch"] == 30 and scratch.load(there)["epoch"] == 1
     monkeypatch.setenv("SCAN_RESUME", "any")
+    capsys.readouterr()
     assert scratch.load(there)["epoch"] == 1  # its own, where it has one
+    assert "bytes will differ" not in capsys.readouterr().err
     assert scratch.load({**HERE, "threads": 8})["epoch"] == 1  # else the last
+    assert "bytes will differ" in capsys.readouterr().err
     scratch.close(finished=True)
     assert not scratch.folder.exists()
 
@@ -107,13 +72,6 @@ def test_a_damaged_state_is_an_error_that_names_the_file(scratch):
     scratch.file(HERE).write_bytes(b"damaged")
     with pytest.raises(ScanError, match=r"state-.*\.pt cannot be read"):
         scratch.load(HERE)
-
-
-def test_a_finished_stage_leaves_no_state(tmp_path):
-    scratch = ScratchFolder(tmp_path, "pretext", "c" * 64)
-    scratch.save(state(1), HERE)
-    scratch.close(finished=True)
-    assert not scratch.folder.exists()
 
 
 @pytest.fixture
