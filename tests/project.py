@@ -4,8 +4,10 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -121,6 +123,37 @@ def run_stage(project: Path, stage: str, *arguments: str, check: bool = True, **
     if check and done.exit_code:
         raise AssertionError(f"{stage} ended with {done.exit_code}\n{done.output}")
     return done
+
+
+def run_stages(project: Path, *stages: str) -> None:
+    """``run_stage`` of one after the other."""
+    for stage in stages:
+        run_stage(project, stage)
+
+
+def error_of(project: Path, stage: str, **extra: str) -> str:
+    """The one line in which a stage fails."""
+    done = run_stage(project, stage, check=False, **extra)
+    (error,) = (line for line in done.stderr.splitlines() if "error" in line.lower())
+    assert done.exit_code == 1 and "Traceback" not in done.stderr and done.stderr.endswith(f"{error}\n")
+    assert error.startswith(f"{stage}: error: ")
+    return error
+
+
+def half_done(project: Path, command: str, saved: str = "state-*.pt", **extra: str) -> subprocess.Popen[str]:
+    """A stage's command, in a process group of its own, that has saved some of its work, each in a file ``saved``."""
+    env = environment(**{"SCAN_TRACKING": "spool", "SCAN_SAVE_SECONDS": "0", **extra})
+    # A signal that is ignored, as in a background job, would stay so in what is started there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command.split(), cwd=project, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 120
+    while not list((project / ".scan" / "resume").rglob(saved)):
+        assert process.poll() is None and time.monotonic() < deadline, "nothing was saved before the end"
+        time.sleep(0.002)
+    return process
 
 
 def stages_run(output: str) -> list[str]:
