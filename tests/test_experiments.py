@@ -23,7 +23,7 @@ from experiments.tables import EXPERIMENTS, Experiment, Row, curve, line
 from pipeline.presets import list_presets
 from pipeline.tracking.spool import Tracker
 from scan_core.errors import ScanError
-from tests.project import ROOT, environment, make_dvc_project, make_project, run, run_stage
+from tests.project import ROOT, environment, make_dvc_project, make_project, run, run_stages
 
 PAGE = ROOT / "docs" / "ledger.md"
 PRESETS = sorted(list_presets(ROOT / "presets"))
@@ -95,23 +95,22 @@ def test_the_runs_of_a_sweep_share_one_pretext_task_per_seed(name):
     assert keys == {_pretext_key(Run("digits_quick", 1))} != {_pretext_key(Run("digits_quick", 2))}
 
 
-def test_an_unknown_experiment_is_an_error_of_one_line_that_names_all_experiments():
-    with pytest.raises(ScanError, match=r"table9 is not an experiment; allowed: all, table1, table2, "):
-        select_experiments(["table1", "table9"])
+def test_all_are_all_experiments():
     assert list(select_experiments(["all"])) == list(EXPERIMENTS)
-    done = CliRunner().invoke(app, ["table9"])
-    assert done.exit_code == 1 and done.output.count("\n") == 1
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["--preset", "cifr10"], "cifr10 is not a preset; did you mean cifar10? there are: cifar10, "),
-    (["--jobs", "0"], "Invalid value for '--jobs'"), (["--seed", "0", "--seed", "-1"], "Invalid value for '--seed'"),
+@pytest.mark.parametrize(("words", "said", "lines"), [
+    (["table1", "table9"], "table9 is not an experiment; allowed: all, table1, table2, ", 1),
+    (["table2", "--preset", "cifr10"], "cifr10 is not a preset; did you mean cifar10? there are: cifar10, ", 1),
+    (["table2", "--jobs", "0"], "Invalid value for '--jobs'", None),
+    (["table2", "--seed", "0", "--seed", "-1"], "Invalid value for '--seed'", None),
 ])  # fmt: skip
-def test_an_invalid_option_is_an_error_before_anything_runs(options, said, monkeypatch):
+def test_an_invalid_word_is_an_error_before_anything_runs(words, said, lines, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("experiments.__main__.run_all", lambda *_: pytest.fail("it ran"))
-    done = CliRunner().invoke(app, ["table2", *options])
+    done = CliRunner().invoke(app, words)
     assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit) and said in done.output
+    assert lines in (None, done.output.count("\n"))
 
 
 def test_the_pipeline_knows_nothing_of_experiments():
@@ -239,8 +238,7 @@ def supervised(folder):
 @pytest.mark.slow
 def test_the_supervised_bound_learns_the_labels_of_train_and_no_others(tmp_path):
     folder = make_project(tmp_path / "project", {"cluster": {"epochs": 20, "batch_size": 64}})
-    for stage in ("source", "prepare"):
-        run_stage(folder, stage)
+    run_stages(folder, "source", "prepare")
     scores = supervised(folder)
     assert set(scores) == {"acc", "nmi", "ari"} and scores["acc"] > 0.7
     path, train = folder / "data" / "labels" / "labels.npy", np.load(folder / "data" / "images" / "train.npy")
@@ -427,11 +425,10 @@ def test_a_result_is_kept_for_the_package_versions_it_was_made_with(monkeypatch)
     assert _result_file(Run("digits", 0)) != first
 
 
-@pytest.mark.parametrize(("given", "home"), [("", "datasets"), ("mine", "mine")])
-def test_a_worker_finds_the_project_s_data(tmp_path, monkeypatch, given, home):
+def test_a_worker_finds_the_project_s_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SCAN_DATA", given)
-    assert workers.worker_environment(2)["SCAN_DATA"] == str(tmp_path / home)
+    monkeypatch.setenv("SCAN_DATA", "mine")
+    assert workers.worker_environment(2)["SCAN_DATA"] == str(tmp_path / "mine")
 
 
 @pytest.mark.slow
@@ -532,19 +529,19 @@ def trained(project):
 
 @pytest.mark.slow
 def test_code_that_is_not_committed_is_not_run(project):
-    losses = project / "scan_core" / "clustering" / "losses.py"
-    text = losses.read_text()
-    losses.write_text(text + "\n")
+    with (project / "scan_core" / "clustering" / "losses.py").open("a") as file:
+        file.write("\n")
     try:
         with pytest.raises(ScanError, match=r"scan_core/clustering/losses\.py differ from the last commit"):
             executed(project, [Run("tiny", 7)])
     finally:
-        losses.write_text(text)
+        run(project, "git", "checkout", "-q", "scan_core")
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_an_error_and_leaves_no_result(project):
+    too_large = Run("tiny", 3, (("cluster.batch_size", 5000),))
     with pytest.raises(ScanError, match=r"dvc repro.*failed in .*batch_size is 5000"):
-        executed(project, [Run("tiny", 3, (("cluster.batch_size", 5000),))])
+        executed(project, [too_large])
     with contextlib.chdir(project):
-        assert not _result_file(Run("tiny", 3, (("cluster.batch_size", 5000),))).exists()
+        assert not _result_file(too_large).exists()

@@ -55,17 +55,10 @@ def optimizer(**values):
 
 
 def simclr_augmentation(**values):
-    base = {
-        "crop_size": None,
-        "crop_scale": (0.5, 1.0),
-        "crop_ratio": (0.75, 1.333),
-        "rotate": 15.0,
-        "shear": 10.0,
-        "flip": 0.5,
-    }
-    colors = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "grayscale": 0.2}
-    colors |= {"blur": 0.0, "blur_sigma": (0.1, 2.0)}
-    return SimclrAugmentation(kind="simclr", **{**base, **colors, **values})
+    base = {"crop_size": None, "crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 1.333), "rotate": 15.0, "shear": 10.0}
+    base |= {"flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    base |= {"grayscale": 0.2, "blur": 0.0, "blur_sigma": (0.1, 2.0)}
+    return SimclrAugmentation(kind="simclr", **{**base, **values})
 
 
 def strong_augmentation(**values):

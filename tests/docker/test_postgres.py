@@ -10,7 +10,7 @@ import pytest
 from pipeline.tracking.delivery import recorded, send_waiting
 from pipeline.tracking.spool import Tracker, spools
 from tests.docker.servers import COMPOSE, LOOPBACK, MlflowServer, running_database, wait_until
-from tests.project import STAGES, make_project, run, run_stage
+from tests.project import STAGES, make_project, run, run_stage, run_stages
 
 pytestmark = pytest.mark.slow
 
@@ -91,10 +91,8 @@ def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path,
     assert not spools(tmp_path) and not capsys.readouterr().err
 
     parent, (child,) = rows(client, "tags.`scan.run` = 'by hand'")
-    assert child.info.status == parent.info.status == "FINISHED"
-    assert parent.data.params == {"seed": "0", "cluster.heads": "2"} and parent.data.metrics == {"acc": 0.5}
-    assert child.data.params == {"pretext.epochs": "2"}
-    assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert parent.info.status == "FINISHED" and parent.data.metrics == {"acc": 0.5}
+    assert parent.data.params == {"seed": "0", "cluster.heads": "2"}
     assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["plot.csv"]
     assert Path(client.download_artifacts(child.info.run_id, "plot.csv", str(tmp_path))).read_text() == "a\n1\n"
     assert child.info.artifact_uri.startswith("mlflow-artifacts:")  # through the server, into its folder
@@ -109,26 +107,12 @@ def test_a_spool_becomes_rows_in_postgresql(tracked, client, database, tmp_path,
     assert database.rows(tag, *of_child) == [(parent.info.run_id,)]
 
 
-def test_a_stage_records_itself(tracked, client, tmp_path):
-    project = make_project(tmp_path / "project", {"seed": 11})
-    run_stage(project, "source")
-    printed = run(project, "python", "-m", "stages.prepare", MLFLOW_TRACKING_URI=tracked.address).stderr
-    assert "MLflow" not in printed and not spools(project)
-    assert not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
-
-    parent, (child,) = rows(client, "params.seed = '11'")
-    assert child.data.tags["scan.stage"] == "prepare" and child.info.status == parent.info.status == "FINISHED"
-    assert child.data.metrics["images"] == 1797 and child.data.params["data.size"] == "8"
-
-
 def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path):
     project = make_project(tmp_path / "project", {"seed": 12})
-    run_stage(project, "source")
-    for stage in STAGES:
-        run_stage(project, stage)
+    run_stages(project, "source", *STAGES)
     assert len(spools(project)) == len(STAGES)
     assert "sent the records of 7 stages" in run(project, "scan", "send", MLFLOW_TRACKING_URI=tracked.address).stderr
-    assert not spools(project)
+    assert not spools(project) and not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
 
     parent, children = rows(client, "params.seed = '12'")
     assert [run.data.tags["scan.stage"] for run in children] == list(STAGES)

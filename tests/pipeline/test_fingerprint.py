@@ -8,51 +8,46 @@ from pipeline.fingerprint import fingerprint, run_key, source_key
 from pipeline.params import read_params
 from tests.project import make_project, run_stage, set_params
 
+TRAIN = "data/embeddings/train.npy"
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     folder = make_project(tmp_path / "project")
     (folder / "data" / "embeddings").mkdir(parents=True)
-    (folder / "data" / "embeddings" / "train.npy").write_bytes(b"1")
+    (folder / TRAIN).write_bytes(b"1")
     run_stage(folder, "source")
     monkeypatch.chdir(folder)
     return folder
 
 
-def test_its_own_parameters_count_and_others_do_not(project):
-    before = fingerprint("neighbors", read_params())
-    set_params(project, {"cluster": {"heads": 3}, "seed": 7})
-    assert fingerprint("neighbors", read_params()) == before
-    set_params(project, {"neighbors": {"k": 21}})
-    assert fingerprint("neighbors", read_params()) != before
+def appended(path):
+    def change(project):
+        (project / path).parent.mkdir(exist_ok=True)
+        with (project / path).open("ab") as file:
+            file.write(b"\n")
+
+    return change
 
 
-@pytest.mark.parametrize(
-    ("path", "counts"),
-    [
-        ("data/embeddings/train.npy", True),
-        ("data/embeddings/__pycache__/train.pyc", False),
-        ("data/code/neighbors.json", True),
-        ("data/code/cluster.json", False),
-    ],
-)
-def test_files_count_if_they_are_deps(project, path, counts):
+@pytest.mark.parametrize(("change", "counts"), [
+    (lambda project: set_params(project, {"cluster": {"heads": 3}, "seed": 7}), False),
+    (lambda project: set_params(project, {"neighbors": {"k": 21}}), True),
+    (appended("data/embeddings/train.npy"), True),
+    (appended("data/embeddings/__pycache__/train.pyc"), False),
+    (lambda project: (project / TRAIN).rename(project / "data" / "embeddings" / "val.npy"), True),
+    (appended("data/code/neighbors.json"), True),
+    (appended("data/code/cluster.json"), False),
+], ids=["others' settings", "its own", "a file", "bytecode", "a file's name", "its code", "others' code"])  # fmt: skip
+def test_its_own_settings_and_dependencies_count_and_others_do_not(project, change, counts):
     before = fingerprint("neighbors", read_params())
-    (project / path).parent.mkdir(exist_ok=True)
-    with (project / path).open("ab") as file:
-        file.write(b"\n")
+    change(project)
     assert (fingerprint("neighbors", read_params()) != before) == counts
-
-
-def test_a_renamed_file_in_a_dependency_counts(project):
-    before = fingerprint("neighbors", read_params())
-    (project / "data" / "embeddings" / "train.npy").rename(project / "data" / "embeddings" / "val.npy")
-    assert fingerprint("neighbors", read_params()) != before
 
 
 def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project):
     before = run_key(read_params(), source_key())
-    (project / "data" / "embeddings" / "train.npy").write_bytes(b"2")
+    (project / TRAIN).write_bytes(b"2")
     assert run_key(read_params(), source_key()) == before
     set_params(project, {"evaluate": {"kmeans_runs": 3}})
     changed = run_key(read_params(), source_key())

@@ -17,7 +17,7 @@ from pipeline.params import Params, read_yaml
 from pipeline.presets import list_presets, preset_values, read_preset
 from scan_core.pretext.settings import Pretext
 from scan_core.settings import variants
-from tests.project import ROOT, completed, make_project, merge, run_stage, set_params
+from tests.project import ROOT, completed, make_project, merge, run_stages, set_params
 
 
 @pytest.fixture(autouse=True)
@@ -61,39 +61,26 @@ def inspect(path, base, tmp_path, workers=1):
     return look.inspect_source(str(path), base, tmp_path, tmp_path / "scratch", workers)
 
 
-def test_everything_in_a_folder_is_counted(photos, base, tmp_path):
-    found = inspect(photos, base, tmp_path)
-    assert (found.images, found.labeled, found.classes, found.copies) == (22, 21, ["cats", "dogs"], 1)
-    assert {finding.name: finding.kind for finding in found.findings} == {
-        ".DS_Store": "ignored",
-        "cats/cut.png": "rejected",
-        "notes.txt": "ignored",
-    }
-    assert found.formats == {"PNG": 21, "JPEG": 2} and found.modes == {
-        "RGB": 22,
-        "L": 1,
-    }  # the truncated one too
-    assert set(found.sizes) == {(40, 30), (50, 60)} and found.all_gray is False
-    assert found.splits == {"no split of its own": 22}
-    assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def test_an_archive_holds_the_same_as_the_folder(photos, base, tmp_path):
+@pytest.mark.parametrize(("kind", "workers"), [("folder", 1), ("archive", 2)])
+def test_everything_in_a_folder_or_an_archive_is_counted(photos, base, tmp_path, kind, workers):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for file in sorted(photos.rglob("*")):
             archive.write(file, file.relative_to(photos))
-    folder, packed = inspect(photos, base, tmp_path), inspect(tmp_path / "photos.zip", base, tmp_path, 2)
-    for name in ("images", "labeled", "classes", "copies", "formats", "modes", "splits"):
-        assert getattr(folder, name) == getattr(packed, name), name
-    assert packed.settings.name == "archive"
+    found = inspect(photos if kind == "folder" else tmp_path / "photos.zip", base, tmp_path, workers)
+    assert (found.images, found.labeled, found.classes, found.copies) == (22, 21, ["cats", "dogs"], 1)
+    kinds = {".DS_Store": "ignored", "cats/cut.png": "rejected", "notes.txt": "ignored"}
+    assert {finding.name: finding.kind for finding in found.findings} == kinds
+    assert found.formats == {"PNG": 21, "JPEG": 2} and found.modes == {"RGB": 22, "L": 1}  # the truncated one too
+    assert set(found.sizes) == {(40, 30), (50, 60)} and found.all_gray is False
+    assert found.splits == {"no split of its own": 22} and found.settings.name == kind
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_the_suggested_settings_are_valid(photos, present, tmp_path):
     suggested = look.suggest_settings(inspect(photos, present.data, tmp_path), present)
-    assert suggested["data"] | {"path": None} == {
-        "name": "folder", "path": None, "labels": "folders", "size": 32, "view": None, "fit": "crop", "store": "auto",
-        "duplicates": "drop", "protocol": "split", "mean": None, "std": None,
-    }  # fmt: skip
+    wanted = {"name": "folder", "path": str(photos), "labels": "folders", "size": 32, "view": None, "fit": "crop"}
+    wanted |= {"store": "auto", "duplicates": "drop", "protocol": "split", "mean": None, "std": None}
+    assert suggested["data"] == wanted
     assert suggested["cluster"]["num_clusters"] == 2
     # Of 21 images without the copy, each is in val with probability a fifth: only two are sure to be there.
     assert suggested["neighbors"]["k"] == 1 and suggested["cluster"]["val_neighbors"] == 1
@@ -154,10 +141,11 @@ def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gra
 
 @pytest.mark.parametrize(("size", "stem", "batch"), [(32, "small", 512), (64, "stl", 512), (96, "stl", 256)])
 def test_the_network_and_its_batch_fit_the_size(present, size, stem, batch):
-    found = look.Inspection("photos", present.data, sizes=[(size, size)] * 3000, images=3000)
-    suggested = look.suggest_settings(found, present)
+    many = look.Inspection("photos", present.data, sizes=[(size, size)] * 3000, images=3000)
+    suggested = look.suggest_settings(many, present)
     assert (suggested["backbone"]["stem"], suggested["pretext"]["batch_size"]) == (stem, batch)
     assert suggested["cluster"]["augmentation"]["cutout"] == suggested["data"]["size"] // 3
+    assert (suggested["neighbors"]["k"], suggested["cluster"]["neighbors"]) == (50, 20)
 
 
 def test_without_labels_every_image_is_clustered(present, tmp_path):
@@ -167,12 +155,6 @@ def test_without_labels_every_image_is_clustered(present, tmp_path):
     assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
     assert suggested["data"]["fit"] == "pad", "most images are long"
     assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
-
-
-def test_many_images_get_the_usual_number_of_neighbors(present, tmp_path):
-    np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (900, 8, 8), dtype=np.uint8))
-    suggested = look.suggest_settings(inspect(tmp_path / "many.npy", present.data, tmp_path), present)
-    assert suggested["neighbors"]["k"] == 50 and suggested["cluster"]["neighbors"] == 20
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
@@ -203,11 +185,9 @@ def test_the_suggested_settings_run(tmp_path, channels):
     kept = printed.partition("old settings is ")[2].split()[0]
     assert (project / kept).read_bytes() == before and (project / "params.yaml").read_text().endswith("# mine\n")
     assert now["seed"] == read_yaml(project / kept)["seed"] and now["embed"] == read_yaml(project / kept)["embed"]
-    for stage in ("source", "prepare"):
-        run_stage(project, stage)
+    run_stages(project, "source", "prepare")
     set_params(project, {"backbone": {"name": "convnet", "width": 4, "stem": "small"}})  # it need not learn
-    for stage in ("pretext", "embed", "neighbors", "cluster"):
-        run_stage(project, stage)
+    run_stages(project, "pretext", "embed", "neighbors", "cluster")
 
 
 def test_settings_that_are_not_valid_are_not_used(photos, tmp_path, monkeypatch):

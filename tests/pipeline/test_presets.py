@@ -21,7 +21,6 @@ from pipeline.presets import (
     read_header,
     read_preset,
 )
-from scan_core.errors import ScanError
 from scan_core.pretext.settings import Pretext
 from scan_core.settings import variants
 from scan_core.views.settings import AnyAugmentation, Augmentation
@@ -68,11 +67,6 @@ def test_base_has_every_setting_of_every_method_and_kind_and_no_other():
             Params.model_validate_json(json.dumps(complete({group: change}, base)))
         every = {name for kind in variants(union).values() for name in kind.model_fields}
         assert set(base[group][key] if key else base[group]) == every
-
-
-def test_a_setting_that_the_method_of_a_preset_does_not_have_is_an_error(project):
-    (project / "presets" / "stl10.yaml").write_text("pretext: {queue: 9}\n")
-    assert "presets/stl10.yaml: pretext.method simclr has no queue; " in failed("use", "stl10")
 
 
 def test_what_another_method_has_is_dropped_and_what_none_has_stays():
@@ -181,10 +175,13 @@ def test_an_unknown_name_changes_nothing_and_lists_those_there_are(project, comm
     assert everything(project) == before
 
 
-def test_use_refuses_a_preset_that_is_not_valid_and_changes_nothing(project):
-    (PRESETS / "stl10.yaml").write_text("cluster: {heads: 0}\n")
+@pytest.mark.parametrize(("text", "said"), [
+    ("cluster: {heads: 0}\n", "cluster.heads is 0"), ("pretext: {queue: 9}\n", "pretext.method simclr has no queue; "),
+])  # fmt: skip
+def test_use_refuses_a_preset_that_is_not_valid_and_changes_nothing(project, text, said):
+    (PRESETS / "stl10.yaml").write_text(text)
     before = everything(project)
-    assert "presets/stl10.yaml: cluster.heads is 0" in failed("use", "stl10")
+    assert f"presets/stl10.yaml: {said}" in failed("use", "stl10")
     assert everything(project) == before
 
 
@@ -297,9 +294,3 @@ def test_printed_values_are_read_back_as_they_were():
 def test_params_of_a_broken_file_end_in_one_line(change, said):
     PARAMS_FILE.write_text(change(PARAMS_FILE.read_text()))
     assert said in failed("params") and said in failed("params", "--json")
-
-
-def test_no_preset_at_all_is_said():
-    shutil.rmtree(PRESETS)
-    with pytest.raises(ScanError, match="presets/ is missing"):
-        list_presets()

@@ -54,15 +54,8 @@ def test_the_row_in_mlflow_is_complete(project):
     assert {"pretext.loss", "cluster.best_val_loss", "selflabel.confident"} <= set(parent.data.metrics)
     assert parent.data.tags["scan.dvc_lock_sha256"]
     logged = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {
-        "metrics.json",
-        "report.html",
-        "clusters.png",
-        "neighbors.png",
-        "plots",
-        "environment.json",
-        "dvc.lock",
-    } <= logged
+    pages = {"metrics.json", "report.html", "clusters.png", "neighbors.png", "plots"}
+    assert pages | {"environment.json", "dvc.lock"} <= logged
     children = {run.data.tags["scan.stage"]: run for run in rows(project, "stage")}
     assert set(children) == set(STAGES)
     history = client.get_metric_history(children["pretext"].info.run_id, "loss")
@@ -128,21 +121,13 @@ def test_going_back_restores_without_running(project):
     assert run(project, "git", "status", "--porcelain").stdout == ""
 
 
-def test_images_of_another_size_are_made_and_not_restored(project):
-    """Where only a group is tracked, DVC's run cache overlooks a setting called size in it."""
-    for size in (9, 8):
-        set_params(project, {"data": {"size": size}})
-        run(project, "dvc", "repro", "prepare")
-        assert np.load(project / "data" / "images" / "pixels-00000.npy").shape[1:3] == (size, size)
-    run(project, "git", "checkout", "-q", "--", "params.yaml", "dvc.lock")
-
-
 def test_permuted_labels_rerun_prepare_and_evaluate_only(project, tmp_path):
-    trained = {path: (project / path).read_bytes() for path in OUTPUTS if path.startswith(("models/", "data/images"))}
+    before = {path: (project / path).read_bytes() for path in OUTPUTS if not path.startswith("reports/")}
     path = permuted_labels(tmp_path / "path")
     run(project, "dvc", "repro", "--force", "--single-item", "prepare", PYTHONPATH=path)
     assert stages_run(run(project, "dvc", "repro").stdout) == ["evaluate"]
-    assert {path: (project / path).read_bytes() for path in trained} == trained
+    changed = [path for path, data in before.items() if (project / path).read_bytes() != data]
+    assert changed == ["data/labels/labels.npy"]
     run(project, "dvc", "repro", "--force", "--single-item", "prepare")
     run(project, "dvc", "repro")
     assert run(project, "git", "status", "--porcelain").stdout == ""
@@ -182,12 +167,8 @@ def change(project, file, *replaced):
 
 def test_a_text_in_the_code_reruns_nothing_and_a_number_reruns_from_its_stage(project, tmp_path):
     """Nor does a clone without any output, in which the lock is checked against the code."""
-    change(
-        project,
-        "scan_core/clustering/scan.py",
-        ('"""', '"""Otherwise said. '),
-        ("mined; lower it", "mined, so lower it"),
-    )
+    other = ('"""', '"""Otherwise said. '), ("mined; lower it", "mined, so lower it")
+    change(project, "scan_core/clustering/scan.py", *other)
     change(project, "scan_core/models/networks.py", ("\n\n\n", "\n\n\n# A comment.\n"))
     assert repro(project) == []
     run(project, "git", "commit", "-qam", "texts")

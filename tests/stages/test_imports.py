@@ -6,19 +6,8 @@ import pytest
 
 from tests.project import STAGES, environment, make_project, run
 
-HEAVY = {
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning_fabric",
-    "faiss",
-    "sklearn",
-    "matplotlib",
-    "mlflow",
-    "dvc",
-    "jinja2",
-}
 TRAINS = {"torch", "lightning_fabric"}
+HEAVY = TRAINS | {"torchvision", "timm", "faiss", "sklearn", "matplotlib", "mlflow", "dvc", "jinja2"}
 USED = {
     "source": set(),
     "prepare": {"sklearn"},  # the digits come with it
@@ -29,14 +18,14 @@ USED = {
     "selflabel": TRAINS,
     "evaluate": {"torch", "sklearn", "matplotlib", "jinja2"},
 }
-SCRIPT = (
-    "import importlib, sys\n"
-    "try:\n"
-    "    importlib.import_module(f'stages.{sys.argv[1]}').app([])\n"
-    "except SystemExit as end:\n"
-    "    assert not end.code, end.code\n"
-    "print(*{name.split('.')[0] for name in sys.modules})\n"
-)
+SCRIPT = """
+import importlib, sys
+try:
+    importlib.import_module(f"stages.{sys.argv[1]}").app([])
+except SystemExit as end:
+    assert not end.code, end.code
+print(*{name.split(".")[0] for name in sys.modules})
+"""
 
 
 @pytest.mark.slow

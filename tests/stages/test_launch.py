@@ -6,14 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.tracking.spool import spools
-from tests.project import OUTPUTS, ROOT, environment, files, make_project, run, run_stage
+from tests.project import OUTPUTS, ROOT, STAGES, files, half_done, make_project, run, run_stage
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +25,7 @@ ENV = {"SCAN_TRACKING": "spool", "SCAN_SAVE_SECONDS": "0"}
 def project(tmp_path_factory):
     """A project in which two processes have done each training stage. The tests go on from one another."""
     folder = make_project(tmp_path_factory.mktemp("launch") / "project", {"pretext": {"epochs": 12}})
-    for stage in ("source", "prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate"):
+    for stage in ("source", *STAGES):
         if stage not in TRAINING:
             run_stage(folder, stage)
             continue
@@ -36,14 +35,9 @@ def project(tmp_path_factory):
 
 
 def test_dvc_starts_the_training_stages_and_no_others_so():
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    launched = {
-        name
-        for name, stage in stages.items()
-        if stage["cmd"] == rf"sh -c 'exec \${{SCAN_LAUNCH:-python}} -m stages.{name}'"
-    }
-    assert launched == set(TRAINING)
-    assert all(stages[name]["cmd"] == f"python -m stages.{name}" for name in stages.keys() - launched)
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        launched = rf"sh -c 'exec \${{SCAN_LAUNCH:-python}} -m stages.{name}'"
+        assert stage["cmd"] == (launched if name in TRAINING else f"python -m stages.{name}")
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish", "tcsh"])
@@ -81,18 +75,13 @@ def test_a_process_that_is_killed_ends_all_and_the_next_run_gives_the_same_bytes
     weights = project / "models" / "pretext.safetensors"
     whole = weights.read_bytes()
     weights.unlink()
-    command = f"{LAUNCH}pretext".split()
-    process = subprocess.Popen(command, cwd=project, env=environment(**ENV), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((project / ".scan" / "resume").rglob("state-*.pt")):
-        assert process.poll() is None and time.monotonic() < deadline, "no state was saved before the end"
-        time.sleep(0.005)
+    process = half_done(project, f"{LAUNCH}pretext")
     found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "stages.pretext"], capture_output=True, text=True)
     environs = {int(pid): Path(f"/proc/{pid}/environ").read_bytes() for pid in found.stdout.split()}
     os.kill(next(pid for pid, environ in environs.items() if b"\0RANK=1\0" in environ), signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode and not weights.exists()
 
-    again = run(project, *command, **ENV)
+    again = run(project, *f"{LAUNCH}pretext".split(), **ENV)
     assert again.stderr.count("resuming after ") == 1
     assert weights.read_bytes() == whole

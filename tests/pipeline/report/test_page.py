@@ -92,11 +92,6 @@ def test_an_axis_of_percentages_shows_at_least_five_points(monkeypatch, values, 
     assert limits == pytest.approx((low, high), abs=0.01)
 
 
-def test_charts_have_the_same_bytes_again():
-    plots = {"pretext": history(loss=[3, 2], effective_rank=[4, 5]), "confusion": confusion([("a", "a"), ("b", "a")])}
-    assert drawn(names={0: "a"}, **plots) == drawn(names={0: "a"}, **plots)
-
-
 # --- Confusion
 
 
@@ -120,8 +115,7 @@ def test_classes_without_a_cluster_come_last():
 
 
 @pytest.mark.parametrize(
-    ("clusters", "classes", "said"),
-    [(3, 3, None), (5, 3, "Right of the line"), (2, 3, "Below the line")],
+    ("clusters", "classes", "said"), [(3, 3, None), (5, 3, "Right of the line"), (2, 3, "Below the line")]
 )
 def test_the_confusion_says_what_is_left_over(clusters, classes, said):
     names = {cluster: f"class {cluster}" for cluster in range(min(clusters, classes))}
@@ -210,13 +204,10 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
 # --- Page
 
 
-@pytest.mark.parametrize(
-    ("protocol", "figures"),
-    [
-        ("split", ("94.0%</b>validation accuracy", "84.0%</b>NMI", "91.0%</b>accuracy of k-means")),
-        ("all", ("74.0%</b>accuracy on all images", "64.0%</b>NMI", "71.0%</b>accuracy of k-means")),
-    ],
-)
+@pytest.mark.parametrize(("protocol", "figures"), [
+    ("split", ("94.0%</b>validation accuracy", "84.0%</b>NMI", "91.0%</b>accuracy of k-means")),
+    ("all", ("74.0%</b>accuracy on all images", "64.0%</b>NMI", "71.0%</b>accuracy of k-means")),
+])  # fmt: skip
 def test_the_headline_is_the_final_model_s_on_the_reported_images(tmp_path, protocol, figures):
     params = read_params(ROOT / "params.yaml")
     params = params.model_copy(update={"data": params.data.model_copy(update={"protocol": protocol})})

@@ -13,7 +13,7 @@ from pipeline.tracking import delivery
 from pipeline.tracking import spool as tracking
 from pipeline.tracking.delivery import SpoolFollower, recorded, send, send_waiting
 from pipeline.tracking.mlflow_runs import HANDLERS, Delivery, connect
-from pipeline.tracking.spool import Event, Tracker, spools, tracking_address
+from pipeline.tracking.spool import Event, Tracker, spools
 from scan_core.errors import ScanError
 
 
@@ -56,6 +56,11 @@ def runs(root, kind):
     """The runs of stages (``stage``) or of pipelines (``pipeline``), in the order of their starts."""
     client, experiment = connect(root)
     return client.search_runs([experiment], f"tags.`scan.kind` = '{kind}'", order_by=["attributes.start_time ASC"])
+
+
+def deliver(root, spool):
+    """What there is so far of a stage that still runs."""
+    Delivery(root, spool.folder).deliver(recorded(spool.folder)[0])
 
 
 def statuses(root, kind):
@@ -155,8 +160,8 @@ def test_a_spool_that_cannot_be_delivered_does_not_hold_up_the_others(project, s
     spool.close("FINISHED")
     (spool.folder / "events.jsonl").write_text("damaged\n")
     started(project, "embed").close("FINISHED")
-    message = rf"^1 of 2 spools could not be delivered; the first is {spool.folder} \(JSONDecodeError: "
-    with pytest.raises(ScanError, match=message):
+    said = rf"^1 of 2 spools could not be delivered; the first is {spool.folder} \(JSONDecodeError: "
+    with pytest.raises(ScanError, match=said):
         send_waiting(project)
     assert spools(project) == [spool.folder]
     assert [child.data.tags["scan.stage"] for child in runs(project, "stage")] == ["embed"]
@@ -167,7 +172,7 @@ def test_another_server_gets_what_the_first_has_taken_and_no_address_is_noted(pr
     spool.close("FINISHED")
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(project / 'mlflow.db', project / 's3cret.db')}")
-        Delivery(project, spool.folder).deliver(recorded(spool.folder)[0])
+        deliver(project, spool)
     assert "s3cret" not in (spool.folder / "delivered.json").read_text()  # addresses may hold passwords
     assert send_waiting(project) == 1
     assert history(project) == [(1, 1.0)] and statuses(project, "stage") == ["FINISHED"]
@@ -248,14 +253,13 @@ def test_a_killed_attempt_whose_records_come_late_leaves_the_finished_run_as_it_
 
 
 def test_a_run_has_the_status_of_its_newest_stage(project, spool):
-    Delivery(project, spool.folder).deliver(recorded(spool.folder)[0])
+    deliver(project, spool)
     assert statuses(project, "pipeline") == ["RUNNING"]
     spool.close("FAILED")
     send_waiting(project)
     assert statuses(project, "pipeline") == ["FAILED"]
     time.sleep(0.01)
-    again = started(project)
-    Delivery(project, again.folder).deliver(recorded(again.folder)[0])
+    deliver(project, started(project))
     assert statuses(project, "pipeline") == ["RUNNING"]
 
 
@@ -292,9 +296,8 @@ def test_a_server_that_is_away_costs_one_warning_and_loses_nothing(project, monk
     (warning,) = capsys.readouterr().err.strip().splitlines()
     assert warning.startswith("pretext: warning: MLflow did not take") and "scan send" in warning
     assert [record["event"] for record in recorded(tracker.folder)] == ["start", "metrics", "end"]
-    with pytest.raises(
-        ScanError, match=r"^MLflow at http://anna:\*\*\*@127.0.0.1:9 does not take the records"
-    ) as caught:
+    said = r"^MLflow at http://anna:\*\*\*@127.0.0.1:9 does not take the records"
+    with pytest.raises(ScanError, match=said) as caught:
         send_waiting(project)
     assert "s3cret" not in warning + str(caught.value) + (tracker.folder / "delivery.log").read_text()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -315,9 +318,3 @@ def test_a_delivery_that_hangs_is_left_behind(project, monkeypatch, capsys):
     started(project).close("FINISHED")
     assert "did not answer in time" in capsys.readouterr().err and processes[0].returncode
     assert spools(project)
-
-
-def test_the_address_is_absolute_and_a_server_wins(project, monkeypatch):
-    assert tracking_address(project) == f"sqlite:///{project}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking_address(project) == "http://server:5000"
