@@ -1,5 +1,6 @@
 """The smallest images, settings and networks on which every loop still does all it does."""
 
+import functools
 import io
 
 import numpy as np
@@ -52,6 +53,9 @@ def data_settings(**values):
 def optimizer(**values):
     base = {"name": "adam", "lr": 1e-2, "weight_decay": 1e-4, "momentum": 0.9, "schedule": "constant"}
     return Optimizer(**{**base, "warmup_epochs": 0, "final_lr": 0.0, **values})
+
+
+SGD = optimizer(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)  # plain gradient descent
 
 
 def simclr_augmentation(**values):
@@ -165,14 +169,14 @@ def start_loop(name, fabric, seed=0, **values):
     return start(settings, cluster_model(), seed, fabric), settings
 
 
-def run_loop(name, state, settings, fabric):
+def run_loop(name, state, settings, fabric, rows=TRAIN):
     """The steps and epochs of one of ``LOOPS``, over the tiny images."""
     if name in METHODS:
-        return train_pretext(state, images(), TRAIN, settings, fabric)
+        return train_pretext(state, images(), rows, settings, fabric)
     if name.startswith("scan"):
-        mined = neighbors(len(TRAIN), 5), VAL, neighbors(len(VAL), 4)
-        return train_scan(state, images(), TRAIN, *mined, settings, fabric)
-    return train_selflabel(state, images(), TRAIN, VAL, settings, fabric)
+        mined = neighbors(len(rows), 5), VAL, neighbors(len(VAL), 4)
+        return train_scan(state, images(), rows, *mined, settings, fabric)
+    return train_selflabel(state, images(), rows, VAL, settings, fabric)
 
 
 def through_a_file(state):
@@ -186,6 +190,32 @@ def through_a_file(state):
 def epochs_of(progress):
     """The values of each epoch of a loop, run to its end."""
     return [done.values for done in progress if hasattr(done, "values")]
+
+
+# Of tensors, numbers, and dicts and lists of them.
+assert_equal = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
+
+
+def assert_descended(network, before, rate=0.1):
+    """Parameters have gone down ``before``'s gradients, if those are there, and buffers are ``before``'s."""
+    wanted = {
+        name: value if value.grad is None else value.detach() - rate * value.grad
+        for name, value in before.named_parameters()
+    }
+    torch.testing.assert_close(network.state_dict(), {**before.state_dict(), **wanted})
+
+
+def spied(monkeypatch, module, name):
+    """The arguments of each call of a module's function from now on, as they were, and what each has returned."""
+    given, made, original = [], [], getattr(module, name)
+
+    def spy(*arguments, **named):
+        given.append([each.clone() if isinstance(each, torch.Tensor) else each for each in arguments])
+        made.append(original(*arguments, **named))
+        return made[-1]
+
+    monkeypatch.setattr(module, name, spy)
+    return given, made
 
 
 def assert_same_state(first, second):

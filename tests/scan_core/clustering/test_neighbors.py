@@ -22,32 +22,20 @@ def random_rows(count, dimensions=6, seed=0):
     return unit(np.random.default_rng(seed).normal(size=(count, dimensions)))
 
 
-def by_brute_force(embeddings, k):
-    """For each row the cosine with every other, sorted."""
-    found = []
-    for row, embedding in enumerate(embeddings):
-        others = [(float(embedding @ embeddings[i]), i) for i in range(len(embeddings)) if i != row]
-        found.append(sorted(others, reverse=True)[:k])
-    return found
+def cosines_of_others(embeddings):
+    """(N,N) in float64: of each row with every other, and below all of them with itself."""
+    cosines = embeddings.astype(np.float64) @ embeddings.T.astype(np.float64)
+    np.fill_diagonal(cosines, -np.inf)
+    return cosines
 
 
 @pytest.mark.parametrize(("count", "k"), [(30, 5), (12, 11), (2, 1), (200, 20)])
 def test_neighbors_are_those_of_brute_force(count, k):
     embeddings = random_rows(count)
     mined = mine_neighbors(embeddings, k, EXACT, 0.5)
-    found, similarity = mined.nearest, mined.similarity
-    wanted = by_brute_force(embeddings, k)
     assert mined.recall == 1.0
-    assert found.dtype == np.int64
-    assert similarity.dtype == np.float32
-    assert found.shape == similarity.shape == (count, k)
-    assert found.tolist() == [[index for _, index in row] for row in wanted]
-    np.testing.assert_allclose(similarity, [[cosine for cosine, _ in row] for row in wanted], atol=1e-5)
-
-
-def test_neighbors_come_nearest_first():
-    similarity = mine_neighbors(random_rows(50), 10, EXACT, 0.5).similarity
-    assert (np.diff(similarity, axis=1) <= 0).all()
+    assert np.array_equal(mined.nearest, np.argsort(-cosines_of_others(embeddings), axis=1)[:, :k])
+    assert_others(embeddings, mined, k)
 
 
 def assert_others(embeddings, mined, k):
@@ -66,26 +54,24 @@ def assert_valid(embeddings, k, exact_rows=EXACT):
     """Each row has the k highest cosines among the others, whichever of equals they are."""
     mined = mine_neighbors(embeddings, k, exact_rows, 1.0)
     assert_others(embeddings, mined, k)
-    wanted = [[cosine for cosine, _ in row] for row in by_brute_force(embeddings, k)]
-    np.testing.assert_allclose(mined.similarity, wanted, atol=1e-5)
+    np.testing.assert_allclose(mined.similarity, -np.sort(-cosines_of_others(embeddings))[:, :k], atol=1e-5)
 
 
+@pytest.mark.parametrize("exact_rows", [EXACT, 50])
 @pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
-def test_a_row_is_not_its_own_neighbor_where_others_equal_it(copies):
-    """Fewer, as many and more copies than the 5 neighbors: then a row may be missing from its own list."""
-    embeddings = np.concatenate([np.repeat(random_rows(3), copies, axis=0), random_rows(10, seed=1)])
-    assert_valid(embeddings[np.random.default_rng(0).permutation(len(embeddings))], 5)
+def test_a_row_is_not_its_own_neighbor_where_others_equal_it(copies, exact_rows):
+    """Fewer, as many and more copies than the 5 neighbors, and than a cell would hold: a row may miss in its list."""
+    embeddings = np.concatenate([np.repeat(random_rows(30), copies, axis=0), random_rows(100, seed=1)])
+    embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
+    assert_valid(embeddings, 5, exact_rows)
+    assert_others(embeddings, mine_neighbors(embeddings, 5, exact_rows, 0.1), 5)
 
 
-def test_rows_that_are_all_equal_have_other_rows_as_neighbors():
-    assert_valid(np.repeat(random_rows(1), 12, axis=0), 4)
-
-
-def test_with_all_others_as_neighbors_each_is_there_once():
-    embeddings = np.repeat(random_rows(3), 4, axis=0)
-    found = mine_neighbors(embeddings, 11, EXACT, 0.5).nearest
-    for row in range(12):
-        assert sorted(found[row].tolist()) == [other for other in range(12) if other != row]
+@pytest.mark.parametrize(
+    ("rows", "copies", "k", "exact_rows"), [(1, 12, 4, EXACT), (1, 200, 4, 100), (3, 4, 11, EXACT)]
+)
+def test_rows_that_are_all_equal_and_all_others_as_neighbors_are_allowed(rows, copies, k, exact_rows):
+    assert_valid(np.repeat(random_rows(rows), copies, axis=0), k, exact_rows)
 
 
 @settings(max_examples=40)
@@ -180,9 +166,7 @@ def clustered(count, centers, dimensions=16, seed=0):
 
 def share_of_true(embeddings, mined):
     """The share of the neighbors that are as near as brute force's, of ties either: all rows, in float64."""
-    cosines = embeddings.astype(np.float64) @ embeddings.T.astype(np.float64)
-    np.fill_diagonal(cosines, -np.inf)
-    k = mined.nearest.shape[1]
+    cosines, k = cosines_of_others(embeddings), mined.nearest.shape[1]
     least = -np.partition(-cosines, k - 1, axis=1)[:, k - 1 : k]
     return float((np.take_along_axis(cosines, mined.nearest, axis=1) >= least - 1e-6).mean())
 
@@ -266,32 +250,6 @@ def test_on_a_gpu_no_more_cells_are_visited_than_faiss_allows(monkeypatch):
     assert neighbors._probe(index, embeddings, 10, 0.1, gpu="memory") > 0.1 and index.nprobe == 1
 
 
-def test_the_recall_of_a_search_in_all_cells_is_1(probed):
-    for recall in (0.1, 1.0):
-        mine_neighbors(MANY, 10, 5999, recall)
-    low, high = probed
-    assert low.nprobe == 1 < high.nprobe
-    high.nprobe = high.nlist
-    everywhere = Mined(*neighbors._others(MANY, np.arange(6000), 10, high)[::-1], 1.0)
-    assert share_of_true(MANY, everywhere) == 1.0
-
-
-@pytest.mark.parametrize("copies", [2, 5, 6, 7, 20])
-def test_copies_of_a_row_are_its_neighbors_and_it_is_not_in_an_inverted_file_either(copies):
-    """Fewer, as many and more copies than the 5 neighbors, and than a cell would hold."""
-    embeddings = np.concatenate([np.repeat(random_rows(30), copies, axis=0), random_rows(100, seed=1)])
-    embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
-    assert_valid(embeddings, 5, exact_rows=50)
-    assert_others(embeddings, mine_neighbors(embeddings, 5, 50, 0.1), 5)
-
-
-def test_rows_of_an_inverted_file_that_are_all_equal_have_other_rows_as_neighbors():
-    embeddings = np.repeat(random_rows(1), 200, axis=0)
-    mined = mine_neighbors(embeddings, 4, 100, 0.9)
-    assert_others(embeddings, mined, 4)
-    assert mined.recall == 1.0
-
-
 def test_rows_in_cells_with_fewer_rows_than_neighbors_get_the_nearest_of_all(probed):
     """A recall so low that one cell is enough, and that holds about 5 rows."""
     embeddings, k = random_rows(400, 16), 30
@@ -315,16 +273,12 @@ def test_an_inverted_file_of_few_rows_has_no_more_cells_than_rows(probed, count)
 
 
 @pytest.mark.parametrize("recall", [0.5, 0.95])
-def test_the_same_embeddings_give_the_same_bytes(recall):
-    first, second = (mine_neighbors(MANY.copy(), 10, 1000, recall) for _ in range(2))
+def test_the_same_embeddings_give_the_same_bytes_and_stay_as_they_are(recall):
+    embeddings = MANY.copy()
+    first, second = (mine_neighbors(each, 10, 1000, recall) for each in (embeddings, MANY.copy()))
     assert first.nearest.tobytes() == second.nearest.tobytes()
     assert first.similarity.tobytes() == second.similarity.tobytes()
     assert first.recall == second.recall
-
-
-def test_mining_leaves_the_embeddings_as_they_are():
-    embeddings = MANY.copy()
-    mine_neighbors(embeddings, 10, 1000, 0.9)
     assert np.array_equal(embeddings, MANY)
 
 
