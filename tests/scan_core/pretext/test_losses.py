@@ -79,26 +79,10 @@ def test_nt_xent_is_symmetric_in_its_views(batch, dimensions, temperature, seed)
     assert float(one) == pytest.approx(float(other), rel=1e-9, abs=1e-12)
 
 
-def test_nt_xent_has_both_views_as_anchors():
-    """The second views lie apart from one another and the first do not, so the two halves' losses differ."""
-    first = torch.tensor([[1.0, 0.0], [0.9, 0.1]], dtype=torch.float64)
-    second = torch.tensor([[0.6, 0.8], [0.8, -0.6]], dtype=torch.float64)
-    each = nt_xent_by_loops(first, second, 0.5)
-    halves = sum(each[:2]) / 2, sum(each[2:]) / 2
-    assert abs(halves[0] - halves[1]) > 0.1
-    assert float(nt_xent(first, second, 0.5)) == pytest.approx(sum(halves) / 2)
-
-
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
 def test_nt_xent_of_equal_views_is_log_of_their_number_less_one(batch):
     equal = torch.ones(batch, 4, dtype=torch.float64)
     assert float(nt_xent(equal, equal, 0.1)) == pytest.approx(math.log(2 * batch - 1), abs=1e-12)
-
-
-def test_nt_xent_does_not_depend_on_the_length_of_the_vectors():
-    first, second = double(6, 4), double(6, 4, seed=1)
-    scaled = nt_xent(first * double(6, 1, seed=2).abs(), second * 7, 0.2)
-    torch.testing.assert_close(scaled, nt_xent(first, second, 0.2))
 
 
 def test_nt_xent_gradient():
@@ -125,20 +109,6 @@ def test_info_nce_of_equal_vectors_is_log_of_the_queue_and_one(queue):
     equal = F.normalize(torch.ones(3, 4, dtype=torch.float64), dim=1)
     found = float(info_nce(equal, equal, equal[:1].expand(queue, 4), 0.1))
     assert found == pytest.approx(math.log(queue + 1), abs=1e-12)
-
-
-def test_info_nce_of_a_perfect_match_among_orthogonal_keys_is_closed():
-    """One key alike, Q at right angles: log(1 + Q exp(-1/T))."""
-    axes = torch.eye(6, dtype=torch.float64)
-    found = float(info_nce(axes[:2], axes[:2], axes[2:], 0.25))
-    assert found == pytest.approx(math.log(1 + 4 * math.exp(-4)), rel=1e-12)
-
-
-def test_info_nce_compares_a_query_with_its_own_key_and_no_other_of_the_batch():
-    queries, keys, queue = unit(2, 5), unit(2, 5, seed=1), unit(3, 5, seed=2)
-    both = info_nce(queries, keys, queue, 0.2)
-    each = [info_nce(queries[[b]], keys[[b]], queue, 0.2) for b in range(2)]
-    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
 def test_info_nce_gradient_reaches_queries_alone():

@@ -12,11 +12,12 @@ from scan_core.pretext import byol, instance_discrimination, moco, rotation, sim
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext, trained_model
 from scan_core.pretext.settings import Pretext
 from scan_core.settings import variants
-from scan_core.training.state import Epoch
 from tests.tiny import (
     BACKBONE,
+    NO_AUGMENTATION,
     PRETEXTS,
     TRAIN,
+    assert_equal,
     assert_same_state,
     backbone_settings,
     epochs_of,
@@ -24,16 +25,20 @@ from tests.tiny import (
     optimizer,
     pretext_settings,
     refused,
+    run_loop,
+    spied,
+    start_loop,
 )
 
 ROWS = TRAIN + 16
-MODULES = {
-    "simclr": simclr,
-    "moco": moco,
-    "instance_discrimination": instance_discrimination,
-    "rotation": rotation,
-    "byol": byol,
+MODULES = {  # and how many views of an image each draws
+    "simclr": (simclr, 2),
+    "moco": (moco, 2),
+    "instance_discrimination": (instance_discrimination, 1),
+    "rotation": (rotation, 1),
+    "byol": (byol, 2),
 }
+STATS = {"channels": 3, "view": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
 
 each_method = pytest.mark.parametrize("method", PRETEXTS)
 
@@ -80,10 +85,32 @@ def test_weights_are_put_into_the_backbone_and_into_its_slow_copy(tmp_path, fp32
     state = start(settings, fp32, weights=tmp_path / "weights.safetensors")
     models = [getattr(state, name, None) for name in ("module", "momentum_encoder", "target")]
     for model in filter(None, models):
-        for key, value in model.backbone.state_dict().items():
-            assert torch.equal(value, given[key]), key
+        assert_equal(model.backbone.state_dict(), given)
     new = start(settings, fp32)
     assert not torch.equal(new.module.backbone.convs[0].weight, given["convs.0.weight"])
+
+
+# In each step the slow copy sees two parts of the batch, or both views; and so does BYOL's online network.
+@pytest.mark.parametrize(
+    ("method", "name", "passes"), [("moco", "momentum_encoder", (2, 1)), ("byol", "target", (2, 2))]
+)
+def test_the_slow_copy_is_not_optimized_gets_no_gradient_and_keeps_statistics_of_its_own(fp32, method, name, passes):
+    state, settings = start_loop(method, fp32)
+    slow, fast = getattr(state, name), state.module
+    projector = fast.head[0] if method == "byol" else fast.head
+    assert type(slow.head) is type(projector) is Projector
+    pairs = list(zip(slow.parameters(), [*fast.backbone.parameters(), *projector.parameters()], strict=True))
+    assert all(torch.equal(*pair) and pair[0] is not pair[1] for pair in pairs)
+    assert all(each.requires_grad for each in fast.parameters())
+    optimized = {id(each) for group in state.optimizer.param_groups for each in group["params"]}
+    assert optimized == {id(each) for each in fast.parameters()}
+    loop = run_loop(method, state, settings, fp32)
+    for _ in range(3):
+        next(loop)
+    assert all(each.grad is None and not each.requires_grad for each in slow.parameters())
+    own, other = (model.backbone.norms[-1] for model in (slow, fast))
+    assert (int(own.num_batches_tracked), int(other.num_batches_tracked)) == tuple(3 * each for each in passes)
+    assert not torch.allclose(own.running_mean, other.running_mean)
 
 
 def test_weights_of_another_network_are_an_error(tmp_path, fp32):
@@ -115,17 +142,12 @@ RECORDED = {
 
 @each_method
 def test_each_epoch_sees_each_image_once_in_another_order(monkeypatch, fp32, method):
-    seen, original = [], MODULES[method].random_view
-
-    def spy(data, rows, *others):
-        seen.append(rows)
-        return original(data, rows, *others)
-
-    monkeypatch.setattr(MODULES[method], "random_view", spy)
+    module, views = MODULES[method]
+    given, _ = spied(monkeypatch, module, "random_view")
     settings = pretext_settings(method=method)
     epochs_of(train(start(settings, fp32), settings, fp32))
-    views = 1 if method in ("rotation", "instance_discrimination") else 2
-    assert [len(rows) for rows in seen] == [views * 8] * 8
+    seen = [rows for _, rows, *_ in given]
+    assert len(seen) == 8
     for rows in seen:
         assert torch.equal(rows, rows[:8].repeat(views))
     orders = [torch.cat([rows[:8] for rows in epoch]) for epoch in (seen[:4], seen[4:])]
@@ -139,34 +161,36 @@ def test_an_epochs_values_are_means_and_the_spread_of_its_last_embeddings(fp32, 
     settings = pretext_settings(method=method)
     state = start(settings, fp32)
     found = epochs_of(train(state, settings, fp32))
-    names = ["loss", *(["accuracy"] if method == "rotation" else []), "lr", "embedding_variance", "effective_rank"]
+    means = ["loss"] if hasattr(settings, "projection") else ["loss", "accuracy"]
+    names = [*means, "lr", "embedding_variance", "effective_rank"]
     assert [list(values) for values in found] == [names] * 2
     assert state.history == [{"epoch": number, **values} for number, values in enumerate(found, 1)]
 
 
-def until(state, settings, fabric, epoch):
-    for done in train(state, settings, fabric):
-        if isinstance(done, Epoch) and done.number == epoch:
-            return state
-    raise AssertionError(epoch)
+@pytest.mark.parametrize(("method", "epochs", "first", "share"), [("simclr", 40, 1.5, 0.5), ("byol", 60, 2, 0.1)])
+def test_one_batch_is_learnt_by_heart(fp32, method, epochs, first, share):
+    values = {"epochs": epochs, "augmentation": NO_AUGMENTATION, "optimizer": optimizer()}
+    found = epochs_of(run_loop(method, *start_loop(method, fp32, **values), fp32, TRAIN[:8]))
+    assert found[0]["loss"] > first
+    assert found[-1]["loss"] < share * found[0]["loss"]
 
 
 # --- What is kept
 
 
 @each_method
-def test_what_is_kept_can_be_written_and_read(tmp_path, fp32, method):
-    settings = pretext_settings(method=method, epochs=1, projector_norm=True)
-    state = until(start(settings, fp32), settings, fp32, 1)
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_what_is_kept_can_be_written_and_read(tmp_path, fp32, method, hidden):
+    """Of BYOL's head that is the projector, and the predictor is not."""
+    state, settings = start_loop(method, fp32, epochs=1, projector_norm=True, hidden=hidden)
+    epochs_of(run_loop(method, state, settings, fp32))
     kept = trained_model(state)
-    assert isinstance(kept.head, Projector)
     assert kept.backbone is state.module.backbone
-    stats = {"channels": 3, "view": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
-    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, stats)
+    assert kept.head is (state.module.head[0] if method == "byol" else state.module.head)
+    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, STATS)
     model, _ = load_model(tmp_path / "pretext.safetensors")
     views = images().plain_view(ROWS)
-    for found, wanted in zip(model.eval()(views), kept.eval()(views), strict=True):
-        torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(model.eval()(views), kept.eval()(views))
 
 
 # --- None
@@ -180,9 +204,8 @@ def test_none_trains_nothing_and_keeps_the_backbone(tmp_path, fp32):
     assert (state.epoch, state.history, settings.trained_epochs) == (0, [], 0)
     kept = trained_model(state)
     assert isinstance(kept.head, nn.Identity)
-    assert all(torch.equal(value, before[key]) for key, value in kept.state_dict().items())
-    stats = {"channels": 3, "view": 8, "mean": [0.5] * 3, "std": [0.2] * 3}
-    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, stats)
+    assert_equal(kept.state_dict(), before)
+    save_model(tmp_path / "pretext.safetensors", kept, BACKBONE, STATS)
     model, _ = load_model(tmp_path / "pretext.safetensors")
     features, embedded = model.eval()(images().plain_view(ROWS))
     assert torch.equal(features, embedded)

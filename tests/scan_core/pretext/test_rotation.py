@@ -6,20 +6,22 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scan_core.pretext.methods import start_pretext
-from scan_core.pretext.rotation import rotations, train_rotation
+from scan_core.pretext.rotation import rotations
 from scan_core.views.random_view import random_view
-from tests.tiny import BACKBONE, NO_AUGMENTATION, TRAIN, epochs_of, images, optimizer, pretext_settings
+from tests.tiny import (
+    NO_AUGMENTATION,
+    SGD,
+    TRAIN,
+    assert_descended,
+    change,
+    epochs_of,
+    images,
+    optimizer,
+    run_loop,
+    start_loop,
+)
 
 ROWS = TRAIN + 16
-
-
-def settings(**values):
-    return pretext_settings(**{"method": "rotation", "epochs": 1, **values})
-
-
-def start(settings, fabric):
-    return start_pretext(settings, BACKBONE, 3, len(ROWS), 0, fabric)
 
 
 @pytest.mark.parametrize(("batch", "channels", "side"), [(1, 1, 2), (3, 3, 5), (5, 1, 8)])
@@ -40,33 +42,25 @@ def test_a_quarter_turn_is_counter_clockwise():
     assert turned.flatten(1).tolist() == [[1, 2, 3, 4], [2, 4, 1, 3], [4, 3, 2, 1], [3, 1, 4, 2]]
 
 
-def test_a_new_state_has_a_linear_classifier_of_four(fp32):
-    state = start(settings(), fp32)
+def test_a_step_is_cross_entropy_of_the_turns_and_plain_gradient_descent(fp32):
+    """Of a linear classifier of four."""
+    state, settings = start_loop("rotation", fp32, optimizer=SGD)
     (linear,) = state.module.head.layers
     assert (linear.in_features, linear.out_features) == (16, 4)
-
-
-def test_a_step_is_cross_entropy_of_the_turns_and_plain_gradient_descent(fp32):
-    chosen = settings(optimizer=optimizer(name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0))
-    state, data = start(chosen, fp32), images()
-    module, generator = copy.deepcopy(state.module).train(), torch.Generator()
-    generator.set_state(state.generator.get_state())
-    next(train_rotation(state, data, ROWS, chosen, fp32))
+    module, generator = copy.deepcopy(state.module).train(), state.generator.clone_state()
+    next(run_loop("rotation", state, settings, fp32, ROWS))
 
     rows = ROWS[torch.randperm(32, generator=generator)][:8]
-    view = random_view(data, rows, chosen.augmentation, generator)
+    view = random_view(images(), rows, settings.augmentation, generator)
     logits = module(torch.cat([torch.rot90(view, turn, (2, 3)) for turn in range(4)]))[1]
-    F.cross_entropy(logits, torch.tensor([0] * 8 + [1] * 8 + [2] * 8 + [3] * 8)).backward()
-    for (name, found), wanted in zip(state.module.named_parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted - 0.1 * wanted.grad, msg=name)
-    for found, wanted in zip(state.module.buffers(), module.buffers(), strict=True):
-        torch.testing.assert_close(found, wanted)
+    F.cross_entropy(logits, torch.arange(4).repeat_interleave(8)).backward()
+    assert_descended(state.module, module)
 
 
 def test_one_batch_is_learnt_by_heart_and_the_accuracy_says_so(fp32):
-    chosen = settings(epochs=60, augmentation=NO_AUGMENTATION, optimizer=optimizer(lr=2e-2))
+    values = {"epochs": 60, "augmentation": NO_AUGMENTATION, "optimizer": optimizer(lr=2e-2)}
     rows = torch.tensor([0, 3, 6, 9, 12, 15, 18, 21])  # one kind of image, of which each turn is another
-    found = epochs_of(train_rotation(start(chosen, fp32), images(), rows, chosen, fp32))
+    found = epochs_of(run_loop("rotation", *start_loop("rotation", fp32, **values), fp32, rows))
     assert found[0]["accuracy"] < 0.5
     assert found[-1]["accuracy"] == 1
     assert found[-1]["loss"] < 0.1 * found[0]["loss"]
@@ -74,10 +68,9 @@ def test_one_batch_is_learnt_by_heart_and_the_accuracy_says_so(fp32):
 
 def test_the_accuracy_is_the_share_of_turns_told_right(fp32):
     """A classifier that always says one quarter, at a rate of nothing."""
-    chosen = settings(optimizer=optimizer(name="sgd", lr=1e-30, weight_decay=0.0))
-    state = start(chosen, fp32)
+    state, settings = start_loop("rotation", fp32, epochs=1, optimizer=change(SGD, lr=1e-30))
     with torch.no_grad():
         state.module.head.layers[0].weight.zero_()
         state.module.head.layers[0].bias.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0]))
-    (values,) = epochs_of(train_rotation(state, images(), ROWS, chosen, fp32))
+    (values,) = epochs_of(run_loop("rotation", state, settings, fp32, ROWS))
     assert values["accuracy"] == 0.25
