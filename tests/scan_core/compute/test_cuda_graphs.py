@@ -103,20 +103,13 @@ def cuda(monkeypatch):
     return Watched, log, usual
 
 
-def test_elsewhere_nothing_is_recorded():
-    def work():
-        return ()
-
-    assert cuda_graphed(work, torch.device("cpu")) is work
-
-
-def test_several_processes_record_nothing(monkeypatch, cuda):
-    def work():
-        return ()
-
-    assert isinstance(cuda_graphed(work, torch.device("cuda")), CudaGraphed)
-    monkeypatch.setattr(cuda_graphs, "world_size", lambda: 2)
-    assert cuda_graphed(work, torch.device("cuda")) is work
+@pytest.mark.parametrize(
+    ("device", "processes", "recorded"), [("cpu", 1, False), ("cuda", 1, True), ("cuda", 2, False)]
+)
+def test_work_is_recorded_on_a_gpu_by_a_single_process(monkeypatch, cuda, device, processes, recorded):
+    monkeypatch.setattr(cuda_graphs, "world_size", lambda: processes)
+    found = cuda_graphed(tuple, torch.device(device))
+    assert isinstance(found, CudaGraphed) if recorded else found is tuple
 
 
 def test_work_is_recorded_after_some_calls_and_then_replayed_on_what_it_is_given(cuda):
@@ -193,10 +186,8 @@ def test_a_captured_step_follows_the_schedule_as_one_that_is_not(monkeypatch, fp
 
     (plain, wanted), (replayed, found) = run(False), run(True)
     assert "replay" in cuda[1]
-    for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
-    for one, other in zip(replayed.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+    assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
+    torch.testing.assert_close(replayed.state_dict(), plain.state_dict())
 
 
 def test_an_optimizer_can_be_recorded_also_where_its_state_is_of_one_that_could_not():
@@ -211,8 +202,8 @@ def test_an_optimizer_can_be_recorded_also_where_its_state_is_of_one_that_could_
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_whose_steps_are_captured_computes_the_same(monkeypatch, fp32, cuda, name):
-    """Sixteen steps; SGD, so that all that a capture would change is weights, momentum and BatchNorm's statistics."""
-    values = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine"), "epochs": 4}
+    """Eight steps; SGD, so that all that a capture would change is weights, momentum and BatchNorm's statistics."""
+    values = {"optimizer": optimizer(name="sgd", lr=1e-3, schedule="cosine")}
 
     def run(capture):
         state, settings = start_loop(name, fp32, **values)
@@ -225,10 +216,9 @@ def test_a_loop_whose_steps_are_captured_computes_the_same(monkeypatch, fp32, cu
         return state.module, epochs_of(run_loop(name, state, settings, fp32))
 
     (plain, wanted), (replayed, found) = run(False), run(True)
-    assert cuda[1].count("replay") > 8
+    assert cuda[1].count("replay") >= 5
     assert found == [pytest.approx(each, rel=1e-5) for each in wanted]
-    for one, other in zip(replayed.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(replayed.state_dict(), plain.state_dict())
 
 
 def test_strong_views_are_recorded_once_for_a_shape(monkeypatch, cuda):

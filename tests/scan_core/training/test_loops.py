@@ -1,7 +1,11 @@
 """What every training loop keeps to, over the table of them: resumes after any step, precision, errors, the device."""
 
+import copy
+import functools
+
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from scan_core.clustering import scan, selflabel
 from scan_core.errors import ScanError
@@ -33,6 +37,18 @@ LOSSES = {  # of each loop's module, by the first word of its name
 STEPS = 4  # per epoch
 
 
+def varying(optimizer_name="adam"):
+    """Settings of two epochs whose rate is another at each step."""
+    return {"epochs": 2, "optimizer": optimizer(name=optimizer_name, lr=1e-3, schedule="cosine", warmup_epochs=1)}
+
+
+@functools.cache
+def whole_run(name, fabric, optimizer_name="adam"):
+    """The state and the epochs of a loop run from its start to its end."""
+    state, settings = start_loop(name, fabric, **varying(optimizer_name))
+    return state, epochs_of(run_loop(name, state, settings, fabric))
+
+
 def test_the_table_of_losses_is_complete():
     assert {name.split()[0] for name in LOOPS} == set(LOSSES)
 
@@ -48,40 +64,32 @@ def test_a_loop_yields_its_steps_and_then_the_epoch(fp32, name):
 
 
 @each_loop
-@pytest.mark.parametrize("records", [1, 7, 2 * (STEPS + 1)])  # after the first step, in the second epoch, at its end
-def test_a_run_that_is_cut_after_any_step_ends_as_if_it_had_not_been(fp32, name, records):
-    values = {"epochs": 3, "optimizer": optimizer(schedule="cosine", warmup_epochs=1)}
-    whole, settings = start_loop(name, fp32, **values)
-    wanted = epochs_of(run_loop(name, whole, settings, fp32))
+def test_all_trains_but_a_frozen_backbone_with_its_buffers(fp32, name):
+    """And so does the average."""
+    state, settings = start_loop(name, fp32, **({"ema": 0.9} if name.startswith("selflabel") else {}))
+    before, frozen = copy.deepcopy(state.module.state_dict()), getattr(settings, "train", "all") == "head"
+    list(run_loop(name, state, settings, fp32))
+    for network in filter(None, (state.module, getattr(state, "ema", None))):
+        kept = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
+        assert kept == {key for key in before if frozen and key.startswith("backbone")}
 
-    cut, _ = start_loop(name, fp32, **values)
+
+@pytest.mark.parametrize(
+    ("name", "optimizer_name", "records"),
+    # After the first step, at the end of an epoch, in the last one.
+    [(name, "adam", records) for name in LOOPS for records in (1, STEPS + 1, STEPS + 3)]
+    + [(name, optimizer_name, 3) for name in ("moco", "scan") for optimizer_name in ("sgd", "lars", "muon")],
+)
+def test_a_run_that_is_cut_after_any_step_ends_as_if_it_had_not_been(fp32, name, optimizer_name, records):
+    whole, wanted = whole_run(name, fp32, optimizer_name)
+    cut, settings = start_loop(name, fp32, **varying(optimizer_name))
     loop = run_loop(name, cut, settings, fp32)
     for _ in range(records):
         next(loop)
-    saved = through_a_file(cut)
-    list(loop)  # what comes after must not reach what has been saved
-
-    resumed, _ = start_loop(name, fp32, seed=7, **values)
-    resumed.load_state_dict(saved)
-    assert (resumed.epoch, resumed.step) == divmod(records, STEPS + 1)
-    found = epochs_of(run_loop(name, resumed, settings, fp32))
-    assert found == wanted[len(wanted) - len(found) :] and len(found) == 3 - records // (STEPS + 1)
-    assert_same_state(resumed, whole)
-
-
-@pytest.mark.parametrize("optimizer_name", ["sgd", "lars", "muon"])
-@pytest.mark.parametrize("name", ["moco", "scan"])
-def test_each_optimizer_s_state_survives_a_cut(fp32, name, optimizer_name):
-    values = {"epochs": 2, "optimizer": optimizer(name=optimizer_name, lr=1e-3)}
-    whole, settings = start_loop(name, fp32, **values)
-    list(run_loop(name, whole, settings, fp32))
-    cut, _ = start_loop(name, fp32, **values)
-    loop = run_loop(name, cut, settings, fp32)
-    for _ in range(3):
-        next(loop)
-    resumed, _ = start_loop(name, fp32, seed=7, **values)
+    resumed, _ = start_loop(name, fp32, seed=7, **varying(optimizer_name))
     resumed.load_state_dict(through_a_file(cut))
-    list(run_loop(name, resumed, settings, fp32))
+    assert (resumed.epoch, resumed.step) == divmod(records, STEPS + 1)
+    assert epochs_of(run_loop(name, resumed, settings, fp32)) == wanted[records // (STEPS + 1) :]
     assert_same_state(resumed, whole)
 
 
@@ -97,10 +105,10 @@ def test_a_finished_run_does_nothing_more(fp32, name):
 
 @each_loop
 def test_training_is_the_seed_s_whatever_was_drawn_before(fp32, name):
-    first = epochs_of(run_loop(name, *start_loop(name, fp32), fp32))
+    _, first = whole_run(name, fp32)
     torch.rand(100)
-    assert epochs_of(run_loop(name, *start_loop(name, fp32), fp32)) == first
-    assert epochs_of(run_loop(name, *start_loop(name, fp32, seed=1), fp32)) != first
+    again, other = (epochs_of(run_loop(name, *start_loop(name, fp32, seed, **varying()), fp32)) for seed in (0, 1))
+    assert again == first != other
 
 
 @each_loop
@@ -111,14 +119,13 @@ def test_losses_are_computed_in_float32_outside_autocast_under_bf16(monkeypatch,
     def spy(first, second, *others):
         result = original(first, second, *others)
         total = result[0] if isinstance(result, tuple) else result
-        seen.append((first.dtype, second.dtype, total.dtype, torch.is_autocast_enabled("cpu")))
+        assert (total.dtype, torch.is_autocast_enabled("cpu")) == (torch.float32, False)
+        seen.append({first.dtype, second.dtype} <= {torch.float32, torch.int64})
         return result
 
     monkeypatch.setattr(module, function, spy)
     (values,) = epochs_of(run_loop(name, *start_loop(name, bf16, epochs=1), bf16))
-    assert len(seen) == STEPS * (2 if name == "byol" else 1)
-    assert {each[2:] for each in seen} == {(torch.float32, False)}
-    assert all(dtype in (torch.float32, torch.int64) for each in seen for dtype in each[:2])
+    assert seen == [True] * STEPS * (2 if name == "byol" else 1)
     assert all(isinstance(value, (int, float)) for value in values.values())
 
 
@@ -189,14 +196,8 @@ def test_tensors_that_a_resume_reads_to_the_host_are_brought_to_the_device(fp32,
     loop = run_loop(name, state, settings, fp32)
     next(loop)
     saved = through_a_file(state)
-    on_device = ("sums", "queue", "memory_bank", "log_z")
-    for key in saved.keys() & set(on_device):
-        value = saved[key]
-        saved[key] = (
-            {each: tensor.as_subclass(Elsewhere) for each, tensor in value.items()}
-            if isinstance(value, dict)
-            else value.as_subclass(Elsewhere)
-        )
+    for key in saved.keys() & {"sums", "queue", "memory_bank", "log_z"}:
+        saved[key] = tree_map_only(torch.Tensor, lambda tensor: tensor.as_subclass(Elsewhere), saved[key])
     resumed, _ = start_loop(name, fp32, seed=7)
     resumed.load_state_dict(saved)
     list(run_loop(name, resumed, settings, fp32))
