@@ -13,6 +13,7 @@ from tests.project import ROOT
 from tests.scan_core.compute.two_processes import everything
 from tests.tiny import LOOPS
 
+pytestmark = pytest.mark.slow  # two processes train all loops first
 FOR_TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -48,7 +49,6 @@ def numbers(value, where=""):
 
 
 @pytest.mark.parametrize("name", LOOPS)
-@pytest.mark.slow
 def test_a_step_without_batchnorm_is_that_of_one_process(one, two, name):
     # Gradients of losses that compare images, the queue, the bank, the average, choices and curves: all of it.
     alone, shared = dict(numbers(one["plain"][name])), dict(numbers(two[0]["plain"][name]))
@@ -79,9 +79,7 @@ def test_each_process_draws_its_own_and_all_stay_in_step(one, two):
     first, second = (found["draws"] for found in two)
     assert not torch.equal(first["own"], second["own"])
     assert torch.equal(first["shared"], second["shared"])
-    assert torch.equal(
-        one["draws"]["own"], torch.rand(4, generator=seed_everything(0))
-    )  # one process: the generator itself
+    assert torch.equal(one["draws"]["own"], torch.rand(4, generator=seed_everything(0)))  # the generator itself
 
 
 def test_all_evaluate_the_network_of_the_first_process_which_is_saved(one, two):
