@@ -10,6 +10,7 @@ import torch
 from scan_core.compute import device
 from scan_core.compute.device import Compute, configure_compute, has_fast_bf16, make_fabric, seed_everything
 from scan_core.errors import ScanError
+from tests.tiny import assert_equal
 
 
 @pytest.fixture
@@ -32,15 +33,17 @@ def test_auto_takes_a_gpu_where_there_is_one(machine, cuda, asked, found):
     assert configure_compute("auto", asked).device == torch.device(found)
 
 
-def test_cuda_without_a_gpu_is_an_error(machine):
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("cuda", "the device is to be cuda, but torch finds no CUDA GPU"),
+        ("tpu", "the device is tpu; auto, cpu and cuda are allowed"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error(machine, asked, said):
     machine(cuda=False, fast=False)
-    with pytest.raises(ScanError, match="the device is to be cuda, but torch finds no CUDA GPU"):
-        configure_compute("auto", "cuda")
-
-
-def test_an_unknown_device_is_an_error():
-    with pytest.raises(ScanError, match="the device is tpu; auto, cpu and cuda are allowed"):
-        configure_compute("auto", "tpu")
+    with pytest.raises(ScanError, match=said):
+        configure_compute("auto", asked)
 
 
 @pytest.mark.parametrize(
@@ -83,29 +86,20 @@ def test_fp32_is_not_rounded_to_ten_bits_on_a_gpu(precision, rounded):
 
 def test_fabric_is_on_the_chosen_device_alone():
     fabric = make_fabric("fp32", "cpu")
-    assert fabric.device == torch.device("cpu")
-    assert fabric.world_size == 1
+    assert (fabric.device, fabric.world_size) == (torch.device("cpu"), 1)
 
 
 def test_a_seed_seeds_weights_and_draws():
-    def both(seed):
+    """Draws do not depend on how many weights there are."""
+
+    def both(seed, features=3):
         generator = seed_everything(seed)
-        return torch.nn.Linear(3, 3).weight.detach().clone(), torch.rand(3, generator=generator)
+        return torch.nn.Linear(features, 3).weight.detach().clone(), torch.rand(3, generator=generator)
 
-    (weights, drawn), (same_weights, same_drawn), (other_weights, other_drawn) = both(1), both(1), both(2)
-    assert torch.equal(weights, same_weights)
-    assert torch.equal(drawn, same_drawn)
-    assert not torch.equal(weights, other_weights)
-    assert not torch.equal(drawn, other_drawn)
-
-
-def test_draws_do_not_depend_on_how_many_weights_there_are():
-    def drawn(features):
-        generator = seed_everything(0)
-        torch.nn.Linear(features, features)
-        return torch.rand(3, generator=generator)
-
-    assert torch.equal(drawn(2), drawn(20))
+    first, same, other = both(1), both(1), both(2)
+    assert_equal(first, same)
+    assert not any(torch.equal(*pair) for pair in zip(first, other, strict=True))
+    assert torch.equal(both(1, 20)[1], first[1])
 
 
 FAULTS = """

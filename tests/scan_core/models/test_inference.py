@@ -1,5 +1,6 @@
 """Features and probabilities of plain views, in eval mode, whatever the batch."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from scan_core.compute.device import Compute
 from scan_core.models import inference
 from scan_core.models.inference import batch_size, cache_features, embed, forward_all, log_probabilities
 from scan_core.models.networks import Model, Projector, build_backbone
-from tests.tiny import BACKBONE, CPU, cluster_model, images
+from tests.tiny import BACKBONE, CPU, assert_equal, cluster_model, images
 
 FP32 = Compute(CPU, "fp32")
 
@@ -23,11 +24,8 @@ def test_all_rows_come_out_in_their_order():
     data, model, rows = images(20), cluster_model(heads=2).eval(), torch.tensor([3, 19, 0, 3, 7])
     features, outputs = forward_all(model, data, rows, FP32)
     with torch.no_grad():
-        wanted = model(data.plain_view(rows))
-    assert features.shape == (5, 16)
-    assert outputs.shape == (2, 5, 3)
-    torch.testing.assert_close(features, wanted[0])
-    torch.testing.assert_close(outputs, wanted[1])
+        torch.testing.assert_close((features, outputs), model(data.plain_view(rows)))
+    assert (features.shape, outputs.shape) == ((5, 16), (2, 5, 3))
 
 
 def test_features_that_are_not_wanted_are_not_kept():
@@ -58,23 +56,20 @@ def test_the_batch_changes_nothing(monkeypatch, model, batch):
     data, rows = images(20), torch.arange(20)
     whole = forward_all(model, data, rows, FP32)
     monkeypatch.setattr(inference, "BATCH", batch)
-    for found, wanted in zip(forward_all(model, data, rows, FP32), whole, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(forward_all(model, data, rows, FP32), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_inference_is_in_eval_mode_and_leaves_the_mode_and_the_network(training):
     model, data = cluster_model(), images(20)
     model.train(training)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    seen = []
+    before, seen = copy.deepcopy(model.state_dict()), []
     model.backbone.register_forward_hook(lambda module, given, output: seen.append(module.training))
     features, _ = forward_all(model, data, torch.arange(20), FP32)
     assert seen == [False]
-    assert model.training is training
-    assert model.backbone.training is training
+    assert model.training is model.backbone.training is training
     assert not features.requires_grad
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert_equal(model.state_dict(), before)
 
 
 def test_cached_features_stand_for_images_and_backbone():

@@ -18,7 +18,7 @@ from scan_core.models.networks import (
     build_backbone,
     feature_size,
 )
-from tests.tiny import BACKBONE, CPU, backbone_settings, refused
+from tests.tiny import BACKBONE, CPU, assert_equal, backbone_settings, refused
 
 RESNET18 = backbone_settings(name="resnet18", width=64)
 
@@ -85,11 +85,19 @@ def test_a_resnet_of_width_64_starts_as_torchvision_s_to_the_bit(name):
     assert all(torch.equal(state[key], value) for key, value in reference.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "stem"), [("resnet18", "small"), ("resnet34", "stl"), ("resnet50", "imagenet")])
-@pytest.mark.parametrize("width", [1, 24, 96])
+@pytest.mark.parametrize(
+    ("name", "stem", "width"),
+    [
+        ("resnet18", "small", 1),
+        ("resnet18", "imagenet", 96),
+        ("resnet34", "stl", 24),
+        pytest.param("resnet50", "imagenet", 24, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resnet_may_have_any_width(name, stem, width):
     backbone = build_backbone(backbone_settings(name=name, width=width, stem=stem), 3).eval()
-    published = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3).state_dict()
+    with torch.device("meta"):
+        published = build_backbone(backbone_settings(name=name, width=64, stem=stem), 3).state_dict()
     assert list(backbone.state_dict()) == list(published)
     for key, value in backbone.state_dict().items():
         wanted = [count if count == 3 else count * width / 64 for count in published[key].shape[:2]]
@@ -179,14 +187,6 @@ def test_features_of_timm_are_measured_and_the_same_each_time(model, features, c
         assert torch.equal(first, backbone(images))
         plain = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
         torch.testing.assert_close(plain(images), first, rtol=1e-4, atol=1e-5)
-
-
-def test_a_seed_gives_the_same_network_of_timm():
-    made = []
-    for _ in range(2):
-        torch.manual_seed(4)
-        made.append(build_backbone(VIT, 3).state_dict())
-    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
 
 
 def test_a_transformer_takes_any_size_that_its_patches_divide():
@@ -307,10 +307,9 @@ def test_a_frozen_backbone_gets_no_gradient_and_stays_in_eval_mode():
     features, logits = model(images)
     assert not features.requires_grad
     logits.sum().backward()
-    assert images.grad is None
-    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert all(each.grad is None for each in (images, *model.backbone.parameters()))
     assert model.head.linear.weight.grad is not None
-    assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
+    assert_equal(model.backbone.state_dict(), before)
 
 
 def test_a_backbone_that_was_frozen_can_train_again():
@@ -343,20 +342,17 @@ def test_every_backbones_step_compiles_whole_and_computes_the_same(settings, hea
     assert_compiled_is_eager(Model(backbone, made, frozen), 32 if settings is VIT else 8)
 
 
-def assert_compiled_is_eager(model, size=8):
+def assert_compiled_is_eager(model, size):
     """Outputs, gradients and BatchNorm buffers, in train mode. Without a single break of the graph."""
     torch.compiler.reset()
     model.train()
     twin, images = copy.deepcopy(model), inputs(size=size)
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    for found, wanted in zip(compiled(images), model(images), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-        assert found.dtype == torch.float32
+    outputs, wanted = compiled(images), model(images)
+    torch.testing.assert_close(outputs, wanted, rtol=1e-4, atol=1e-5)
+    assert [each.dtype for each in outputs] == [torch.float32] * 2
     compiled(images)[1].square().mean().backward()
     model(images)[1].square().mean().backward()
-    for one, other in zip(twin.parameters(), model.parameters(), strict=True):
-        assert (one.grad is None) == (other.grad is None)
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
-    for one, other in zip(twin.buffers(), model.buffers(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    gradients, expected = ([each.grad for each in network.parameters()] for network in (twin, model))
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(list(twin.buffers()), list(model.buffers()), rtol=1e-4, atol=1e-5)

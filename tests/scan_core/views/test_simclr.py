@@ -12,17 +12,12 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from scan_core.views import simclr as simclr_views
-from scan_core.views.simclr import SimclrDraw, apply, draw, luma
-from tests.tiny import NO_AUGMENTATION, simclr_augmentation
+from scan_core.views.simclr import SimclrDraw, apply, draw
+from tests.tiny import simclr_augmentation
 
 IDENTITY = torch.eye(2, 3)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-ADJUST = [
-    reference.adjust_brightness,
-    reference.adjust_contrast,
-    reference.adjust_saturation,
-    reference.adjust_hue,
-]
+ADJUST = [getattr(reference, f"adjust_{name}") for name in ("brightness", "contrast", "saturation", "hue")]
 
 
 def floats(batch, channels=3, size=16, seed=0):
@@ -93,15 +88,6 @@ def test_crop_is_torchvision_resized_crop_but_for_its_border():
         torch.testing.assert_close(view[:, *inner], wanted[:, *inner], rtol=0, atol=2e-5)
 
 
-def test_flip_is_torchvision_hflip():
-    images = floats(4)
-    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))[:2]
-    views = apply(images, drawn(4, torch.stack([mirror, IDENTITY, mirror, IDENTITY])))
-    for number, (image, view) in enumerate(zip(images, views, strict=True)):
-        wanted = image if number % 2 else reference.hflip(image)
-        torch.testing.assert_close(view, wanted, rtol=0, atol=1e-5)
-
-
 def test_color_jitter_is_torchvision_s_in_each_image_s_own_order():
     """All 24 orders in one batch, each with its own factors, among images without jitter."""
     orders = torch.tensor(list(itertools.permutations(range(4))) * 2)
@@ -136,12 +122,6 @@ def test_grayscale_is_torchvision_s_and_comes_after_the_jitter():
         torch.testing.assert_close(view, wanted, rtol=0, atol=1e-5)
 
 
-def test_luma_is_torchvision_s_and_leaves_gray_images_alone():
-    images = floats(2)
-    torch.testing.assert_close(luma(images), reference.rgb_to_grayscale(images), rtol=0, atol=1e-6)
-    assert torch.equal(luma(images[:, :1]), images[:, :1])
-
-
 def test_one_channel_images_are_torchvision_s():
     """Saturation, hue and grayscale do nothing to them; brightness and contrast do."""
     images, factors = floats(3, channels=1), [1.3, 0.6, 1.4, 0.2]
@@ -157,8 +137,7 @@ def test_bytes_become_floats_in_0_to_1_and_the_images_stay_as_they_are():
     before = images.clone()
     views = apply(images, drawn(2, jitter=True, factors=(1.4, 1.4, 1.4, 0.1), grayscale=torch.tensor([True, False])))
     assert views.dtype == torch.float32
-    assert float(views.min()) >= 0
-    assert float(views.max()) <= 1
+    assert float(views.min()) >= 0 and float(views.max()) <= 1
     assert torch.equal(images, before)
     torch.testing.assert_close(apply(images, drawn(2)), images / 255, rtol=0, atol=1e-5)
 
@@ -291,12 +270,6 @@ def test_each_parameter_is_drawn_for_each_image():
         assert 10 < int(flags.sum()) < 54
 
 
-def test_drawing_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    draw(simclr_augmentation(), 5, 16, 16, generator())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_each_image_has_a_crop_of_its_own_size():
     """Heights and widths one by one: the crops are those of batches of such images alone."""
     height, width = torch.tensor([16.0, 12.0, 40.0]), torch.tensor([16.0, 20.0, 10.0])
@@ -366,13 +339,11 @@ def test_rotation_and_shear_are_those_drawn():
     theta = draw(simclr_augmentation(**whole, rotate=30.0, shear=0.0), 1000, 16, 16, generator()).theta
     angles = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]).rad2deg()
     torch.testing.assert_close(theta[:, :, :2] @ theta[:, :, :2].mT, torch.eye(2).expand(1000, 2, 2))
-    assert float(angles.max()) == pytest.approx(30, abs=1)
-    assert float(angles.min()) == pytest.approx(-30, abs=1)
+    assert [float(angles.min()), float(angles.max())] == pytest.approx([-30, 30], abs=1)
 
     theta = draw(simclr_augmentation(**whole, rotate=0.0, shear=20.0), 1000, 16, 16, generator()).theta
     slopes = theta[:, 0, 1].atan().rad2deg()
-    assert float(slopes.max()) == pytest.approx(20, abs=1)
-    assert float(slopes.min()) == pytest.approx(-20, abs=1)
+    assert [float(slopes.min()), float(slopes.max())] == pytest.approx([-20, 20], abs=1)
     assert torch.equal(theta[:, :, 0], IDENTITY[:, 0].expand(1000, 2))
     torch.testing.assert_close(theta[:, :, :2].det(), torch.ones(1000))
 
@@ -402,9 +373,8 @@ def test_rotation_and_shear_are_about_the_center_of_the_crop():
 def test_factors_have_the_given_ranges():
     spreads = {"brightness": 0.1, "contrast": 0.2, "saturation": 1.5, "hue": 0.3}
     factors = draw(simclr_augmentation(**spreads), 4000, 16, 16, generator()).factors
-    for column, (low, high) in enumerate([(0.9, 1.1), (0.8, 1.2), (0.0, 2.5), (-0.3, 0.3)]):
-        assert float(factors[:, column].min()) == pytest.approx(low, abs=0.01)
-        assert float(factors[:, column].max()) == pytest.approx(high, abs=0.01)
+    assert factors.amin(dim=0).tolist() == pytest.approx([0.9, 0.8, 0.0, -0.3], abs=0.01)
+    assert factors.amax(dim=0).tolist() == pytest.approx([1.1, 1.2, 2.5, 0.3], abs=0.01)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
@@ -421,14 +391,6 @@ def test_orders_are_permutations_with_each_operation_equally_often_first():
     assert torch.equal(order.sort(dim=1).values, torch.arange(4).expand(4000, 4))
     for counts in (order[:, 0].bincount(), order[:, 3].bincount()):
         assert float(counts.min()) > 900
-
-
-def test_augmentation_of_nothing_draws_the_identity():
-    parameters = draw(NO_AUGMENTATION, 4, 16, 16, generator())
-    assert torch.equal(parameters.theta, IDENTITY.expand(4, 2, 3))
-    assert not parameters.jitter.any()
-    assert not parameters.grayscale.any()
-    assert parameters.blur is None
 
 
 def test_sigmas_are_uniform_in_the_given_range():
