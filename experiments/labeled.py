@@ -19,7 +19,9 @@ from pipeline.environment import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.stage import Stage
 from scan_core.clustering.scan import best_model, start_scan, train_scan
+from scan_core.clustering.settings import ScanCluster
 from scan_core.compute.device import configure_compute, make_fabric, seed_everything
+from scan_core.errors import ScanError
 from scan_core.evaluation.metrics import clustering_metrics
 from scan_core.models.files import load_model
 from scan_core.models.inference import log_probabilities
@@ -42,6 +44,13 @@ class _Project:
         self.images, self.rows, self.stats = Stage.images(self.compute)
         self.labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (self.stats["count"],))
 
+    @property
+    def cluster(self) -> ScanCluster:
+        """The settings of a clustering that trains the network."""
+        if not isinstance(self.params.cluster, ScanCluster):
+            raise ScanError(f"cluster.method is {self.params.cluster.method}; scan is allowed here")
+        return self.params.cluster
+
     def report(self, model: Model, clusters: int) -> None:
         """Prints a model's scores on val."""
         log_p = log_probabilities(model, self.images, self.rows["val"], self.compute)[0]
@@ -54,7 +63,7 @@ class _Project:
 def oracle(neighbors: Annotated[int, typer.Option(help="How many per image, true and false.")]) -> None:
     """The SCAN loss on neighbors without false positives."""
     project = _Project()
-    settings = project.params.cluster.model_copy(update={"neighbors": neighbors})
+    settings = project.cluster.model_copy(update={"neighbors": neighbors})
     mined = {split: artifacts.load_neighbors(split, len(project.rows[split])) for split in ("train", "val")}
     true = without_false_positives(mined["train"][:, :neighbors], project.labels[project.rows["train"].numpy()])
     pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
@@ -80,7 +89,7 @@ def without_false_positives(neighbors: np.ndarray, labels: np.ndarray) -> np.nda
 def supervised() -> None:
     """A new backbone and one linear layer on labels, with the epochs, optimizer, batches and views of cluster."""
     project = _Project()
-    settings, rows = project.params.cluster, project.rows["train"]
+    settings, rows = project.cluster, project.rows["train"]
     rows = rows[torch.from_numpy(project.labels)[rows] >= 0]
     values, index = np.unique(project.labels[rows.numpy()], return_inverse=True)
     target = torch.full((project.stats["count"],), -1)
@@ -95,7 +104,7 @@ def supervised() -> None:
 def _train_supervised(
     project: _Project, model: Model, rows: Tensor, target: Tensor, generator: torch.Generator
 ) -> None:
-    settings = project.params.cluster
+    settings = project.cluster
     optimizer = build_optimizer(settings.optimizer, model, project.fabric)
     state = TrainingState(module=model, optimizer=optimizer, generator=generator)
     train = TrainStep("cluster", state, settings, project.fabric, len(rows))

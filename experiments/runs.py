@@ -27,9 +27,9 @@ from pipeline.fingerprint import run_key, stage_entries
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.presets import BASE, PRESETS, complete, preset_values
 from pipeline.tracking.spool import tracking_address
+from pipeline.weights import named_weights, sign_weights
 from scan_core.data.signature import signature
 from scan_core.errors import ScanError
-from stages.source import weights_signature
 
 LABELED = Path("experiments/labeled.py")
 SWEEP = "digits_quick"  # the preset of most runs, and the shortest
@@ -178,9 +178,9 @@ def _key(run: Run) -> str:
     """Equal for runs that give the same result, whatever their changes look like."""
     params, root = run.params(), Path.cwd()
     files = signature(params.data, root, data_home(root))["content"]
-    weights = weights_signature(params.backbone.weights, root)
+    signed = {key: sign_weights(key, name, root) for key, name in named_weights(params)}
     code = {stage: stage_code(stage) for stage in stage_entries()}
-    key = run_key(params, {**files, "weights": weights, "code": code, "packages": packages()})[:16]
+    key = run_key(params, {**files, "weights": signed, "code": code, "packages": packages()})[:16]
     if run.labeled:  # its code belongs to no stage, so ``run_key`` does not cover it
         script = hashlib.sha256(LABELED.read_bytes()).hexdigest()[:8]
         key = "-".join([key, *run.labeled, script])

@@ -12,11 +12,13 @@ from scan_core.errors import ScanError
 
 SOURCE = Path("data/source.json")  # the signature of the source, for DVC
 WEIGHTS = Path("data/weights.json")  # the hash of the file backbone.weights, for DVC
+SPACES = Path("data/spaces.json")  # the hashes of the files that embed.spaces names, for DVC
 CODE = Path("data/code")  # {stage}.json: a digest of each module that the stage depends on, for DVC
 IMAGES = Path("data/images")  # shards, stats.json, and the rows of each split: pretext.npy, train.npy, val.npy
 ITEMS = Path("data/items")  # items.parquet, findings.csv; read by evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; read by evaluate alone
-EMBEDDINGS = Path("data/embeddings")  # train.npy, val.npy
+# train.npy, val.npy; of frozen networks also reduction.safetensors, and networks/<hash>.safetensors
+EMBEDDINGS = Path("data/embeddings")
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
@@ -103,6 +105,13 @@ def load_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, as text."""
     with require(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file, all of it or nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def save_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json, require
+from pipeline.cli_weights import weights
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
 from pipeline.progress import say
@@ -30,7 +31,6 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-weights = typer.Typer(no_args_is_help=True, help="Use weights that others have published.")
 app.add_typer(weights, name="weights")
 
 # What ``show`` calls the measures of metrics.json.
@@ -106,17 +106,22 @@ def data(
     path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
     sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
     use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
+    labels: str = typer.Option("none", help="none, or folders: then subfolders are classes."),
+    train: bool = typer.Option(False, "--train", help="Suggest a network that is trained on these images alone."),
 ) -> None:
     """Inspect a source of images without running a stage: counts, sizes, rejects, copies, and suggested settings."""
     from pipeline import presets
     from pipeline.environment import worker_count
-    from pipeline.inspect_source import inspect_source, print_inspection, suggest_settings, write_contact_sheet
+    from pipeline.inspect_source import inspect_source, print_inspection, write_contact_sheet
+    from pipeline.suggest import suggest_frozen, suggest_training
 
     if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
+    if labels not in ("none", "folders"):
+        raise ScanError(f"--labels is {labels}; none or folders is allowed")
     current = read_params()
     found = inspect_source(path, current.data, Path.cwd(), Path(".scan"), worker_count())
-    suggested = suggest_settings(found, current)
+    suggested = suggest_training(found, current, labels) if train else suggest_frozen(found, labels)
     print_inspection(found, suggested, Path(sheet), write_contact_sheet(found, Path(sheet)))
     if not found.images or not use:
         return
@@ -156,46 +161,6 @@ def show() -> None:
         found = [f"{name} {probes[measure]:.1%}" for measure, name in SHOWN_PROBES.items()]
         print("labels used, on embeddings: " + ", ".join(found))
     print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
-
-
-@weights.command("import")
-def import_weights(
-    file: str = typer.Argument(help="A checkpoint: .pth, .pt, .pth.tar, .bin or .safetensors."),
-    kind: str = typer.Option(..., "--from", help="Its format: moco_v2, torchvision, timm or dino (v1 and v2)."),
-    backbone: str | None = typer.Option(None, help="resnet18, resnet34 or resnet50; by default inferred."),
-    model: str | None = typer.Option(None, help="timm's name of the network; for dino, by default inferred."),
-    stem: str | None = typer.Option(None, help="For a ResNet with a 3x3 stem: small, or stl, which has max-pooling."),
-    to: str | None = typer.Option(None, help="The file to write; by default in weights/, named like the checkpoint."),
-) -> None:
-    """Convert a published checkpoint into a file for backbone.weights; no code that is pickled in it is run."""
-    from pipeline.presets import as_yaml
-    from scan_core.import_weights import import_checkpoint
-    from scan_core.models.files import save_backbone
-
-    source = Path(file)
-    found = import_checkpoint(source, kind, backbone, model, stem)
-    name = source.name.split(".pt")[0].removesuffix(".bin").removesuffix(".safetensors")
-    if name in ("model", "pytorch_model"):  # all files of Hugging Face have one of these names
-        name = found.backbone.model or name
-    path = Path(to or f"weights/{name}.safetensors")
-    if path.suffix != ".safetensors" or (path.exists() and path.samefile(source)):
-        raise ScanError(f"--to is {path}; a .safetensors file other than the checkpoint is allowed")
-    save_backbone(path, found.tensors, found.origin)
-    left_out = ", ".join(f"{what} ({count})" for what, count in found.left_out.items()) or "nothing"
-    print(f"read      {file}, {kind}\nnetwork   {found.origin['network']}, {len(found.tensors)} tensors")
-    print(f"left out  {left_out}\nwrote     {path}")
-    for note in found.notes:
-        print(f"note      {note}")
-    settings = {
-        "data": {"size": found.size, "view": found.view, "mean": found.mean, "std": found.std},
-        "backbone": found.backbone.model_dump(mode="json") | {"weights": path.as_posix()},
-        "pretext": {"method": "none"},
-        "embed": {"features": "backbone"},
-        "cluster": {"train": "head"},
-        "selflabel": {"train": "head"},
-    }
-    print("\nTo cluster images on these features without training the backbone, set in params.yaml:")
-    print(as_yaml(settings), end="")
 
 
 @app.command()

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.params import Params
-from pipeline.presets import as_yaml, find_preset, read_preset
+from pipeline.presets import as_yaml
 from pipeline.progress import CountProgress
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
 from scan_core.data.folder import is_junk
@@ -22,7 +21,7 @@ from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import numbered
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
-from scan_core.data.splits import FIXED_SHARE, content_order, fewest, official
+from scan_core.data.splits import content_order, official
 from scan_core.data.store import find_duplicates
 from scan_core.data.types import Finding, Item, Split
 from scan_core.errors import ScanError
@@ -30,10 +29,6 @@ from scan_core.errors import ScanError
 HASHED_AT = 32  # pixels: enough to tell images apart
 TILES, COLUMNS, TILE, GAP = 96, 12, 96, 6  # of the contact sheet; tile and gap in pixels
 SPLIT_NAMES: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabeled", None: "train"}
-NEIGHBORS = 50  # suggested for mining if there are as many images
-SIDES = (32, 64, 96, 128)  # suggested: a network can be trained from scratch on these, and the store is one array
-LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
-PHOTOS = "cifar10"  # the preset whose augmentations suit color images
 
 
 @dataclass
@@ -115,79 +110,6 @@ def _note_header(item: Item, found: Inspection) -> None:
     found.formats[kind] += 1
     found.modes[mode] += 1
     found.sizes.append((width, height))
-
-
-def suggest_settings(found: Inspection, current: Params) -> dict[str, Any]:
-    """Settings that fit the source, as groups of params.yaml; the settings that are left out stay as they are.
-
-    The network is trained from scratch, so values that belong to another data set or to imported weights are replaced.
-    """
-    short_side = statistics.median_low(map(min, found.sizes)) if found.sizes else 0
-    side = next((side for side in SIDES if side >= short_side), SIDES[-1])
-    protocol = "split" if found.labeled or found.splits["val"] else "all"
-    drop = found.copies > 0 and not found.splits["val"]
-    train, val = _split_sizes(found, protocol, found.images - found.copies * drop)
-    batch = max(min(256 if side > LARGE else 512, train // 4), 2)
-    k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
-    suggested: dict[str, Any] = {
-        "data": {
-            "name": found.settings.name, "path": found.path, "labels": "folders" if found.labeled else "none",
-            "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
-            "duplicates": "drop" if drop else "keep", "protocol": protocol, "mean": None, "std": None,
-        },
-        "backbone": {
-            "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,
-        },
-        "pretext": {"method": _method(current, batch), "batch_size": batch},
-        "neighbors": {"k": k, "smoothing": min(current.neighbors.smoothing, k)},
-        "cluster": {
-            "num_clusters": len(found.classes) if len(found.classes) > 1 else 10,
-            "neighbors": min(20, k), "val_neighbors": min(5, k), "prior": None,
-            "train": "all", "batch_size": min(128, batch),
-        },
-        "selflabel": {"train": "all", "batch_size": batch},
-    }  # fmt: skip
-    for name, augmentation in _augmentations(found, current, side).items():
-        suggested[name]["augmentation"] = augmentation
-    return suggested
-
-
-def _split_sizes(found: Inspection, protocol: str, kept: int) -> tuple[int, int]:
-    """How many of the ``kept`` images train and val hold at least, as good as surely."""
-    if found.splits["val"]:
-        return found.splits["train"], found.splits["val"]
-    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
-    return kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
-
-
-def _method(current: Params, batch: int) -> str:
-    """The current pretext method, or simclr if there is none or MoCo's key groups do not divide the batch."""
-    method, groups = current.pretext.method, getattr(current.pretext, "key_groups", 1)
-    unfit = method == "moco" and (batch % groups or batch < 2 * groups)
-    return "simclr" if method == "none" or unfit else method
-
-
-def _augmentations(found: Inspection, current: Params, side: int) -> dict[str, dict[str, Any]]:
-    """The augmentations that differ from the current ones, by stage."""
-    # Gray images keep the current ones: they may be digits, which must not be flipped.
-    fitting = current if found.all_gray else read_preset(find_preset(PHOTOS))
-    changed = {}
-    for name in ("pretext", "cluster", "selflabel"):
-        own, new = _views(current, name), _views(fitting, name)
-        if new.get("kind") == "none":  # it suited a network that is not trained
-            new = _views(current, "pretext") or {"kind": "simclr"}
-        if "cutout" in new:
-            new["cutout"] = min(new["cutout"], side // 3) if found.all_gray else side // 3
-        if new != own:
-            changed[name] = new
-    return changed
-
-
-def _views(params: Params, step: str) -> dict[str, Any]:
-    """The augmentation of a step; {} if ``pretext.method`` is none."""
-    augmentation = getattr(getattr(params, step), "augmentation", None)
-    return augmentation.model_dump(mode="json") if augmentation else {}
 
 
 def write_contact_sheet(found: Inspection, path: Path) -> int:

@@ -40,6 +40,14 @@ class Params(Settings):
                 f"embed.features is projector; pretext.method {self.pretext.method} has no projector, "
                 "backbone is allowed"
             )
+        if self.embed.spaces and self.pretext.method != "none":
+            raise ValueError(
+                f"pretext.method is {self.pretext.method}, but embed.spaces has frozen networks, which take the place "
+                "of pretext's; none is allowed, or embed.spaces: []"
+            )
+        if bool(self.embed.spaces) != (cluster.method == "frozen"):
+            spaces, allowed = ("frozen networks", "frozen") if self.embed.spaces else ("none", "scan")
+            raise ValueError(f"cluster.method is {cluster.method}, and embed.spaces has {spaces}; {allowed} is allowed")
         for name, used in (
             ("cluster.neighbors", cluster.neighbors),
             ("cluster.val_neighbors", cluster.val_neighbors),
@@ -48,6 +56,8 @@ class Params(Settings):
             if used > neighbors.k:
                 raise ValueError(f"{name} is {used}; at most neighbors.k, {neighbors.k}, is allowed")
         for name in ("pretext", "cluster", "selflabel"):
+            if name == "selflabel" and not self.selflabel.epochs:
+                continue
             cutout = getattr(getattr(getattr(self, name), "augmentation", None), "cutout", 0)
             if cutout >= self.data.side:
                 raise ValueError(
@@ -129,7 +139,7 @@ def _explain_variant(group: str, tag: str, model: type[Settings], keys: dict[str
     for kind, verb in (("missing", "lacks"), ("extra_forbidden", "has no")):
         if names := [name for name in keys if keys[name] == kind]:
             said.append(f"{verb} {', '.join(names)}")
-    remedy = f"scan use --method {tag} writes" if key == "method" else "presets/base.yaml has"
+    remedy = f"scan use --method {tag} writes" if group == "pretext" else "presets/base.yaml has"
     return f"{group}.{key} {tag} {' and '.join(said)}; {remedy} its settings"
 
 

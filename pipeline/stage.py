@@ -16,6 +16,7 @@ from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress
 from pipeline.resume import ScratchFolder, launched, training_environment
 from pipeline.tracking.spool import NullTracker, Tracker
+from pipeline.weights import weights_file
 from scan_core.data.open import resolve
 from scan_core.errors import ScanError
 
@@ -126,6 +127,10 @@ class Stage:
     def located(self, path: str | None) -> Path | None:
         """A path of the settings, with ``~`` expanded; a relative one starts at the project."""
         return None if path is None else resolve(path, self.root)
+
+    def weights(self, name: str) -> Path:
+        """The file of weights: published ones by their name, others by their path."""
+        return weights_file(name, self.root)
 
     @property
     def data_home(self) -> Path:

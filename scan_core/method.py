@@ -15,7 +15,7 @@ from torch import Tensor
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.scan import ScanState, best_model, start_scan, train_scan
 from scan_core.clustering.selflabel import SelflabelState, choose_model, has_learned, start_selflabel, train_selflabel
-from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
+from scan_core.clustering.settings import Embed, Neighbors, ScanCluster, Selflabel
 from scan_core.images.store import Images
 from scan_core.models.inference import embed, log_probabilities
 from scan_core.models.networks import Model
@@ -35,7 +35,7 @@ class Method:
     pretext: Pretext
     embed: Embed
     neighbors: Neighbors
-    cluster: Cluster
+    cluster: ScanCluster
     selflabel: Selflabel
 
 

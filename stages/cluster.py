@@ -1,12 +1,27 @@
 """cluster: neighbors agree, and all clusters stay in use."""
 
+from typing import TYPE_CHECKING
+
 from pipeline import artifacts
 from pipeline.command import command, run
+from pipeline.environment import use_threads
+from pipeline.progress import say
 from pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from scan_core.clustering.settings import FrozenCluster, ScanCluster
 
 
 def cluster(stage: Stage) -> None:
-    """Train heads with the SCAN loss; write models/cluster.safetensors, the head and epoch of the lowest val loss."""
+    """Train heads with the SCAN loss, or cluster stored embeddings; write models/cluster.safetensors."""
+    from scan_core.clustering.settings import ScanCluster
+
+    settings = stage.params.cluster
+    cluster_images(stage, settings) if isinstance(settings, ScanCluster) else cluster_embeddings(stage, settings)
+
+
+def cluster_images(stage: Stage, settings: "ScanCluster") -> None:
+    """Trains heads with the SCAN loss; writes the head and epoch of the lowest validation loss."""
     import torch
 
     from scan_core.clustering.scan import best_model, start_scan, train_scan
@@ -14,7 +29,7 @@ def cluster(stage: Stage) -> None:
     from scan_core.models.files import load_model, save_model
     from scan_core.training.step import check_batch
 
-    params, settings = stage.params, stage.params.cluster
+    params = stage.params
     compute = stage.use(configure_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
@@ -39,6 +54,37 @@ def cluster(stage: Stage) -> None:
     stage.tracker.metrics(
         {"best_epoch": state.best_epoch, "best_head": state.best_head, "best_val_loss": state.best_loss}
     )
+
+
+def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
+    """Clusters data/embeddings by several methods; writes the head that is kept, and what each of them finds."""
+    import torch
+
+    from scan_core.clustering.candidates import assign, kept_head, propose
+    from scan_core.models.files import load_reduction, save_reduction
+
+    use_threads()
+    train, val = (
+        artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
+        for split in ("train", "val")
+    )
+    near = artifacts.load_neighbors("train", len(train))
+    candidates = propose(train, near, settings, stage.params.seed, lambda name: say(f"cluster   {name}"))
+    assigned = assign(torch.from_numpy(val), candidates.joined()).to(torch.int32).numpy()  # (H,N_val)
+    kept, names, shares = candidates.kept, candidates.names, candidates.agreement
+    say(f"cluster   kept {names[kept]}, which agrees with the others on {shares[kept]:.0%} of the images")
+    reduction, spaces = load_reduction(artifacts.EMBEDDINGS / "reduction.safetensors")
+    save_reduction(stage.out(artifacts.MODELS / "cluster.safetensors"), reduction, spaces, kept_head(candidates))
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), assigned[[kept]])
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "heads.npy"), assigned)
+    artifacts.save_history(stage.out(artifacts.PLOTS / "cluster.csv"), [])
+    rows = [
+        {"head": head, "method": name, "agreement": share, "kept": int(head == kept)}
+        for head, (name, share) in enumerate(zip(names, shares, strict=True))
+    ]
+    artifacts.save_csv(stage.out(artifacts.PLOTS / "cluster_heads.csv"), rows, ["head", "method", "agreement", "kept"])
+    stage.tracker.event("tags", values={"scan.method": names[kept]})
+    stage.tracker.metrics({"agreement": shares[kept]})
 
 
 app = command("cluster", cluster)

@@ -1,12 +1,30 @@
-"""embed: one unit vector an image."""
+"""embed: one unit vector per image."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipeline import artifacts
 from pipeline.command import command, run
+from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scan_core.images.store import Images
+    from scan_core.models.frozen import FrozenNetwork
 
 
 def embed(stage: Stage) -> None:
-    """Embed train and val with models/pretext.safetensors; write data/embeddings."""
+    """Embed train and val with models/pretext.safetensors or frozen networks; write data/embeddings."""
+    embed_frozen_spaces(stage) if stage.params.embed.spaces else embed_pretext(stage)
+
+
+def embed_pretext(stage: Stage) -> None:
+    """By the network that pretext has trained."""
     from scan_core.compute.device import configure_compute
     from scan_core.models.files import load_model
     from scan_core.models.inference import embed as embed_rows
@@ -19,6 +37,55 @@ def embed(stage: Stage) -> None:
     for split in ("train", "val"):
         embedded = embed_rows(model.to(compute.device), images, rows[split], projected, compute)
         artifacts.save_array(folder / f"{split}.npy", embedded.cpu().numpy())
+
+
+def embed_frozen_spaces(stage: Stage) -> None:
+    """By frozen networks, through which each image goes once, whether it is in train or in val or in both."""
+    import torch
+
+    from scan_core.compute.device import configure_compute
+    from scan_core.models.files import save_reduction
+    from scan_core.models.frozen import FrozenNetwork
+    from scan_core.models.reduction import fit_reduction
+
+    settings, signatures = stage.params.embed, artifacts.load_json(artifacts.SPACES)
+    compute = stage.use(configure_compute("fp32", stage.device))
+    images, rows, _ = stage.images(compute)
+    every = torch.unique(torch.cat([rows["train"], rows["val"]]))
+    scratch, folder = stage.scratch({"embed": settings.model_dump(mode="json")}), stage.out(artifacts.EMBEDDINGS)
+    features, spaces = [], []
+    for number, (space, sha256) in enumerate(zip(settings.spaces, signatures["sha256"], strict=True)):
+        weights = stage.weights(space.weights)
+        network = FrozenNetwork(weights, compute.device, space.side, space.mirror)
+        features.append(embed_rows(network, images, every, scratch / f"{number}.npy", space.weights))
+        spaces.append(network.described(sha256))
+        copy = folder / "networks" / f"{sha256[:16]}.safetensors"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(weights, copy)
+    of_split = {split: torch.searchsorted(every, rows[split]).numpy() for split in ("train", "val")}
+    reduction = fit_reduction([space[of_split["train"]] for space in features], settings.dimensions)
+    for split, positions in of_split.items():
+        artifacts.save_array(folder / f"{split}.npy", reduction([space[positions] for space in features]))
+    save_reduction(folder / "reduction.safetensors", reduction, spaces)
+
+
+def embed_rows(network: "FrozenNetwork", images: "Images", rows: "Tensor", file: Path, name: str) -> np.ndarray:
+    """(N,D) float32 features of ``rows`` (N,), memory-mapped from ``file``, in which an earlier run may have begun."""
+    from scan_core.models.frozen import embed_frozen
+
+    note, done = file.with_suffix(".done"), 0
+    if note.exists():
+        features, done = np.lib.format.open_memmap(file, "r+"), int(note.read_text())
+        say(f"embed     resuming {name} after {done:,} images")
+    with CountProgress("embed", len(rows)) as progress:
+        for batch in embed_frozen(network, images, rows[done:]):
+            if not done:
+                features = np.lib.format.open_memmap(file, "w+", np.float32, (len(rows), batch.shape[1]))
+            features[done : done + len(batch)] = batch
+            done += len(batch)
+            artifacts.replace_text(note, str(done))
+            progress.update(done, 0)
+    return features
 
 
 app = command("embed", embed)

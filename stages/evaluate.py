@@ -56,13 +56,23 @@ def evaluate(stage: Stage) -> None:
 def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute: "Compute") -> "dict[str, SplitData]":
     """The artifacts of train and val, and what both models predict for their images; ``count`` images are stored."""
     from scan_core.evaluation.scores import Prediction, SplitData
-    from scan_core.models.files import load_model
-    from scan_core.models.inference import log_probabilities, small_pixels
+    from scan_core.models.files import is_of_frozen, load_frozen_head, load_model
+    from scan_core.models.inference import log_probabilities, probabilities_of, small_pixels
 
     labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (count,))
     predictions: dict[str, dict[str, Prediction]] = {split: {} for split in SPLITS}
+    embeddings = {
+        split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
+        for split in SPLITS
+    }
     for name in MODELS:
-        model = load_model(artifacts.MODELS / f"{name}.safetensors")[0].to(compute.device)
+        path = artifacts.MODELS / f"{name}.safetensors"
+        if is_of_frozen(path):  # its network has seen each image once, for the embeddings
+            head = load_frozen_head(path)
+            for split in SPLITS:
+                predictions[split][name] = Prediction.of(probabilities_of(head, embeddings[split]))
+            continue
+        model = load_model(path)[0].to(compute.device)
         for split in SPLITS:
             log_p = log_probabilities(model, images, rows[split], compute)[0]  # (N,C)
             predictions[split][name] = Prediction.of(log_p.exp().cpu().numpy())
@@ -74,7 +84,7 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
             rows=index,
             labels=labels[index],
             pixels=small_pixels(images, rows[split]).numpy(),
-            embeddings=artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (size, None)),
+            embeddings=embeddings[split],
             neighbors=artifacts.load_neighbors(split, size),
             predictions=predictions[split],
             heads=heads if split == "val" else None,
@@ -136,7 +146,7 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.nda
 
     ``example`` (n,height,width,channels) uint8 becomes the model's input example.
     """
-    tracker = stage.tracker
+    tracker, networks = stage.tracker, artifacts.EMBEDDINGS / "networks"
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
     encoded = io.BytesIO()
@@ -144,9 +154,10 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.nda
     tracker.event(
         "model",
         weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
+        networks=tracker.copy(networks) if networks.exists() else None,
         code=[tracker.copy(Path("scan_core"))],
         example=tracker.save("example.npy", encoded.getvalue()),
-        requirements=requirements(stage.params.backbone.name),
+        requirements=requirements(stage.params.backbone.name, networks.exists()),
         name=f"scan-{stage.params.data.name}",
     )
 

@@ -1,5 +1,7 @@
 """selflabel: the network learns from its own confident predictions."""
 
+import shutil
+
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.progress import say
@@ -8,6 +10,26 @@ from pipeline.stage import Stage
 
 def selflabel(stage: Stage) -> None:
     """Refine models/cluster.safetensors on confident samples; write models/selflabel.safetensors, or the same model."""
+    from scan_core.models.files import is_of_frozen
+
+    keep(stage) if is_of_frozen(artifacts.MODELS / "cluster.safetensors") else train_network(stage)
+
+
+def keep(stage: Stage) -> None:
+    """Hands on a model of stored embeddings as it is."""
+    why = "a model of frozen features is not refined"
+    shutil.copy(
+        artifacts.require(artifacts.MODELS / "cluster.safetensors"),
+        stage.out(artifacts.MODELS / "selflabel.safetensors"),
+    )
+    artifacts.save_json(stage.out(artifacts.MODELS / "selflabel.json"), {"kept": "before", "reason": why})
+    assigned = artifacts.load_array(artifacts.ASSIGNMENTS / "cluster.npy", "int32", (1, None))
+    artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "selflabel.npy"), assigned)
+    artifacts.save_history(stage.out(artifacts.PLOTS / "selflabel.csv"), [])
+
+
+def train_network(stage: Stage) -> None:
+    """Trains the network until the confident share of the images no longer grows."""
     import torch
 
     from scan_core.clustering.selflabel import choose_model, has_learned, start_selflabel, train_selflabel

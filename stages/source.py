@@ -1,6 +1,5 @@
 """source: have the images, imported weights or code changed? DVC runs it each time, as it cannot see that itself."""
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pipeline.environment import data_home
 from pipeline.fingerprint import stage_entries
 from pipeline.params import read_params
 from pipeline.progress import say
-from scan_core.data.open import resolve
+from pipeline.weights import named_weights, sign_weights
 from scan_core.data.signature import signature
 from scan_core.errors import ScanError
 
@@ -30,23 +29,14 @@ def main() -> None:
         root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         params = read_params()
         artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
-        artifacts.save_json(artifacts.WEIGHTS, weights_signature(params.backbone.weights, root))
+        signed = {key: sign_weights(key, name, root) for key, name in named_weights(params)}
+        artifacts.save_json(artifacts.WEIGHTS, {"sha256": signed.pop("backbone.weights", None)})
+        artifacts.save_json(artifacts.SPACES, {"sha256": list(signed.values())})
         for stage in stage_entries():
             artifacts.save_json(artifacts.CODE / f"{stage}.json", stage_code(stage))
     except (ScanError, OSError) as error:
         say(f"source: error: {' '.join(str(error).split())}")
         sys.exit(1)
-
-
-def weights_signature(weights: str | None, root: Path) -> dict[str, str | None]:
-    """The SHA-256 of the file that backbone.weights names. Raises ``ScanError`` where there is none."""
-    if weights is None:
-        return {"sha256": None}
-    path = resolve(weights, root)
-    if not path.is_file():
-        raise ScanError(f"backbone.weights is {weights}; there is no file at {path}: make it with scan weights import")
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 if __name__ == "__main__":

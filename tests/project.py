@@ -33,7 +33,12 @@ TINY: dict[str, Any] = {
     "selflabel": {"epochs": 2, "batch_size": 256, "threshold": 0.12},
     "evaluate": {"kmeans_runs": 2},
 }
-SOURCE_OUTPUTS = {"data/source.json", "data/weights.json", *(f"data/code/{stage}.json" for stage in STAGES)}
+SOURCE_OUTPUTS = {
+    "data/source.json",
+    "data/weights.json",
+    "data/spaces.json",
+    *(f"data/code/{stage}.json" for stage in STAGES),
+}
 OUTPUTS = {
     *SOURCE_OUTPUTS,
     *(f"data/images/{name}" for name in ("pixels-00000.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
@@ -72,7 +77,8 @@ def set_params(project: Path, changes: dict[str, Any], source: Path | None = Non
     values = yaml.load((source or project / "params.yaml").read_text(encoding="utf-8"))
     with (project / "params.yaml").open("w", encoding="utf-8") as file:
         changed = merge(values, changes)
-        yaml.dump(completed(changed) if "method" in changes.get("pretext", {}) else changed, file)
+        methods = [name for name in ("pretext", "cluster") if "method" in changes.get(name, {})]
+        yaml.dump(completed(changed) if methods else changed, file)
 
 
 def make_project(folder: Path, changes: dict[str, Any] | None = None) -> Path:

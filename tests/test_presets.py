@@ -80,6 +80,8 @@ NOT_PUBLISHED = [
     row("data", path=None, labels="folders", fit="crop", store="auto", shard_rows=100000, duplicates="keep"),
     row("data", val_fraction=0.2, split_seed=0, max_rejected=0.05, max_pixels=200000000, max_unpacked=200),
     row("backbone", model=None, weights=None),
+    row("embed", spaces=[], dimensions=256),
+    row("cluster", method="scan"),
     row("neighbors", k=50, smoothing=0, exact_rows=200000, recall=0.95),
     row("cluster.optimizer", final_lr=0.0),
     row("selflabel", train="all"),

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
-from scan_core.clustering.settings import Cluster, Selflabel
+from scan_core.clustering.settings import FrozenCluster, ScanCluster, Selflabel
 from scan_core.data.settings import Data
 from scan_core.errors import ScanError
 from scan_core.images.store import ArrayImages, JpegImages
@@ -90,7 +90,12 @@ def cluster_settings(**values):
     base = {"num_clusters": 3, "heads": 2, "neighbors": 3, "val_neighbors": 2, "entropy_weight": 5.0, "train": "all"}
     base |= {"entropy_of": "anchors", "prior": None}
     base |= {"epochs": 2, "batch_size": 8, "optimizer": optimizer(), "augmentation": strong_augmentation()}
-    return Cluster(**{**base, **values})
+    return ScanCluster(method="scan", **{**base, **values})
+
+
+def frozen_settings(**values):
+    base = {"num_clusters": 3, "heads": 3, "neighbors": 3, "val_neighbors": 2, "entropy_weight": 2.0, "steps": 60}
+    return FrozenCluster(method="frozen", **{**base, "batch_size": 16, "lr": 1e-2, **values})
 
 
 def selflabel_settings(**values):

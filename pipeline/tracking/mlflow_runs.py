@@ -116,7 +116,11 @@ class Delivery:
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served_model.py")),
-                artifacts={"weights": str(self.folder / event["weights"])},
+                artifacts={
+                    name: str(self.folder / path)
+                    for name, path in (("weights", event["weights"]), ("networks", event["networks"]))
+                    if path
+                },
                 code_paths=[str(self.folder / path) for path in event["code"]],
                 signature=signature,
                 input_example=images,

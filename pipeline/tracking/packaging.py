@@ -7,9 +7,9 @@ from importlib.metadata import distributions, version
 MODEL_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
 
 
-def requirements(backbone: str) -> list[str]:
+def requirements(backbone: str, frozen: bool) -> list[str]:
     """The pinned requirements of a packaged model, without local version parts such as ``+cu130``."""
-    names = [*MODEL_REQUIREMENTS, *(["timm"] if backbone == "timm" else [])]
+    names = [*MODEL_REQUIREMENTS, *(["timm"] if frozen or backbone == "timm" else []), *(["openvino"] * frozen)]
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 

@@ -69,6 +69,7 @@ class Model(Event):
     """The model of the whole pipeline, as files in the spool; registered as ``name``."""
 
     weights: str
+    networks: str | None  # folder with the frozen networks, if it is a model of their features
     code: list[str]
     example: str  # .npy with some images
     requirements: list[str]

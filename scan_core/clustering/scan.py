@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.clustering.losses import imbalance, scan_loss
-from scan_core.clustering.settings import Cluster
+from scan_core.clustering.settings import ScanCluster
 from scan_core.compute.device import seed_everything
 from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.errors import ScanError
@@ -37,7 +37,7 @@ class ScanState(TrainingState):
     best_heads: Tensor | None = None  # (H,N_val) int32: the clusters that all heads found in that epoch
 
 
-def start_scan(settings: Cluster, pretext: Model, seed: int, fabric: Fabric) -> ScanState:
+def start_scan(settings: ScanCluster, pretext: Model, seed: int, fabric: Fabric) -> ScanState:
     """``settings.heads`` new heads on the trained backbone, their optimizer and the generator, on the device."""
     generator = seed_everything(seed)
     heads = ClusterHeads(feature_size(pretext.backbone), settings.num_clusters, settings.heads)
@@ -53,7 +53,7 @@ def train_scan(
     neighbors: Tensor,
     val_rows: Tensor,
     val_neighbors: Tensor,
-    settings: Cluster,
+    settings: ScanCluster,
     fabric: Fabric,
 ) -> Progress:
     """Trains ``state`` in place to its last epoch. Yields steps and epochs.

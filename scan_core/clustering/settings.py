@@ -5,15 +5,25 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from scan_core.errors import ScanError
-from scan_core.settings import Count, CountOrZero, Momentum, NonNegative, Positive, Settings, TwoOrMore
+from scan_core.settings import Count, CountOrZero, Momentum, NonNegative, Pixels, Positive, Settings, TwoOrMore
 from scan_core.training.settings import Optimizer
 from scan_core.views.settings import AnyAugmentation, Augmentation
 
 
-class Embed(Settings):
-    """Which features are mined for neighbors: those before (``backbone``) or after the projector (``projector``)."""
+class Space(Settings):
+    """A frozen network whose features are used."""
 
-    features: Literal["backbone", "projector"]
+    weights: str  # a name of ``scan weights list``, or a .safetensors file that ``scan weights import`` wrote
+    side: Pixels | None  # of the images that it sees; null: those that it was trained on
+    mirror: bool  # mean of the features of an image and of its mirror image
+
+
+class Embed(Settings):
+    """Which features are mined for neighbors and clustered: those of pretext's network, or those of frozen ones."""
+
+    features: Literal["backbone", "projector"]  # of pretext's network: before or after the projector
+    spaces: tuple[Space, ...]  # frozen networks, which take the place of pretext's
+    dimensions: Count  # of the frozen networks' features, after PCA
 
 
 class Neighbors(Settings):
@@ -32,9 +42,10 @@ def check_neighbors(k: int, count: int, split: str = "") -> None:
         raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
 
 
-class Cluster(Settings):
-    """The SCAN loss (paper, eq. 2)."""
+class ScanCluster(Settings):
+    """The SCAN loss (paper, eq. 2) trains heads, and the network under them, on views of the images."""
 
+    method: Literal["scan"]
     num_clusters: TwoOrMore
     heads: Count
     neighbors: CountOrZero  # 0: another view of the same image
@@ -49,7 +60,7 @@ class Cluster(Settings):
     augmentation: AnyAugmentation
 
     @model_validator(mode="after")
-    def _prior_fits(self) -> "Cluster":
+    def _prior_fits(self) -> "ScanCluster":
         if self.prior is None:
             return self
         if len(self.prior) != self.num_clusters:
@@ -59,6 +70,23 @@ class Cluster(Settings):
         if abs(sum(self.prior) - 1) > 1e-4:
             raise ValueError(f"prior has the sum {sum(self.prior):.6g}; 1 is allowed: divide each value by the sum")
         return self
+
+
+class FrozenCluster(Settings):
+    """Stored embeddings are clustered by several methods, one of which is kept; see ``candidates``."""
+
+    method: Literal["frozen"]
+    num_clusters: TwoOrMore
+    heads: Count  # that the SCAN loss trains
+    neighbors: Count  # that it draws from
+    val_neighbors: Count  # of the neighbor agreement that is reported
+    entropy_weight: NonNegative
+    steps: Count  # of the SCAN loss from random heads
+    batch_size: TwoOrMore
+    lr: Positive  # Adam's, falling to 0 by a half cosine
+
+
+Cluster = Annotated[ScanCluster | FrozenCluster, Field(discriminator="method")]
 
 
 class Selflabel(Settings):

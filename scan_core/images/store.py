@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from scan_core.compute.device import to_device
 from scan_core.errors import DamagedFile
@@ -46,6 +47,13 @@ class Images(ABC):
 
         None is the center crop. ``offset`` (B,2), row and column in [0,1], places a crop between the first position
         and the last one; under a uniform offset every position is equally likely.
+        """
+
+    @abstractmethod
+    def squares(self, rows: Tensor, side: int) -> Tensor:
+        """(B,) int64 rows to (B,channels,side,side) uint8 on the device: the largest centered squares, resized.
+
+        Bicubic, antialiased.
         """
 
     def plain_view(self, rows: Tensor) -> Tensor:
@@ -83,6 +91,12 @@ class ArrayImages(Images):
     def full(self, rows: Tensor) -> Tensor:
         """(B,) int64 rows to the stored images (B,channels,size,size) uint8 on the device, channels_last."""
         return self._gather(rows).permute(0, 3, 1, 2)
+
+    def squares(self, rows: Tensor, side: int) -> Tensor:
+        stored = self.full(rows)
+        if side == self._size:
+            return stored
+        return F.interpolate(stored, size=(side, side), mode="bicubic", antialias=True)
 
     def crops(self, rows: Tensor, offset: Tensor | None = None) -> Tensor:
         pixels = self._gather(rows)  # (B,size,size,channels)
@@ -148,8 +162,16 @@ class JpegImages(Images):
 
         ``boxes`` (B,4), on the host, are left, top, right and bottom of each crop in pixels, which may be fractions.
         """
-        side, bilinear = side or self.side, Image.Resampling.BILINEAR
-        return self._views(rows, boxes, side, lambda image, box: image.resize((side, side), bilinear, box=box))
+        return self._resized(rows, boxes, side or self.side, Image.Resampling.BILINEAR)
+
+    def squares(self, rows: Tensor, side: int) -> Tensor:
+        height_width = self._table[rows.cpu(), 2:]  # (B,2)
+        short = height_width.amin(dim=1, keepdim=True)
+        left_top = ((height_width - short) / 2).flip(1)
+        return self._resized(rows, torch.cat([left_top, left_top + short], dim=1), side, Image.Resampling.BICUBIC)
+
+    def _resized(self, rows: Tensor, boxes: Tensor, side: int, filter: Image.Resampling) -> Tensor:
+        return self._views(rows, boxes, side, lambda image, box: image.resize((side, side), filter, box=box))
 
     def _views(self, rows: Tensor, boxes: Tensor, side: int, cut: Callable[[Image.Image, Box], Image.Image]) -> Tensor:
         """``cut(image, box)``, which has ``side`` x ``side`` pixels, of each decoded image and its box."""

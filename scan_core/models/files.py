@@ -2,16 +2,21 @@
 
 import json
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scan_core.errors import DamagedFile, ScanError
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
+from scan_core.models.reduction import Reduction
 from scan_core.models.settings import Backbone
+
+SHOWN = 3  # names in an error
 
 
 def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, Any]) -> None:
@@ -51,12 +56,89 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     return model, description
 
 
-def save_backbone(path: Path, tensors: dict[str, Tensor], origin: dict[str, str]) -> None:
-    """Writes a backbone's weights under its own keys; ``origin`` says where they come from.
+@dataclass(frozen=True)
+class Preprocessing:
+    """The images that weights expect."""
 
-    ``origin["network"]`` is the ``architecture`` that the weights are made for.
+    side: int  # pixels
+    mean: tuple[float, ...]  # per channel, in [0,1]
+    std: tuple[float, ...]
+
+
+def save_backbone(
+    path: Path, tensors: dict[str, Tensor], origin: dict[str, str], backbone: Backbone, preprocessing: Preprocessing
+) -> None:
+    """Writes a backbone's weights under its own keys, and all that is needed to run it.
+
+    ``origin`` says where the weights come from; ``origin["network"]`` is the ``architecture`` that they are made for.
     """
-    _save(path, tensors, {"origin": origin})
+    description = {"origin": origin, "backbone": backbone.model_dump() | {"weights": None}}
+    _save(path, tensors, description | {"preprocessing": asdict(preprocessing)})
+
+
+def load_frozen(path: Path) -> tuple[nn.Module, Preprocessing]:
+    """The network for color images that ``save_backbone`` wrote, in eval mode on the host, and the images it expects.
+
+    Raises ``ScanError`` if the file is missing or is another kind of file.
+    """
+    try:
+        description, tensors = _read(path)
+        backbone = build_backbone(Backbone(**description["backbone"]), 3)
+        images = description["preprocessing"]
+        expected = Preprocessing(images["side"], tuple(images["mean"]), tuple(images["std"]))
+        load_strictly(backbone, tensors, path)
+    except (DamagedFile, KeyError, TypeError, ValueError) as error:
+        what = error if isinstance(error, DamagedFile) else f"{path} holds no imported weights of this version"
+        raise ScanError(f"{what}; import it again") from None
+    return backbone.eval().requires_grad_(False), expected
+
+
+@dataclass(frozen=True)
+class FrozenSpace:
+    """A frozen network as a model file names it."""
+
+    sha256: str  # of its weights' file
+    side: int  # pixels of the images that it sees
+    mirror: bool
+
+
+def is_of_frozen(path: Path) -> bool:
+    """Whether a model file is one of ``save_reduction``. Raises ``ScanError`` if it is damaged."""
+    return "spaces" in _read(path)[0]
+
+
+def save_reduction(
+    path: Path, reduction: Reduction, spaces: list[FrozenSpace], head: ClusterHeads | None = None
+) -> None:
+    """Writes how the features of frozen networks become embeddings and, with a ``head``, these become clusters."""
+    tensors = {name: torch.from_numpy(value) for name, value in vars(reduction).items()}
+    description: dict[str, Any] = {"spaces": [asdict(space) for space in spaces]}
+    if head is not None:
+        tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
+        description["clusters"] = head.clusters
+    _save(path, tensors, description)
+
+
+def load_reduction(path: Path) -> tuple[Reduction, list[FrozenSpace]]:
+    """The reduction and the networks of ``save_reduction``. Raises ``ScanError`` if it is not a file of it."""
+    description, tensors = _read(path)
+    try:
+        reduction = Reduction(*(tensors[name].numpy() for name in ("mean", "scale", "basis")))
+        return reduction, [FrozenSpace(**space) for space in description["spaces"]]
+    except (KeyError, TypeError) as error:
+        raise DamagedFile(f"{path} is not a model of frozen features ({error})") from None
+
+
+def load_frozen_head(path: Path) -> ClusterHeads:
+    """The head of ``save_reduction``. Raises ``ScanError`` if the file has none."""
+    description, tensors = _read(path)
+    try:
+        head = ClusterHeads(tensors["basis"].shape[1], description["clusters"], 1)
+        head.load_state_dict({name: tensors[f"head.{name}"] for name in head.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        what = " ".join(str(error).split())
+        raise DamagedFile(f"{path} has no clusters of frozen features ({what})") from None
+    return head
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
@@ -131,11 +213,18 @@ def _check_fit(module: nn.Module, tensors: dict[str, Tensor], path: Path, hint: 
     """Raises ``ScanError`` if keys or shapes are not exactly the module's; see ``load_strictly``."""
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
-    differ = [f"{key} is missing" for key in sorted(wanted.keys() - found.keys())]
-    differ += [f"{key} is unexpected" for key in sorted(found.keys() - wanted.keys())]
-    shared = sorted(wanted.keys() & found.keys())
-    differ += [f"{key} is {found[key]}, not {wanted[key]}" for key in shared if found[key] != wanted[key]]
+    differ = [
+        *_first("the network alone has", [key for key in wanted if key not in found]),
+        *_first("the file alone has", [key for key in found if key not in wanted]),
+        *_first("shapes differ:", [
+            f"{key} is {found[key]}, not {shape}" for key, shape in wanted.items() if found.get(key, shape) != shape
+        ]),
+    ]  # fmt: skip
     if differ:
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        ending = f"; {hint}" if hint else ""
-        raise ScanError(f"{path} does not fit the network: {'; '.join(differ[:3])}{more}{ending}")
+        raise ScanError(f"{path} does not fit the network: {'; '.join([*differ, *([hint] if hint else [])])}")
+
+
+def _first(words: str, names: list[str]) -> list[str]:
+    """Nothing, or ``words`` and the first of ``names`` in their own order."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"{words} {', '.join(names[:SHOWN])}{more}"] if names else []

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,6 +63,13 @@ def embed(module: nn.Module, images: Images, rows: Tensor, projected: bool, comp
 def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: Autocast) -> Tensor:
     """(H,N,C) float32 log-probabilities of the cluster heads for ``rows`` (N,) int64."""
     return F.log_softmax(forward_all(module, images, rows, compute, keep_features=False)[1], dim=-1)
+
+
+@torch.no_grad()
+def probabilities_of(head: nn.Module, embeddings: np.ndarray) -> np.ndarray:
+    """(N,C) float32 of the one head of a model of stored embeddings (N,D)."""
+    probabilities: np.ndarray = head(torch.from_numpy(embeddings))[0].softmax(dim=1).numpy()
+    return probabilities
 
 
 class FeatureTable(nn.Module):

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.params import Params
 from pipeline.presets import preset_values
+from pipeline.weights import sign_weights, weights_file
 from scan_core.errors import ScanError
 from scan_core.models.files import load_backbone
 from scan_core.models.networks import build_backbone
-from stages.source import weights_signature
 from tests.project import ROOT, completed, merge
 
 
@@ -44,8 +44,10 @@ def files(folder):
 
 
 def printed_settings(result):
-    """The lines for params.yaml, as YAML."""
-    return YAML(typ="safe", pure=True).load(result.stdout.split("params.yaml:\n\n")[1])
+    """The lines for params.yaml, as YAML: to use the weights frozen, and to train them further."""
+    both = result.stdout.split("params.yaml:\n\n")[1]
+    frozen, trained = both.split("\nTo train this network further, set instead:\n")
+    return [YAML(typ="safe", pure=True).load(text) for text in (frozen, trained)]
 
 
 def test_what_is_printed_is_settings_that_load_the_file(project, digits):
@@ -53,17 +55,20 @@ def test_what_is_printed_is_settings_that_load_the_file(project, digits):
     result = scan("best.pth.tar", "--from", "timm", "--model", "test_resnet.r160_in1k")
     assert result.exit_code == 0, result.output
     assert files(project) == ["best.pth.tar", "weights/best.safetensors"]
-    settings = printed_settings(result)
-    assert settings == {
+    frozen, trained = printed_settings(result)
+    assert frozen == {
+        "pretext": {"method": "none"}, "cluster": {"method": "frozen"}, "selflabel": {"epochs": 0},
+        "embed": {"spaces": [{"weights": "weights/best.safetensors", "side": None, "mirror": False}]},
+    }  # fmt: skip
+    assert trained == {
         "data": {"size": 168, "view": 160, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         "backbone": {
             "name": "timm", "width": 64, "stem": "imagenet", "model": "test_resnet.r160_in1k",
             "weights": "weights/best.safetensors",
         },
-        "pretext": {"method": "none"}, "embed": {"features": "backbone"},
-        "cluster": {"train": "head"}, "selflabel": {"train": "head"},
     }  # fmt: skip
-    params = Params.model_validate_json(json.dumps(completed(merge(digits, settings))))
+    Params.model_validate_json(json.dumps(completed(merge(digits, frozen))))
+    params = Params.model_validate_json(json.dumps(completed(merge(digits, trained))))
     load_backbone(build_backbone(params.backbone, 3), project / params.backbone.weights)
     assert "left out  classifier (2)" in result.stdout
     assert "network   timm test_resnet" in result.stdout
@@ -77,7 +82,7 @@ def test_the_resnet_is_found_from_the_tensors(project, digits):
     torch.save({"state_dict": content}, "moco.pth.tar")
     result = scan("moco.pth.tar", "--from", "moco_v2")
     assert result.exit_code == 0, result.output
-    settings = printed_settings(result)
+    _, settings = printed_settings(result)
     assert settings["data"] == {"size": 256, "view": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert settings["backbone"]["name"] == "resnet18" and settings["backbone"]["stem"] == "imagenet"
     assert "left out  momentum encoder (1), queue (1)" in result.stdout
@@ -100,7 +105,7 @@ def test_the_name_of_what_is_written(project, name, to, written):
     (("none.pth", "--from", "timm"), "none.pth is not a file"),
     (("a.pth", "--from", "timm"), "with --model"),
     (("a.pth", "--from", "timm", "--model", "test_vitt"), "did you mean test_vit"),
-    (("a.pth", "--from", "timm", "--model", "test_resnet"), "is missing"),
+    (("a.pth", "--from", "timm", "--model", "test_resnet"), "the network alone has"),
     (("a.pth", "--from", "simclr"), "--from is simclr; moco_v2, torchvision, timm, dino are allowed"),
     (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.bin"), "--to is a.bin; a .safetensors file"),
     (("a.pth", "--from", "timm", "--model", "test_vit", "--to", "a.pth/b.safetensors"), "a.pth"),
@@ -119,26 +124,41 @@ def test_a_mistake_is_one_line_and_writes_nothing(project, words, said):
     assert [(project / name).read_bytes() for name in files(project)] == before
 
 
-# --- What DVC sees of such a file
-
-
 def test_the_signature_is_the_files_hash(project, monkeypatch):
-    assert weights_signature(None, project) == {"sha256": None}
     (project / "a.safetensors").write_bytes(b"one")
     (project / "copy").mkdir()
     monkeypatch.chdir("copy")  # where DVC runs some experiments
-    expected = {"sha256": hashlib.sha256(b"one").hexdigest()}
-    assert weights_signature("a.safetensors", project) == expected, "from the project, wherever the stage runs"
-    assert weights_signature(str(project / "a.safetensors"), project / "elsewhere") == expected
+    expected = hashlib.sha256(b"one").hexdigest()
+    assert sign_weights("key", "a.safetensors", project) == expected, "from the project, wherever the stage runs"
+    assert sign_weights("key", str(project / "a.safetensors"), project / "elsewhere") == expected
     monkeypatch.setenv("HOME", str(project))
-    assert weights_signature("~/a.safetensors", project / "elsewhere") == expected
+    assert sign_weights("key", "~/a.safetensors", project / "elsewhere") == expected
     os.utime(project / "a.safetensors", (0, 0))
-    assert weights_signature("a.safetensors", project) == expected, "its time is no part of it"
+    assert sign_weights("key", "a.safetensors", project) == expected, "its time is no part of it"
     (project / "a.safetensors").write_bytes(b"two")
-    assert weights_signature("a.safetensors", project) != expected
+    assert sign_weights("key", "a.safetensors", project) != expected
 
 
 @pytest.mark.parametrize("name", ["none.safetensors", "."])
 def test_weights_that_are_not_there_are_an_error(project, name):
     with pytest.raises(ScanError, match=r"backbone\.weights is .*scan weights import"):
-        weights_signature(name, project)
+        sign_weights("backbone.weights", name, project)
+
+
+@pytest.mark.slow
+def test_published_weights_are_made_where_they_are_first_named_and_always_the_same(project):
+    signed = sign_weights("embed.spaces.0.weights", "efficientnet_lite0", project)
+    path = weights_file("efficientnet_lite0", project)
+    assert path == project / "weights" / "efficientnet_lite0.safetensors"
+    before = path.read_bytes()
+    assert hashlib.sha256(before).hexdigest() == signed
+    result = CliRunner().invoke(app, ["weights", "get", "efficientnet_lite0"])
+    assert result.exit_code == 0 and path.read_bytes() == before
+    assert printed_settings(result)[0]["embed"]["spaces"][0]["weights"] == "weights/efficientnet_lite0.safetensors"
+
+
+def test_the_list_fits_a_terminal_and_says_whether_labels_were_used():
+    lines = CliRunner().invoke(app, ["weights", "list"]).stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines) and "with labels" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["efficientnet_lite0", "efficientnet_lite2"]
+    assert all(line.split()[-2:] == ["yes", "Apache-2.0"] for line in lines[1:])

@@ -3,7 +3,7 @@
 import pytest
 from dvc_data.hashfile.meta import Meta
 
-from pipeline.artifacts import CODE, SOURCE, WEIGHTS
+from pipeline.artifacts import CODE, SOURCE, SPACES, WEIGHTS
 from pipeline.code import stage_code
 from pipeline.fingerprint import DVC_FILE, stage_entries
 from pipeline.params import Params, read_yaml
@@ -44,10 +44,11 @@ def test_code_that_reads_labels_or_scores_is_in_no_other_stage(module, reader):
 def test_source_only_looks():
     """It runs each time, and is not one of those that make something."""
     entry = read_yaml(DVC_FILE)["stages"]["source"]
-    outs = [SOURCE.as_posix(), WEIGHTS.as_posix(), *(f"{CODE}/{stage}.json" for stage in STAGES)]
+    outs = [SOURCE.as_posix(), WEIGHTS.as_posix(), SPACES.as_posix(), *(f"{CODE}/{stage}.json" for stage in STAGES)]
     assert entry == {"cmd": "python -m stages.source", "always_changed": True, "outs": outs}
     assert SOURCE.as_posix() in stage_entries()["prepare"]["deps"]
     assert WEIGHTS.as_posix() in stage_entries()["pretext"]["deps"]
+    assert SPACES.as_posix() in stage_entries()["embed"]["deps"]
 
 
 def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():

@@ -15,6 +15,7 @@ from pipeline import inspect_source as look
 from pipeline.cli import app
 from pipeline.params import Params, read_yaml
 from pipeline.presets import list_presets, preset_values, read_preset
+from pipeline.suggest import suggest_frozen, suggest_training
 from scan_core.pretext.settings import Pretext
 from scan_core.settings import variants
 from tests.project import ROOT, completed, make_project, merge, run_stages, set_params
@@ -77,7 +78,7 @@ def test_everything_in_a_folder_or_an_archive_is_counted(photos, base, tmp_path,
 
 
 def test_the_suggested_settings_are_valid(photos, present, tmp_path):
-    suggested = look.suggest_settings(inspect(photos, present.data, tmp_path), present)
+    suggested = suggest_training(inspect(photos, present.data, tmp_path), present, "folders")
     wanted = {"name": "folder", "path": str(photos), "labels": "folders", "size": 32, "view": None, "fit": "crop"}
     wanted |= {"store": "auto", "duplicates": "drop", "protocol": "split", "mean": None, "std": None}
     assert suggested["data"] == wanted
@@ -92,7 +93,7 @@ def test_the_suggested_settings_are_valid(photos, present, tmp_path):
 def test_gray_images_keep_the_current_augmentations(present, tmp_path):
     """They may be digits, which must not be flipped."""
     np.save(tmp_path / "gray.npy", np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8))
-    suggested = look.suggest_settings(inspect(tmp_path / "gray.npy", present.data, tmp_path), present)
+    suggested = suggest_training(inspect(tmp_path / "gray.npy", present.data, tmp_path), present, "none")
     assert not any("augmentation" in group for group in suggested.values())
 
 
@@ -122,13 +123,13 @@ def seen(base, gray, count):
 @pytest.mark.slow
 def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gray):
     own = preset_values(ROOT / "presets" / f"{preset}.yaml")
-    others = [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
+    others = [] if own["embed"]["spaces"] else [FROZEN, {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}}]
     methods = variants(Pretext)
-    others += [{"pretext": {"method": method}, "embed": {"features": "backbone"}} for method in methods]
+    others += [{"pretext": {"method": method}, "embed": {"features": "backbone"}} for method in methods if others]
     for values in (own, *(changed(own, other) for other in others)):
         before = Params.model_validate_json(json.dumps(values))
         for count in (8, 500, 3000):
-            suggested = look.suggest_settings(seen(before.data, gray, count), before)
+            suggested = suggest_training(seen(before.data, gray, count), before, "none")
             after = Params.model_validate_json(json.dumps(changed(values, suggested)))
             assert (after.data.mean, after.data.std, after.data.stored) == (None, None, "array")
             assert (after.backbone.name, after.backbone.model, after.backbone.weights) == ("resnet18", None, None)
@@ -142,16 +143,31 @@ def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gra
 @pytest.mark.parametrize(("size", "stem", "batch"), [(32, "small", 512), (64, "stl", 512), (96, "stl", 256)])
 def test_the_network_and_its_batch_fit_the_size(present, size, stem, batch):
     many = look.Inspection("photos", present.data, sizes=[(size, size)] * 3000, images=3000)
-    suggested = look.suggest_settings(many, present)
+    suggested = suggest_training(many, present, "none")
     assert (suggested["backbone"]["stem"], suggested["pretext"]["batch_size"]) == (stem, batch)
     assert suggested["cluster"]["augmentation"]["cutout"] == suggested["data"]["size"] // 3
     assert (suggested["neighbors"]["k"], suggested["cluster"]["neighbors"]) == (50, 20)
 
 
+@pytest.mark.parametrize("preset", ["digits", "imagenet_50", "photos"])
+@pytest.mark.parametrize(("count", "short", "stored", "side"), [
+    (8, 32, 32, 224), (3000, 100, 128, 224), (3000, 3000, 224, 224), (30_000, 3000, 128, 128),
+])  # fmt: skip
+def test_a_frozen_network_is_suggested_and_no_more_pixels_are_stored_than_there_are(preset, count, short, stored, side):
+    values = preset_values(ROOT / "presets" / f"{preset}.yaml")
+    before = Params.model_validate_json(json.dumps(values))
+    many = look.Inspection("photos", before.data, sizes=[(short, 2 * short)] * count, images=count)
+    after = Params.model_validate_json(json.dumps(changed(values, suggest_frozen(many, "none"))))
+    assert (after.data.labels, after.data.protocol, after.data.duplicates) == ("none", "all", "keep")
+    assert (after.data.size, after.embed.spaces[0].side) == (stored, side)
+    assert (after.pretext.method, after.cluster.method, after.selflabel.epochs) == ("none", "frozen", 0)
+    assert suggest_frozen(many, "folders")["data"]["protocol"] == "split"
+
+
 def test_without_labels_every_image_is_clustered(present, tmp_path):
     for seed in range(8):
         picture(seed, 300, 80).save(tmp_path / f"{seed}.png")
-    suggested = look.suggest_settings(inspect(tmp_path, present.data, tmp_path / "elsewhere"), present)
+    suggested = suggest_training(inspect(tmp_path, present.data, tmp_path / "elsewhere"), present, "none")
     assert suggested["data"]["labels"] == "none" and suggested["data"]["protocol"] == "all"
     assert suggested["data"]["fit"] == "pad", "most images are long"
     assert suggested["data"]["size"] == 96 and suggested["data"]["duplicates"] == "keep"
@@ -175,7 +191,7 @@ def test_the_suggested_settings_run(tmp_path, channels):
         file.write("# mine\n")
     before = (project / "params.yaml").read_bytes()
     with contextlib.chdir(project):
-        printed = CliRunner().invoke(app, ["data", str(photos), "--use"]).stdout
+        printed = CliRunner().invoke(app, ["data", str(photos), "--use", "--train"]).stdout
     assert "[brackets]" in printed
     suggested = YAML(typ="safe", pure=True).load(printed.partition("puts them there):")[2].partition("params.yaml")[0])
     assert suggested["data"]["path"] == str(photos) and suggested["neighbors"]["k"] == 1
@@ -194,7 +210,7 @@ def test_settings_that_are_not_valid_are_not_used(photos, tmp_path, monkeypatch)
     project = make_project(tmp_path / "project")
     shutil.copytree(ROOT / "presets", project / "presets")
     before = (project / "params.yaml").read_bytes()
-    monkeypatch.setattr(look, "suggest_settings", lambda *_: {"data": {"size": 4}})
+    monkeypatch.setattr("pipeline.suggest.suggest_frozen", lambda *_: {"data": {"size": 4}})
     with contextlib.chdir(project):
         done = CliRunner().invoke(app, ["data", str(photos), "--use"])
     assert done.exit_code == 1 and done.stderr.splitlines()[-1] == (

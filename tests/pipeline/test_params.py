@@ -117,8 +117,9 @@ def test_no_more_neighbors_are_used_than_are_mined(path, values, name):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("cluster.heads", None), ("pretext.method", None), ("pretext.augmentation.kind", None), ("cluster", None),
+    ("neighbors.k", None), ("pretext.method", None), ("pretext.augmentation.kind", None), ("cluster", None),
     ("pretext.optimizer.lr", None), ("seed", None), ("pretext.queue", "pretext.method moco lacks queue; scan use"),
+    ("cluster.heads", "cluster.method scan lacks heads; presets/base.yaml has its settings"),
     ("pretext.augmentation.blur", "pretext.augmentation.kind simclr lacks blur; presets/base.yaml has"),
 ])  # fmt: skip
 def test_a_missing_key_is_named(path, values, name, said):

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
+from scan_core.clustering.settings import Cluster, Embed, FrozenCluster, Neighbors, ScanCluster, Selflabel, Space
 from scan_core.data.settings import Data
 from scan_core.evaluation.settings import Evaluate
 from scan_core.models.settings import Backbone
@@ -24,6 +24,7 @@ from tests.tiny import (
     backbone_settings,
     cluster_settings,
     data_settings,
+    frozen_settings,
     optimizer,
     pretext_settings,
     selflabel_settings,
@@ -39,9 +40,11 @@ VALID = {
     NoAugmentation: PLAIN,
     Optimizer: optimizer(),
     **{kind: pretext_settings(method=method) for method, kind in variants(Pretext).items()},
-    Embed: Embed(features="backbone"),
+    Embed: Embed(features="backbone", spaces=(), dimensions=256),
+    Space: Space(weights="a", side=None, mirror=False),
     Neighbors: Neighbors(k=5, smoothing=0, exact_rows=1000, recall=0.95),
-    Cluster: cluster_settings(),
+    ScanCluster: cluster_settings(),
+    FrozenCluster: frozen_settings(),
     Selflabel: selflabel_settings(),
     Evaluate: Evaluate(kmeans_runs=2, probes=False),
 }
@@ -125,14 +128,21 @@ WRONG = {
         "final_lr": [-1e-3, INF],
     },
     **{kind: {name: PRETEXT[name] for name in kind.model_fields} for kind in PRETEXTS.values()},
-    Embed: {"features": ["logits"]},
+    Embed: {"features": ["logits"], "spaces": [[{"weights": "a"}], None], "dimensions": [0]},
+    Space: {"weights": [None], "side": [0, 7], "mirror": [1]},
     Neighbors: {
         "k": [0, -1, 1.5, "5"],
         "smoothing": [-1, 1.5, "5", None],
         "exact_rows": [0, -1, 1.5, "1000", None],
         "recall": [0, -0.5, 1.01, 95, NAN, "0.95", None],
     },
-    Cluster: {
+    FrozenCluster: {
+        "method": ["graph"],
+        "num_clusters": [1], "heads": [0], "neighbors": [0], "val_neighbors": [0], "entropy_weight": [-1],
+        "steps": [0], "batch_size": [1], "lr": [0],
+    },
+    ScanCluster: {
+        "method": ["k-means"],
         "num_clusters": [1, 0, 2.5],
         "heads": [0],
         "neighbors": [-1, 1.5],
@@ -222,17 +232,17 @@ def test_settings_are_frozen(kind):
         setattr(VALID[kind], name, getattr(VALID[kind], name))
 
 
-@pytest.mark.parametrize("union", [Pretext, Augmentation, AnyAugmentation])
+@pytest.mark.parametrize("union", [Pretext, Augmentation, AnyAugmentation, Cluster])
 def test_the_class_of_a_union_is_told_by_its_tag(union):
     for tag, kind in variants(union).items():
         assert TypeAdapter(union).validate_json(json.dumps(dumped(kind))) == VALID[kind]
         assert next(iter(dumped(kind).values())) == tag
-    assert variants(int | None) == variants(Cluster) == {}
+    assert variants(int | None) == variants(ScanCluster) == {}
 
 
 def test_only_clustering_does_without_augmentation():
     """A pretext task tells two views of an image apart from others; self-labels of a view train that view itself."""
-    assert validate(Cluster, {**dumped(Cluster), "augmentation": dumped(NoAugmentation)}).augmentation == PLAIN
+    assert validate(ScanCluster, {**dumped(ScanCluster), "augmentation": dumped(NoAugmentation)}).augmentation == PLAIN
     for kind in (SimclrPretext, Selflabel):
         with pytest.raises(ValidationError, match="'simclr', 'strong'"):
             validate(kind, {**dumped(kind), "augmentation": dumped(NoAugmentation)})
@@ -250,10 +260,10 @@ def test_none_trains_no_epoch():
         (MocoPretext, {"key_groups": 16}, "key_groups is 16; a divisor"),
         (MocoPretext, {"key_groups": 8}, "key_groups is 8; at most 4, half of batch_size, is allowed"),
         (MocoPretext, {"batch_size": 2}, "key_groups is 2; at most 1"),
-        (Cluster, {"prior": [0.5, 0.5]}, "prior has 2 values; one per cluster, 3, or null is allowed"),
-        (Cluster, {"prior": [0.5, 0.3, 0.1]}, "prior has the sum 0.9; 1 is allowed"),
-        (Cluster, {"prior": [2, 1, 1]}, "prior has the sum 4; 1 is allowed"),
-        (Cluster, {"prior": [0.5, 0.3, 0.20011]}, r"prior has the sum 1\.00011; 1 is allowed"),
+        (ScanCluster, {"prior": [0.5, 0.5]}, "prior has 2 values; one per cluster, 3, or null is allowed"),
+        (ScanCluster, {"prior": [0.5, 0.3, 0.1]}, "prior has the sum 0.9; 1 is allowed"),
+        (ScanCluster, {"prior": [2, 1, 1]}, "prior has the sum 4; 1 is allowed"),
+        (ScanCluster, {"prior": [0.5, 0.3, 0.20011]}, r"prior has the sum 1\.00011; 1 is allowed"),
         (Data, {"size": 256, "fit": "pad"}, "fit is pad; the jpeg store"),  # which keeps shapes
         (Data, {"size": 256, "fit": "stretch"}, "fit is stretch; the jpeg store"),
         (Backbone, {"stem": "stl"}, "stem is stl; convnet has small"),
@@ -285,7 +295,7 @@ ENDS = {
     StrongAugmentation: {"operations": [0], "cutout": [0]},
     Optimizer: {"momentum": [0]},
     Neighbors: {"smoothing": [0], "exact_rows": [1], "recall": [1]},
-    Cluster: {
+    ScanCluster: {
         **{"neighbors": [0], "entropy_weight": [0], "num_clusters": [2]},
         "prior": [[0.98, 0.01, 0.01], [0.33333, 0.33333, 0.33333]],  # may be rounded
     },

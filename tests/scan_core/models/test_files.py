@@ -9,11 +9,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from scan_core.errors import ScanError
-from scan_core.models.files import load_backbone, load_model, load_strictly, save_backbone, save_model
+from scan_core.models.files import Preprocessing, load_backbone, load_model, load_strictly, save_backbone, save_model
 from scan_core.models.networks import ClusterHeads, Model, Projector, architecture, build_backbone, feature_size
 from scan_core.models.settings import Backbone
 from tests.tiny import BACKBONE, assert_same_tensors, backbone_settings, change, cluster_model, refused
 
+IMAGES = Preprocessing(32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 STATS = {"channels": 3, "view": 8, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
@@ -98,15 +99,15 @@ def test_a_frozen_network_is_saved_as_any_other(tmp_path, path):
 
 
 @pytest.mark.parametrize(("changed", "said"), [
-    (lambda tensors: tensors.pop("backbone.convs.3.weight"), ["backbone.convs.3.weight is missing"]),
-    (lambda tensors: tensors.pop("backbone.norms.0.running_mean"), ["backbone.norms.0.running_mean is missing"]),
+    (lambda tensors: tensors.pop("backbone.convs.3.weight"), ["the network alone has backbone.convs.3.weight"]),
+    (lambda tensors: tensors.pop("backbone.norms.0.running_mean"), ["alone has backbone.norms.0.running_mean"]),
     (lambda tensors: tensors.update({"module.head.linear.bias": tensors.pop("head.linear.bias")}),
-     ["head.linear.bias is missing", "module.head.linear.bias is unexpected"]),
+     ["the network alone has head.linear.bias", "the file alone has module.head.linear.bias"]),
     (lambda tensors: tensors.update({"head.linear.bias": torch.zeros(7)}), ["head.linear.bias is (7,), not (6,)"]),
     (lambda tensors: tensors.update({"head.linear.bias": torch.zeros(1)}),  # it would broadcast
      ["head.linear.bias is (1,), not (6,)"]),
     (lambda tensors: [tensors.pop(key) for key in list(tensors) if "norms" in key],  # of six norms, five each
-     ["running_mean is missing", " and 27 more"]),
+     ["the network alone has backbone.norms.0.weight, ", " and 27 more"]),
 ])  # fmt: skip
 def test_keys_and_shapes_that_differ_are_named(path, changed, said):
     refused(lambda: load_model(rewritten(path, changed)), f"{path} does not fit the network: ", *said)
@@ -151,7 +152,7 @@ def imported(path, settings, channels=3, seed=7):
     """A file of such weights, and the backbone they are of, in eval mode."""
     torch.manual_seed(seed)
     backbone = build_backbone(settings, channels)
-    save_backbone(path, backbone.state_dict(), {"from": "timm", "network": architecture(settings)})
+    save_backbone(path, backbone.state_dict(), {"from": "timm", "network": architecture(settings)}, settings, IMAGES)
     return backbone.eval()
 
 
@@ -171,7 +172,12 @@ def test_weights_come_back_and_a_gray_image_gives_what_three_equal_channels_woul
 def test_the_keys_that_differ_are_named(tmp_path):
     path = tmp_path / "a.safetensors"
     imported(path, VIT)
-    said = ("bn1.bias is missing", " and ", "more", "the file is of timm test_vit, backbone is timm test_resnet")
+    said = (
+        "the network alone has ",
+        "the file alone has ",
+        "more",
+        "the file is of timm test_vit, backbone is timm test_resnet",
+    )
     refused(lambda: load_backbone(build_backbone(change(VIT, model="test_resnet"), 3), path), path, *said)
     wide = build_backbone(change(BACKBONE, width=8), 3)
     refused(lambda: load_backbone(wide, path), "convnet 8")

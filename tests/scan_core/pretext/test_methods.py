@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scan_core.models.files import load_model, save_backbone, save_model
+from scan_core.models.files import Preprocessing, load_model, save_backbone, save_model
 from scan_core.models.networks import Projector, build_backbone
 from scan_core.pretext import byol, instance_discrimination, moco, rotation, simclr
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext, trained_model
@@ -80,7 +80,7 @@ def test_weights_are_put_into_the_backbone_and_into_its_slow_copy(tmp_path, fp32
     other = build_backbone(BACKBONE, 3)
     given = {key: value + 1 for key, value in other.state_dict().items()}
     origin = {"from": "somewhere", "network": other.architecture}
-    save_backbone(tmp_path / "weights.safetensors", given, origin)
+    save_backbone(tmp_path / "weights.safetensors", given, origin, BACKBONE, Preprocessing(8, (0.5,) * 3, (0.5,) * 3))
     settings = pretext_settings(method=method)
     state = start(settings, fp32, weights=tmp_path / "weights.safetensors")
     models = [getattr(state, name, None) for name in ("module", "momentum_encoder", "target")]
@@ -116,7 +116,9 @@ def test_the_slow_copy_is_not_optimized_gets_no_gradient_and_keeps_statistics_of
 def test_weights_of_another_network_are_an_error(tmp_path, fp32):
     other = build_backbone(backbone_settings(width=5), 3)
     origin = {"from": "somewhere", "network": other.architecture}
-    save_backbone(tmp_path / "weights.safetensors", other.state_dict(), origin)
+    save_backbone(
+        tmp_path / "weights.safetensors", other.state_dict(), origin, BACKBONE, Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
+    )
     refused(lambda: start(pretext_settings(), fp32, weights=tmp_path / "weights.safetensors"), "does not fit")
 
 

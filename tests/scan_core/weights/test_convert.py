@@ -15,10 +15,11 @@ import torchvision
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scan_core import import_weights as module
-from scan_core.import_weights import KINDS, import_checkpoint, map_keys, read_checkpoint
-from scan_core.models.files import load_backbone, save_backbone
+from scan_core.models.files import Preprocessing, load_backbone, save_backbone
 from scan_core.models.networks import build_backbone
+from scan_core.weights import convert
+from scan_core.weights.checkpoint import read_checkpoint
+from scan_core.weights.convert import KINDS, import_checkpoint, map_keys
 from tests.scan_core.data.little_files import Trap
 from tests.tiny import assert_same_tensors, backbone_settings, change, refused
 
@@ -83,7 +84,7 @@ def moco(network, wrapper="module.", v1=False):
 def assert_imported(imported, expected, images, tmp_path):
     """The import, written, and read into the network that a stage builds, gives the features ``expected``."""
     path = tmp_path / "weights.safetensors"
-    save_backbone(path, imported.tensors, imported.origin)
+    save_backbone(path, imported.tensors, imported.origin, imported.backbone, imported.preprocessing)
     torch.manual_seed(5)
     network = build_backbone(change(imported.backbone, weights=str(path)), 3)
     load_backbone(network, path)
@@ -104,7 +105,7 @@ def test_moco_gives_the_query_encoder(tmp_path, name, wrapper, v1):
     assert (backbone.name, backbone.stem, backbone.weights) == (name, "imagenet", None)
     assert imported.left_out == {"projector": projector, "momentum encoder": taken + projector, "queue": 2}
     assert len(imported.tensors) == taken
-    assert (imported.size, imported.view, imported.mean, imported.std) == (256, 224, *IMAGENET)
+    assert (imported.size, imported.preprocessing) == (256, Preprocessing(224, *IMAGENET))
     assert_imported(imported, features_of(source, photos()), photos(), tmp_path)
 
 
@@ -135,9 +136,9 @@ def test_torchvision(tmp_path, around):
 
 def test_deeper_torchvision_resnets(tmp_path):
     with torch.device("meta"):
-        assert module._resnet_name(torchvision.models.resnet34().state_dict(), tmp_path) == "resnet34"
+        assert convert._resnet_name(torchvision.models.resnet34().state_dict(), tmp_path) == "resnet34"
         state = torchvision.models.resnet101().state_dict()
-    refused(lambda: module._resnet_name(state, tmp_path), tmp_path, "23 blocks in layer3", "--from timm --model")
+    refused(lambda: convert._resnet_name(state, tmp_path), tmp_path, "23 blocks in layer3", "--from timm --model")
 
 
 @pytest.mark.parametrize("stem", ["small", "stl"])
@@ -171,17 +172,18 @@ def test_timm(tmp_path, name, around):
     with torch.no_grad():
         expected = source.forward_head(source.forward_features(images), pre_logits=True)
     assert_imported(imported, expected, images, tmp_path)
-    assert (imported.view, imported.mean) == (size, tuple(source.pretrained_cfg["mean"]))
+    assert imported.preprocessing.side == size
+    assert imported.preprocessing.mean == tuple(source.pretrained_cfg["mean"])
 
 
 def test_clip_wants_its_own_normalization_and_leaves_its_projection_out():
     settings = backbone_settings(name="timm", width=64, model="vit_base_patch32_clip_224.openai")
     with torch.device("meta"):
         whole, network = timm.create_model(settings.model), timm.create_model(settings.model, num_classes=0)
-    size, view, mean, std, notes = module._preprocessing(network, settings)
-    assert (size, view, mean[0], std[0]) == (249, 224, 0.48145466, 0.26862954)
+    size, images, notes = convert._preprocessing(network, settings)
+    assert (size, images.side, images.mean[0], images.std[0]) == (249, 224, 0.48145466, 0.26862954)
     assert "QuickGELU" in notes[0], "what timm says of these weights"
-    taken, left_out = module._without_classifier(whole.state_dict(), network)
+    taken, left_out = convert._without_classifier(whole.state_dict(), network)
     assert taken.keys() == network.state_dict().keys() and left_out == {"classifier": 2}
 
 
@@ -212,7 +214,7 @@ def test_dinov2_with_registers(tmp_path):
     assert state["pos_embed"].shape == (1, 1370, 384) and state["register_tokens"].shape == (1, 4, 384), "as published"
     imported = import_checkpoint(saved(tmp_path / "a.pth", state), "dino")
     assert imported.backbone.model == name and imported.left_out == {"mask token": 1}
-    assert (imported.size, imported.view, imported.mean) == (256, 224, IMAGENET[0])
+    assert (imported.size, imported.preprocessing) == (256, Preprocessing(224, *IMAGENET))
     with torch.no_grad():
         assert_imported(imported, source(photos(28)), photos(28), tmp_path)
 
@@ -237,7 +239,7 @@ def test_names_keys_and_shapes_of_the_others(name):
     expected = {key: value.shape for key, value in network.state_dict().items()}
     assert {key: value.shape for key, value in taken.items()} == expected
     assert left_out == ({"mask token": 1} if "dinov2" in name else {})
-    assert module._dino_name(taken, Path("a.pth")) == name
+    assert convert._dino_name(taken, Path("a.pth")) == name
 
 
 @pytest.mark.slow
@@ -292,7 +294,7 @@ def published(tmp_path):
 def test_a_difference_is_named_with_the_network_that_was_expected(published, key):
     path, state = published
     del state[key]
-    said = path, f"{key} is missing", "timm as timm test_resnet was expected"
+    said = path, f"the network alone has {key}", "timm as timm test_resnet was expected"
     refused(lambda: import_checkpoint(saved(path, state), "timm", model="test_resnet"), *said)
 
 
@@ -317,7 +319,7 @@ def test_another_kinds_file_is_refused(tmp_path, made, kind, hint):
         ({"model": "resnet18"}, ["--model is resnet18", "--backbone"]),
         ({"name": "resnet101"}, ["--backbone is resnet101", "resnet50"]),
         ({"stem": "7x7"}, ["--stem 7x7", "imagenet"]),
-        ({"name": "resnet34"}, ["layer1.2.bn1", "is missing"]),
+        ({"name": "resnet34"}, ["the network alone has layer1.2."]),
     )),
     ("timm", {}, ["with --model"]),
     ("timm", {"name": "resnet18"}, ["--backbone", "use --model"]),
@@ -380,12 +382,12 @@ def test_the_same_file_gives_the_same_bytes_and_every_tensor_is_the_files(tmp_pa
     for number, to in enumerate(written):
         torch.manual_seed(number)  # the network is made with new weights, of which none may stay
         imported = import_checkpoint(path, "timm", model="test_resnet")
-        save_backbone(to, imported.tensors, imported.origin)
+        save_backbone(to, imported.tensors, imported.origin, imported.backbone, imported.preprocessing)
     assert written[0].read_bytes() == written[1].read_bytes()
     with safe_open(written[0], framework="pt") as file:
         metadata = file.metadata()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     origin = {"from": "timm", "file": "test.pth", "sha256": sha256, "network": "timm test_resnet"}
-    assert metadata.keys() == {"scan"} and json.loads(metadata["scan"]) == {"origin": origin}
+    assert metadata.keys() == {"scan"} and json.loads(metadata["scan"])["origin"] == origin
     assert sorted(tmp_path.iterdir()) == [*written, path]
     assert_same_tensors(load_file(written[0]), backbone_of(state))

@@ -1,33 +1,26 @@
-"""Published checkpoints become weights of this project's backbones; no code that is pickled in them is run."""
+"""A published checkpoint becomes weights of one of this project's backbones."""
 
 import hashlib
 import re
-import warnings
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scan_core.errors import ScanError
-from scan_core.models.files import load_strictly
+from scan_core.models.files import Preprocessing, load_strictly
 from scan_core.models.networks import architecture, build_backbone
 from scan_core.models.settings import Backbone
+from scan_core.weights.checkpoint import PREFIX, other_kind, read_checkpoint, state_dict
 
 KINDS = ("moco_v2", "torchvision", "timm", "dino")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Keys under which a checkpoint may hold its state dict. Averaged weights come first, because authors publish those.
-NESTED = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model")
 # A file's keys become the backbone's: a prefix is removed, some keys are left out (as what they are) and some renamed.
 # timm's keys are the backbone's own, and its networks name their classifier.
-WRAPPERS = r"^(_orig_mod\.|module\.)*"  # torch.compile's and DistributedDataParallel's prefixes
-PREFIX = {"moco_v2": "encoder_q.", "dino": "backbone."}
 LEFT_OUT = {
     "moco_v2": {r"fc\.": "projector", r"encoder_k\.": "momentum encoder", r"queue(_ptr)?$": "queue"},
     "torchvision": {r"fc\.": "classifier"},
@@ -35,6 +28,7 @@ LEFT_OUT = {
 }
 RENAMED = {"dino": {r"^register_tokens$": "reg_token", r"\.mlp\.w12\.": ".mlp.fc1.", r"\.mlp\.w3\.": ".mlp.fc2."}}
 
+COUNTER = ".num_batches_tracked"  # BatchNorm's
 RESNETS = {(False, 2): "resnet18", (False, 6): "resnet34", (True, 6): "resnet50"}  # by bottleneck, blocks in layer3
 VIT_SIZES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}  # by width
 
@@ -47,10 +41,8 @@ class Imported:
     tensors: dict[str, Tensor]
     left_out: dict[str, int]  # parts of the file that are not taken, by their number of tensors
     origin: dict[str, str]
-    size: int  # pixels that images are resized to
-    view: int  # pixels that images are then cropped to
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: int  # pixels that images are resized to, before they are cropped to those of ``preprocessing``
+    preprocessing: Preprocessing
     notes: tuple[str, ...]
 
 
@@ -70,74 +62,13 @@ def import_checkpoint(
     settings = _settings(tensors, kind, name, model, stem, path)
     network = build_backbone(settings, 3)
     if kind == "timm":
-        tensors, left_out = _without_classifier(tensors, network)
+        tensors, left_out = _without_classifier(_renamed(tensors, settings), network)
     tensors = _with_counters(tensors, network)
-    load_strictly(network, tensors, path, f"{kind} as {architecture(settings)} was expected{_other_kind(state, kind)}")
+    load_strictly(network, tensors, path, f"{kind} as {architecture(settings)} was expected{other_kind(state, kind)}")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"from": kind, "file": path.name, "sha256": sha256, "network": architecture(settings)}
     return Imported(settings, network.state_dict(), left_out, origin, *_preprocessing(network, settings))
-
-
-def read_checkpoint(path: Path) -> Any:
-    """The content of a file of ``torch.save`` or safetensors, with tensors on the CPU.
-
-    A pickle may hold plain values, tensors and an ``argparse.Namespace``, in which training scripts keep their options;
-    none of the file's code is run. Raises ``ScanError`` for anything else.
-    """
-    if not path.is_file():
-        raise ScanError(f"{path} is not a file; give the checkpoint's path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (for other files torch raises anything, even IndexError)
-        raise ScanError(f"{path} is not loaded: {_why(error)}") from None
-
-
-def _why(error: Exception) -> str:
-    """Why torch refuses a file. torch's own message advises to run the code in the pickle; this one names the code."""
-    text = " ".join(str(error).split())
-    if "TorchScript" in text:
-        return "it is a TorchScript program, and only tensors are read; give a file of the weights alone"
-    if code := re.search(r"(?:GLOBAL|global:?) ([\w.]+\.[\w.]+)", text):
-        return f"unpickling it would run {code[1]}, and only tensors are read; give a file of the weights alone"
-    if "Weights only load failed" in text:
-        text = text.split("WeightsUnpickler error:")[-1].split("Check the documentation")[0].strip()
-    return f"it is damaged or not a checkpoint ({text[:150] or type(error).__name__}); download it again"
-
-
-def state_dict(checkpoint: Any, kind: str, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a training script saved. Raises ``ScanError`` if there is none."""
-    state = checkpoint
-    if isinstance(checkpoint, Mapping):
-        nested = (checkpoint.get(key) for key in NESTED)
-        state = next((value for value in nested if isinstance(value, Mapping)), checkpoint)
-    if not isinstance(state, Mapping) or not state:
-        raise ScanError(f"{path} holds {type(state).__name__} and no tensors by name; give a file of a state dict")
-    state = {re.sub(WRAPPERS, "", str(key)): value for key, value in state.items()}
-    if others := sorted(key for key, value in state.items() if not isinstance(value, Tensor)):
-        raise ScanError(
-            f"{path} holds {', '.join(others[:3])} and no tensors by name; they are searched for in the file itself "
-            f"and under {', '.join(NESTED)}{_other_kind(state, kind)}"
-        )
-    if kind == "moco_v2" and not any(key.startswith(PREFIX[kind]) for key in state):
-        raise ScanError(f"{path} has no key that starts with {PREFIX[kind]}, as MoCo's have{_other_kind(state, kind)}")
-    return state
-
-
-def _other_kind(state: Mapping[str, Any], kind: str) -> str:
-    """A hint at the ``--from`` that fits better, or nothing."""
-    if any(key.startswith("encoder_q.") for key in state):
-        likely = "moco_v2"
-    elif "mask_token" in state or any(key.startswith("backbone.") for key in state):
-        likely = "dino"
-    elif "layer4.0.conv1.weight" in state:
-        likely = "torchvision"
-    else:
-        return ""
-    return "" if likely == kind else f"; it looks like --from {likely}"
 
 
 def map_keys(state: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -168,9 +99,27 @@ def _without_classifier(tensors: dict[str, Tensor], network: nn.Module) -> tuple
     return taken, {"classifier": len(tensors) - len(taken)} if len(taken) < len(tensors) else {}
 
 
+def _renamed(tensors: dict[str, Tensor], settings: Backbone) -> dict[str, Tensor]:
+    """``tensors`` under timm's names if only the names differ, as in files that were made from TensorFlow's.
+
+    They must be as many as those of the network with its classifier, in the same order, each with the same shape and
+    the same last part of its name (weight, bias, running_mean): otherwise they stay as they are.
+    """
+    import timm
+
+    names = [key for key in tensors if not key.endswith(COUNTER)]
+    wanted = timm.create_model(settings.model or "", pretrained=False).state_dict()
+    keys = [key for key in wanted if not key.endswith(COUNTER)]
+    alike = len(names) == len(keys) and all(
+        tensors[name].shape == wanted[key].shape and name.rpartition(".")[2] == key.rpartition(".")[2]
+        for name, key in zip(names, keys, strict=True)
+    )
+    return {key: tensors[name] for name, key in zip(names, keys, strict=True)} if alike else tensors
+
+
 def _with_counters(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """``tensors`` with BatchNorm's counts of batches, which files from before PyTorch 0.4.1 lack, as unused zeros."""
-    counters = {key: 0 * value for key, value in network.state_dict().items() if key.endswith(".num_batches_tracked")}
+    counters = {key: 0 * value for key, value in network.state_dict().items() if key.endswith(COUNTER)}
     return tensors if counters.keys() & tensors.keys() else tensors | counters
 
 
@@ -230,12 +179,10 @@ def _dino_name(tensors: Mapping[str, Tensor], path: Path) -> str:
     return name
 
 
-def _preprocessing(
-    network: nn.Module, settings: Backbone
-) -> tuple[int, int, tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
-    """Size, view, mean and std of the images that the weights were evaluated on, and notes for the user."""
+def _preprocessing(network: nn.Module, settings: Backbone) -> tuple[int, Preprocessing, tuple[str, ...]]:
+    """The images that the weights were evaluated on: size before the crop and the rest, and notes for the user."""
     if settings.name != "timm":
-        return 256, 224, IMAGENET_MEAN, IMAGENET_STD, ()
+        return 256, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD), ()
     import timm
 
     name, config = settings.model or "", cast(Any, network).pretrained_cfg
@@ -244,4 +191,4 @@ def _preprocessing(
         notes.append(f"mean, std and size are those of {name}.{config['tag']}; for others give --model with their tag")
     # DINOv2 was last trained at 518 pixels. Its authors evaluate it at 224, which takes a fifth of the time.
     view, share = (224, 0.875) if "dinov2" in name else (config["input_size"][-1], config.get("crop_pct") or 0.875)
-    return round(view / share), view, tuple(config["mean"]), tuple(config["std"]), tuple(notes)
+    return round(view / share), Preprocessing(view, tuple(config["mean"]), tuple(config["std"])), tuple(notes)

@@ -1,0 +1,127 @@
+"""Settings that fit a source which ``inspect_source`` has looked at."""
+
+import statistics
+from typing import Any
+
+from pipeline.inspect_source import Inspection
+from pipeline.params import Params
+from pipeline.presets import find_preset, read_preset
+from scan_core.data.splits import FIXED_SHARE, fewest
+
+WEIGHTS = "efficientnet_lite0"  # of the frozen network
+FROZEN_SIDES = (224, 128)  # pixels that it sees: as it was trained, or half the work if there are many images
+FROZEN_IMAGES = 20_000  # at 224 pixels, two cores need about ten minutes for these
+SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored: not more than the images have
+NEIGHBORS = 50  # suggested for mining if there are as many images
+SIDES = (32, 64, 96, 128)  # suggested: a network can be trained from scratch on these, and the store is one array
+LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
+PHOTOS = "cifar10"  # the preset whose augmentations suit color images
+
+
+def suggest_frozen(found: Inspection, labels: str) -> dict[str, Any]:
+    """Settings that group the source on the features of a published network: minutes on a laptop.
+
+    ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split.
+    """
+    protocol = "all" if labels == "none" else "split"
+    train, val = _split_sizes(found, protocol, found.images)
+    k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
+    side = FROZEN_SIDES[0] if found.images <= FROZEN_IMAGES else FROZEN_SIDES[1]
+    return {
+        "data": {
+            "name": found.settings.name, "path": found.path, "labels": labels, "size": min(_side(found, SHARP), side),
+            "view": None, "fit": "crop", "store": "auto", "duplicates": "keep", "protocol": protocol,
+            "mean": None, "std": None,
+        },
+        "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
+        "pretext": {"method": "none"},
+        "embed": {"features": "backbone", "spaces": [{"weights": WEIGHTS, "side": side, "mirror": False}]},
+        "neighbors": {"k": k, "smoothing": 0},
+        "cluster": {
+            "method": "frozen", "num_clusters": _clusters(found), "neighbors": min(20, k), "val_neighbors": min(5, k),
+        },
+        "selflabel": {"epochs": 0},
+    }  # fmt: skip
+
+
+def _side(found: Inspection, sides: tuple[int, ...]) -> int:
+    """The smallest of ``sides`` that holds the images' short side, which half of them do not exceed."""
+    short_side = statistics.median_low(map(min, found.sizes)) if found.sizes else 0
+    return next((side for side in sides if side >= short_side), sides[-1])
+
+
+def _clusters(found: Inspection) -> int:
+    return len(found.classes) if len(found.classes) > 1 else 10
+
+
+def suggest_training(found: Inspection, current: Params, labels: str) -> dict[str, Any]:
+    """Settings that train a network on the source alone; the settings that are left out stay as they are.
+
+    ``labels`` is as in ``suggest_frozen``. Values that belong to another data set or to imported weights are replaced.
+    """
+    side = _side(found, SIDES)
+    protocol = "all" if labels == "none" and not found.splits["val"] else "split"
+    drop = found.copies > 0 and not found.splits["val"]
+    train, val = _split_sizes(found, protocol, found.images - found.copies * drop)
+    batch = max(min(256 if side > LARGE else 512, train // 4), 2)
+    k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
+    oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
+    suggested: dict[str, Any] = {
+        "data": {
+            "name": found.settings.name, "path": found.path, "labels": labels,
+            "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
+            "duplicates": "drop" if drop else "keep", "protocol": protocol, "mean": None, "std": None,
+        },
+        "backbone": {
+            "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,
+        },
+        "pretext": {"method": _method(current, batch), "batch_size": batch},
+        "embed": {"spaces": []},
+        "neighbors": {"k": k, "smoothing": min(current.neighbors.smoothing, k)},
+        "cluster": {
+            "method": "scan", "num_clusters": _clusters(found),
+            "neighbors": min(20, k), "val_neighbors": min(5, k), "prior": None,
+            "train": "all", "batch_size": min(128, batch),
+        },
+        "selflabel": {"train": "all", "batch_size": batch},
+    }  # fmt: skip
+    for name, augmentation in _augmentations(found, current, side).items():
+        suggested[name]["augmentation"] = augmentation
+    return suggested
+
+
+def _split_sizes(found: Inspection, protocol: str, kept: int) -> tuple[int, int]:
+    """How many of the ``kept`` images train and val hold at least, as good as surely."""
+    if found.splits["val"]:
+        return found.splits["train"], found.splits["val"]
+    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
+    return kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
+
+
+def _method(current: Params, batch: int) -> str:
+    """The current pretext method, or simclr if there is none or MoCo's key groups do not divide the batch."""
+    method, groups = current.pretext.method, getattr(current.pretext, "key_groups", 1)
+    unfit = method == "moco" and (batch % groups or batch < 2 * groups)
+    return "simclr" if method == "none" or unfit else method
+
+
+def _augmentations(found: Inspection, current: Params, side: int) -> dict[str, dict[str, Any]]:
+    """The augmentations that differ from the current ones, by stage."""
+    # Gray images keep the current ones: they may be digits, which must not be flipped.
+    fitting = current if found.all_gray else read_preset(find_preset(PHOTOS))
+    changed = {}
+    for name in ("pretext", "cluster", "selflabel"):
+        own, new = _views(current, name), _views(fitting, name)
+        if new.get("kind") == "none":  # it suited a network that is not trained
+            new = _views(current, "pretext") or {"kind": "simclr"}
+        if "cutout" in new:
+            new["cutout"] = min(new["cutout"], side // 3) if found.all_gray else side // 3
+        if new != own:
+            changed[name] = new
+    return changed
+
+
+def _views(params: Params, step: str) -> dict[str, Any]:
+    """The augmentation of a step; {} if ``pretext.method`` is none."""
+    augmentation = getattr(getattr(params, step), "augmentation", None)
+    return augmentation.model_dump(mode="json") if augmentation else {}

@@ -1,0 +1,224 @@
+"""Groups from stored embeddings: several methods propose clusters, and one proposal is kept without a label.
+
+Each proposal becomes a linear head on the embeddings, so that it groups images that it has not seen, too. Kept is the
+head that agrees most with the others: methods err differently, and where they agree they are right more often.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from scan_core.clustering.losses import scan_loss
+from scan_core.clustering.settings import FrozenCluster
+from scan_core.clustering.spectral import kmeans_clusters, spectral_clusters
+from scan_core.errors import ScanError
+from scan_core.models.networks import ClusterHeads
+
+BATCH = 512
+SHARPNESS = 10.0  # logits per unit of a linear map: rows of length 1 give small ones
+KMEANS_STARTS = 5
+# The linear classifier that learns proposed clusters, and the SCAN loss that starts from them.
+CLASSIFIER_STEPS, CLASSIFIER_LR = 800, 1e-2
+FROM_CLUSTERS_STEPS, FROM_CLUSTERS_ENTROPY = 400, 2.0  # a large entropy weight would make the clusters equal in size
+
+Heads = tuple[Tensor, Tensor]  # weight (H,C,D), bias (H,C)
+
+
+@dataclass
+class Candidates:
+    """The proposals as heads, and the one that is kept."""
+
+    names: list[str] = field(default_factory=list)  # of each head
+    heads: list[Heads] = field(default_factory=list)  # of one head each
+    agreement: list[float] = field(default_factory=list)  # of each head with the methods, see ``agreement``
+    kept: int = 0
+
+    def add(self, name: str, heads: Heads) -> None:
+        """Adds heads (H,...) under one name."""
+        for weight, bias in zip(*heads, strict=True):
+            self.names.append(name)
+            self.heads.append((weight[None], bias[None]))
+
+    def joined(self) -> Heads:
+        """All heads as one."""
+        weights, biases = zip(*self.heads, strict=True)
+        return torch.cat(weights), torch.cat(biases)
+
+
+def propose(
+    embeddings: np.ndarray, neighbors: np.ndarray, settings: FrozenCluster, seed: int, report: Callable[[str], None]
+) -> Candidates:
+    """All candidates for ``embeddings`` (N,D) float32, rows of length 1, and which is kept.
+
+    ``neighbors`` (N,K) are positions, nearest first. ``report`` is called with the name of each method when it starts.
+    Raises ``ScanError`` if there are fewer images than clusters, or fewer neighbors than the settings ask for.
+    """
+    count, clusters = len(embeddings), settings.num_clusters
+    if clusters > count:
+        raise ScanError(f"cluster.num_clusters is {clusters}, but there are {count} images; at most {count} is allowed")
+    if settings.neighbors > neighbors.shape[1]:
+        raise ScanError(
+            f"cluster.neighbors is {settings.neighbors}, but {neighbors.shape[1]} neighbors were mined; lower it or "
+            "raise neighbors.k"
+        )
+    points, near = torch.from_numpy(embeddings), torch.from_numpy(neighbors[:, : settings.neighbors])
+    generator = torch.Generator().manual_seed(seed)
+    found = Candidates()
+
+    def learned(labels: np.ndarray) -> Heads:
+        return classify(points, torch.from_numpy(labels), clusters, generator)
+
+    def refined(heads: Heads) -> Heads:
+        return scan_heads(points, near, heads, FROM_CLUSTERS_ENTROPY, FROM_CLUSTERS_STEPS, settings, generator)
+
+    report("k-means")
+    labels, _ = kmeans_clusters(embeddings, clusters, seed, KMEANS_STARTS)
+    found.add("k-means", learned(labels))
+    if clusters < count:  # eigsh finds fewer vectors than rows
+        report("graph")
+        graph = learned(spectral_clusters(neighbors, clusters, seed))
+        found.add("graph", graph)
+        found.add("graph, SCAN loss", refined(graph))
+    report("SCAN loss")
+    heads = scan_heads(
+        points, near, new_heads(settings.heads, clusters, points.shape[1], generator), settings.entropy_weight,
+        settings.steps, settings, generator,
+    )  # fmt: skip
+    found.add("SCAN loss", heads)
+    report("consensus")
+    together = learned(consensus(probabilities(points, heads), clusters, seed))
+    found.add("consensus", together)
+    found.add("consensus, SCAN loss", refined(together))
+    found.agreement = agreement(assign(points, found.joined()).numpy(), found.names, clusters)
+    found.kept = int(np.argmax(found.agreement))
+    return found
+
+
+def new_heads(count: int, clusters: int, dimensions: int, generator: torch.Generator) -> Heads:
+    """Random heads, as torch.nn.Linear has them, without a bias."""
+    bound = dimensions**-0.5
+    weight = (2 * torch.rand(count, clusters, dimensions, generator=generator) - 1) * bound
+    return weight, torch.zeros(count, clusters)
+
+
+def log_probabilities(points: Tensor, heads: Heads) -> Tensor:
+    """(B,D) to (H,B,C)."""
+    weight, bias = heads
+    return F.log_softmax(SHARPNESS * (torch.einsum("bd,hcd->hbc", points, weight) + bias[:, None]), dim=-1)
+
+
+def probabilities(points: Tensor, heads: Heads) -> np.ndarray:
+    """(N,D) to (H,N,C) float32."""
+    result: np.ndarray = log_probabilities(points, heads).exp().numpy()
+    return result
+
+
+def assign(points: Tensor, heads: Heads) -> Tensor:
+    """(N,D) to (H,N) int64: the most probable cluster under each head."""
+    return torch.stack([(points @ weight.T + bias).argmax(dim=1) for weight, bias in zip(*heads, strict=True)])
+
+
+def classify(points: Tensor, labels: Tensor, clusters: int, generator: torch.Generator) -> Heads:
+    """A linear head that learns ``labels`` (N,) of ``points`` (N,D) by cross-entropy."""
+    heads = new_heads(1, clusters, points.shape[1], generator)
+
+    def loss(batch: Tensor, heads: Heads) -> Tensor:
+        return F.nll_loss(log_probabilities(points[batch], heads)[0], labels[batch])
+
+    return _train(heads, loss, len(points), BATCH, CLASSIFIER_STEPS, CLASSIFIER_LR, generator)
+
+
+def scan_heads(
+    points: Tensor,
+    neighbors: Tensor,
+    heads: Heads,
+    entropy_weight: float,
+    steps: int,
+    settings: FrozenCluster,
+    generator: torch.Generator,
+) -> Heads:
+    """``heads`` after the SCAN loss (paper, eq. 2) on pairs of ``points`` (N,D) and their ``neighbors`` (N,K)."""
+
+    def loss(batch: Tensor, heads: Heads) -> Tensor:
+        partner = neighbors[batch, torch.randint(neighbors.shape[1], (len(batch),), generator=generator)]
+        total, _, _ = scan_loss(
+            log_probabilities(points[batch], heads), log_probabilities(points[partner], heads), entropy_weight
+        )
+        return total.sum()
+
+    return _train(heads, loss, len(points), settings.batch_size, steps, settings.lr, generator)
+
+
+def _train(
+    heads: Heads,
+    loss: Callable[[Tensor, Heads], Tensor],
+    count: int,
+    batch_size: int,
+    steps: int,
+    lr: float,
+    generator: torch.Generator,
+) -> Heads:
+    """Adam under a half cosine over whole batches of positions (B,), at most half of them at a time."""
+    weight, bias = (each.clone().requires_grad_() for each in heads)
+    optimizer = torch.optim.Adam([weight, bias], lr=lr, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    size, order = max(min(batch_size, count // 2), 1), torch.empty(0, dtype=torch.long)
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(count, generator=generator)
+        batch, order = order[:size], order[size:]
+        optimizer.zero_grad()
+        loss(batch, (weight, bias)).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+        optimizer.step()
+        schedule.step()
+    return weight.detach(), bias.detach()
+
+
+def consensus(probabilities: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """(N,) int64 clusters on which heads (H,N,C) agree: k-means of the first C principal components of all outputs.
+
+    Images that many heads put together have similar rows of probabilities, whatever the heads call their clusters.
+    """
+    joined = np.concatenate(list(probabilities), axis=1)  # (N,H*C)
+    joined = joined - joined.mean(axis=0)
+    basis = np.linalg.eigh((joined.T @ joined).astype(np.float64))[1][:, ::-1][:, :clusters]
+    rows = joined @ basis.astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
+    return kmeans_clusters(rows, clusters, seed, KMEANS_STARTS)[0]
+
+
+def agreement(assigned: np.ndarray, names: list[str], clusters: int) -> list[float]:
+    """For each row of (H,N) clusters, the share of images on which it agrees with the others: a mean over methods.
+
+    ``names`` (H,) are the methods: each has one vote, the mean over its rows, however many it has. Clusters are matched
+    one to one by the Hungarian method. A single row agrees with itself.
+    """
+    count = len(assigned)
+    shares = np.ones((count, count))
+    for one in range(count):
+        for other in range(one):
+            pairs = assigned[one] * clusters + assigned[other]
+            counts = np.bincount(pairs, minlength=clusters**2).reshape(clusters, clusters)
+            matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+            shares[one, other] = shares[other, one] = matched / assigned.shape[1]
+    np.fill_diagonal(shares, np.nan)
+    methods = [np.array(names) == name for name in dict.fromkeys(names)]
+    votes = [
+        [float(np.nanmean(row[method])) for method in methods if not np.isnan(row[method]).all()] for row in shares
+    ]
+    return [float(np.mean(each)) if each else 1.0 for each in votes]
+
+
+def kept_head(candidates: Candidates) -> ClusterHeads:
+    """The head that is kept, as a layer that gives logits."""
+    weight, bias = candidates.heads[candidates.kept]
+    head = ClusterHeads(weight.shape[2], weight.shape[1], 1)
+    with torch.no_grad():
+        head.linear.weight.copy_(SHARPNESS * weight[0])
+        head.linear.bias.copy_(SHARPNESS * bias[0])
+    return head

