@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.ledger import write_ledger
-from experiments.runs import deliver_to_mlflow, run_all
+from experiments.runs import Run, deliver_to_mlflow, run_all
 from experiments.tables import EXPERIMENTS, Experiment
 from pipeline.presets import find_preset
 from pipeline.progress import clock, say
@@ -32,6 +32,8 @@ def main(
     try:
         experiments, seeds = select_experiments(names), tuple(seed or SEEDS)
         preset = find_preset(preset).stem if preset else ""
+        if preset and (method := Run(preset, 0).params().cluster.method) != "scan":
+            raise ScanError(f"--preset is {preset}, with cluster.method {method}; the paper's experiments need scan")
         started = time.monotonic()
         runs = {
             name: [[row.run(preset or experiment.preset, seed) for seed in seeds] for row in experiment.rows]

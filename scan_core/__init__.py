@@ -1,6 +1,6 @@
 """SCAN, "Learning to Classify Images without Labels" (arXiv 2005.12320), on tensors and arrays.
 
-``method`` is the paper's algorithm in one function: read it first. The rooms, from files to scores:
+``method`` is the paper's algorithm in one function: read it first. Its subpackages, from files to scores:
 
 - ``data``: a source of images (folder, archive, named set) becomes the store. ``prepare`` alone comes here.
 - ``images``: the store as a network sees it.
@@ -13,7 +13,7 @@
 - ``evaluation``: scores with labels and without.
 - ``weights``: weights that others have published, by name or from a checkpoint.
 
-Each room has its ``settings``.
+A subpackage's settings are in its ``settings``.
 
 Shapes use one alphabet: N data set, B batch, D feature, K neighbors, C clusters, H heads.
 """

@@ -1,4 +1,4 @@
-"""What the settings of all rooms share. Values are in ``params.yaml``: no class has a default that changes a result."""
+"""What the settings of all subpackages share. Values are in ``params.yaml``: no default changes a result."""
 
 from typing import Annotated, Any, get_args, get_origin
 

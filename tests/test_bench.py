@@ -311,7 +311,7 @@ def test_a_setting_may_differ_from_the_preset_and_the_results_say_so(call):
     results = call("out", "state", "--limit", "16", "--set", "cluster.epochs=1", "selflabel.epochs=1")
     assert results["preset"] == "cifar10, cluster.epochs=1, selflabel.epochs=1"
     assert results["cifar10"][0]["epochs"] == {"cluster": 1, "selflabel": 1}
-    with pytest.raises(ValidationError, match=r"cluster\.none"):
+    with pytest.raises(ValidationError, match=r"cluster\.scan\.none"):
         gpu.with_setting(tiny(), "cluster.none=1")
 
 

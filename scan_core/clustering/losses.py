@@ -17,7 +17,7 @@ def scan_loss(
     """The SCAN objective (paper, eq. 2): total, consistency and entropy, each (...,).
 
     ``anchors`` and ``neighbors`` are log-probabilities (...,B,C). Everything is computed in log space, so
-    a cluster that no image uses keeps its gradient; clamping its probability would end it. ``entropy_of`` is
+    a cluster that no image uses keeps its gradient; clamping its probability would zero it. ``entropy_of`` is
     ``anchors`` or ``both``; see ``imbalance`` for ``prior``.
     """
     consistency = -torch.logsumexp(anchors + neighbors, dim=-1).mean(dim=-1)

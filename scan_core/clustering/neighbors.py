@@ -17,7 +17,7 @@ from scan_core.clustering.settings import check_neighbors
 from scan_core.errors import ScanError
 
 SAMPLE = 1_000  # queries on which the recall is measured
-CELLS = 4  # times √N: cells, and then about √N / 4 rows in each
+CELLS = 4  # number of cells, in units of √N; each then holds about √N / 4 rows
 ROWS_A_CELL, ITERATIONS = 64, 8  # of the k-means; the cells need not be good, only many
 GPU_BYTES = 4 * 2**30  # of rows that an exact search holds on a GPU at a time
 GPU_PROBES = 2048  # cells that FAISS visits on a GPU at most
@@ -41,7 +41,7 @@ def mine_neighbors(
 
     ``embeddings`` is (N,D) float32 of unit rows. A row is never its own neighbor, even if others equal it.
     With ``device`` cpu no GPU is used. On a GPU the recall may be lower, because FAISS visits at most 2,048 cells:
-    ``Mined`` says what it is. With ``smoothing``, at most ``k``, ``smooth`` first averages each row with so many
+    ``Mined`` says what it is. With ``smoothing``, at most ``k``, ``smooth`` first averages each row with that many
     nearest ones. Raises ``ScanError`` if there are not ``k`` other rows, or if rows are not finite and of unit length.
     """
     check_neighbors(k, len(embeddings))

@@ -20,8 +20,8 @@ from scan_core.training.step import TrainStep, build_optimizer
 from scan_core.views.random_view import random_view
 
 PLATEAU_MEAN, PLATEAU_EPOCHS, PLATEAU_GROWTH = 5, 10, 0.001  # epochs averaged, epochs back, share of the images
-GUARD_PERCENT = 1  # of the validation images may part from their nearest neighbor
-GUARD_SHRINK = 10  # a cluster counts as dead if it is so many times smaller than the smallest was before
+GUARD_PERCENT = 1  # largest allowed drop of neighbor agreement, in percent of the validation images
+GUARD_SHRINK = 10  # a cluster is dead if it is this many times smaller than the smallest one before
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ def train_selflabel(
     """Trains ``state`` in place until the confident share plateaus. Yields steps and epochs.
 
     ``rows`` (N,) and ``val_rows`` (N_val,) index images. ``state.judged`` gives what an epoch reports and whether
-    it is the last. An average reaches neither the network that learns nor its pseudo-labels. The function is longer
+    it is the last. The averaged weights affect neither training nor pseudo-labels. The function is longer
     than most, so that the whole step is in one place.
     """
     train = TrainStep("selflabel", state, settings, fabric, len(rows))

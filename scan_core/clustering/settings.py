@@ -30,7 +30,7 @@ class Neighbors(Settings):
     """How neighbors are mined. ``cluster.neighbors`` is how many of the ``k`` the loss uses."""
 
     k: Count
-    smoothing: CountOrZero  # each embedding is averaged with so many nearest ones before the search
+    smoothing: CountOrZero  # each embedding is averaged with this many nearest ones before the search
     exact_rows: Count  # the search is approximate if there are more images
     recall: Annotated[float, Field(gt=0, le=1)]  # of the approximate search, measured on a sample
 

@@ -74,8 +74,8 @@ def encode_keys(model: nn.Module, images: Tensor, groups: int, generator: torch.
     """(B,projection) unit keys of the batch of which ``images`` (B / world_size,channels,height,width) is a shard.
 
     The whole batch is shuffled over all processes and goes through BatchNorm in ``groups`` parts, at least one per
-    process. If keys had the BatchNorm statistics of the batch whose queries they match, they could be told from the
-    queue without a look at the images (MoCo, section 3.3).
+    process. If keys had the BatchNorm statistics of the batch whose queries they match, the network could distinguish
+    them from the queue without a look at the images (MoCo, section 3.3).
     """
     images = all_gather(images)
     order = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)

@@ -67,7 +67,7 @@ class ByolPretext(TrainedPretext):
 
 
 class InstanceDiscriminationPretext(TrainedPretext):
-    """Instance discrimination (arXiv 1805.01978): an image is told from a memory bank's entries by NCE."""
+    """Instance discrimination (arXiv 1805.01978): each image is discriminated from a memory bank's entries by NCE."""
 
     method: Literal["instance_discrimination"]
     temperature: Positive
@@ -84,7 +84,7 @@ class RotationPretext(TrainedPretext):
 
 
 class NoPretext(Settings):
-    """The backbone as it is. The class attributes are what code for trained methods reads; no step is taken."""
+    """The backbone as it is. Code for trained methods reads the class attributes; nothing is trained."""
 
     method: Literal["none"]
     trained_epochs: ClassVar[int] = 0

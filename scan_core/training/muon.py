@@ -39,7 +39,7 @@ def newton_schulz(matrices: Tensor, bf16: bool) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """m <- momentum * m + (1 - momentum) * g;  w <- w - lr * (0.2 * sqrt(max(A,B)) * o + weight_decay * w), where o is
-    ``newton_schulz`` of momentum * m + (1 - momentum) * g (Nesterov), of shape (A,B); A counts filters.
+    ``newton_schulz`` of momentum * m + (1 - momentum) * g (Nesterov), of shape (A,B); A is the number of filters.
 
     Parameters that are not matrices, or that have a single row or column, are updated by Adam without decay;
     ``momentum`` is its first beta. Matrices of one shape are stacked, because launching many small products takes a GPU

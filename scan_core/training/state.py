@@ -33,7 +33,7 @@ Progress = Iterator[Step | Epoch]
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Everything a loop changes. Saved after any step and restored, the training continues bit for bit.
+    """Everything a loop changes. If it is saved after any step and restored, training continues bit for bit.
 
     A loop that changes more derives a class with more fields: modules, tensors, numbers, lists or dicts of them.
     """
@@ -101,7 +101,7 @@ def momentum_copy(model: Model) -> Model:
 def ema_update_(ema: nn.Module, module: nn.Module, decay: float, buffers: bool) -> None:
     """ema <- decay * ema + (1 - decay) * module, for parameters and, if ``buffers``, BatchNorm's statistics.
 
-    An average that is only evaluated needs the statistics; one that runs in training mode keeps its own.
+    An average that is only evaluated needs the statistics; one that runs in training mode computes its own.
     """
     pairs: list[tuple[Tensor, Tensor]] = list(zip(ema.parameters(), module.parameters(), strict=True))
     if buffers:

@@ -1,4 +1,4 @@
-"""What stands around each loop's loss: batches, optimizer, learning rate, running means, compiling, CUDA graphs.
+"""Everything around each loop's loss: batches, optimizer, learning rate, running means, compiling, CUDA graphs.
 
 A reader of the loops may skip this module: ``TrainStep.graphed`` runs a loop's own step, and nothing here knows a loss.
 """
@@ -23,7 +23,7 @@ from scan_core.training.state import Epoch, Step, TrainingState
 MIN_STEPS_TO_COMPILE = 5_000  # in fewer steps, compiling is expected to take longer than it saves
 LARS_TRUST = 0.001  # trust coefficient
 
-StepFn = Callable[..., dict[str, Tensor]]  # tensors on the device to scalars to be averaged, and other tensors
+StepFn = Callable[..., dict[str, Tensor]]  # device tensors to scalars, which are averaged, and other tensors
 
 
 class LoopSettings(Protocol):
@@ -51,7 +51,9 @@ class TrainStep:
         self.steps = check_batch(stage, settings.batch_size, count)
         network = self.compiled(module or state.module)
         self.model, self.optimizer = cast("tuple[Any, Any]", fabric.setup(network, state.optimizer))
-        state.sums = {name: value.to(fabric.device) for name, value in state.sums.items()}  # a resume reads to the host
+        state.sums = {
+            name: value.to(fabric.device) for name, value in state.sums.items()
+        }  # a resumed state is loaded on the host
         # timm's LARS reads its learning rate on the host, so its steps cannot be captured.
         captures = uses_cuda_graphs(fabric.device) and settings.optimizer.name != "lars"
         self.lr = make_capturable(self.optimizer, fabric.device) if captures else None
@@ -86,8 +88,8 @@ class TrainStep:
     def graphed(self, step: StepFn) -> StepFn:
         """A decorator for a loop's step: at the scheduled rate, as a CUDA graph on a GPU, its scalars averaged.
 
-        What holds for ``cuda_graphed`` holds for ``step``. The sums of its scalars stay on the device, so no step waits
-        for it.
+        The restrictions of ``cuda_graphed`` apply to ``step``. The sums of its scalars stay on the device, so no step
+        waits for it.
         """
 
         def detached(*inputs: Tensor) -> dict[str, Tensor]:
@@ -114,7 +116,7 @@ class TrainStep:
         state.summed += 1
 
     def end_step(self, images: int) -> Step:
-        """Counts a step, also one that was skipped, that has used ``images`` views."""
+        """Counts a step of ``images`` views, also if it was skipped."""
         self.state.step += 1
         return Step(images)
 

@@ -110,9 +110,13 @@ def _renamed(tensors: dict[str, Tensor], settings: Backbone) -> dict[str, Tensor
     names = [key for key in tensors if not key.endswith(COUNTER)]
     wanted = timm.create_model(settings.model or "", pretrained=False).state_dict()
     keys = [key for key in wanted if not key.endswith(COUNTER)]
-    alike = len(names) == len(keys) and all(
-        tensors[name].shape == wanted[key].shape and name.rpartition(".")[2] == key.rpartition(".")[2]
-        for name, key in zip(names, keys, strict=True)
+    alike = (
+        names != keys
+        and len(names) == len(keys)
+        and all(
+            tensors[name].shape == wanted[key].shape and name.rpartition(".")[2] == key.rpartition(".")[2]
+            for name, key in zip(names, keys, strict=True)
+        )
     )
     return {key: tensors[name] for name, key in zip(names, keys, strict=True)} if alike else tensors
 
