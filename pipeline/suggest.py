@@ -9,8 +9,8 @@ from pipeline.presets import find_preset, read_preset
 from scan_core.data.splits import FIXED_SHARE, fewest
 
 WEIGHTS = "efficientnet_lite0"  # of the frozen network
-FROZEN_SIDES = (224, 128)  # pixels that it sees: as it was trained, or half the work if there are many images
-FROZEN_IMAGES = 20_000  # at 224 pixels, two cores need about ten minutes for these
+FROZEN_SIDES = (128, 224)  # pixels that it sees: 224 as it was trained; 128 for small images, or if there are many
+FROZEN_IMAGES = 20_000  # beyond these, 224 pixels would take long on two cores
 SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored: not more than the images have
 NEIGHBORS = 50  # suggested for mining if there are as many images
 SIDES = (32, 64, 96, 128)  # suggested: a network can be trained from scratch on these, and the store is one array
@@ -26,10 +26,12 @@ def suggest_frozen(found: Inspection, labels: str) -> dict[str, Any]:
     protocol = "all" if labels == "none" else "split"
     train, val = _split_sizes(found, protocol, found.images)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    side = FROZEN_SIDES[0] if found.images <= FROZEN_IMAGES else FROZEN_SIDES[1]
+    stored = _side(found, SHARP)
+    side = max(FROZEN_SIDES) if stored > min(FROZEN_SIDES) and found.images <= FROZEN_IMAGES else min(FROZEN_SIDES)
+    cluster = read_preset(find_preset("photos")).cluster.model_dump(mode="json")
     return {
         "data": {
-            "name": found.settings.name, "path": found.path, "labels": labels, "size": min(_side(found, SHARP), side),
+            "name": found.settings.name, "path": found.path, "labels": labels, "size": min(stored, side),
             "view": None, "fit": "crop", "store": "auto", "duplicates": "keep", "protocol": protocol,
             "mean": None, "std": None,
         },
@@ -38,7 +40,7 @@ def suggest_frozen(found: Inspection, labels: str) -> dict[str, Any]:
         "embed": {"features": "backbone", "spaces": [{"weights": WEIGHTS, "side": side, "mirror": False}]},
         "neighbors": {"k": k, "smoothing": 0},
         "cluster": {
-            "method": "frozen", "num_clusters": _clusters(found), "neighbors": min(20, k), "val_neighbors": min(5, k),
+            **cluster, "num_clusters": _clusters(found), "neighbors": min(20, k), "val_neighbors": min(5, k),
         },
         "selflabel": {"epochs": 0},
     }  # fmt: skip

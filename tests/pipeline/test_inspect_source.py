@@ -151,7 +151,7 @@ def test_the_network_and_its_batch_fit_the_size(present, size, stem, batch):
 
 @pytest.mark.parametrize("preset", ["digits", "imagenet_50", "photos"])
 @pytest.mark.parametrize(("count", "short", "stored", "side"), [
-    (8, 32, 32, 224), (3000, 100, 128, 224), (3000, 3000, 224, 224), (30_000, 3000, 128, 128),
+    (8, 32, 32, 128), (3000, 100, 128, 128), (3000, 130, 160, 224), (3000, 3000, 224, 224), (30_000, 3000, 128, 128),
 ])  # fmt: skip
 def test_a_frozen_network_is_suggested_and_no_more_pixels_are_stored_than_there_are(preset, count, short, stored, side):
     values = preset_values(ROOT / "presets" / f"{preset}.yaml")
@@ -161,6 +161,9 @@ def test_a_frozen_network_is_suggested_and_no_more_pixels_are_stored_than_there_
     assert (after.data.labels, after.data.protocol, after.data.duplicates) == ("none", "all", "keep")
     assert (after.data.size, after.embed.spaces[0].side) == (stored, side)
     assert (after.pretext.method, after.cluster.method, after.selflabel.epochs) == ("none", "frozen", 0)
+    photos = read_preset(ROOT / "presets" / "photos.yaml").cluster  # not what an earlier method left
+    few = {key: getattr(after.cluster, key) for key in ("neighbors", "val_neighbors")}
+    assert after.cluster == photos.model_copy(update=few)
     assert suggest_frozen(many, "folders")["data"]["protocol"] == "split"
 
 
