@@ -5,6 +5,7 @@ float32 ones to seven digits (``python -m bench`` part ``frozen``). In bfloat16 
 of photos then differ by a cosine of 0.997, on which neighbors and groups would depend.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,7 +91,12 @@ def _on_cpu(module: nn.Module, side: int) -> Callable[[Tensor], np.ndarray]:
     exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     # Not openvino.convert_model, which reports its use to its makers over the network.
     frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the conversion
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # OpenVINO warns, with a traceback, of operations that this torch has not
+    try:
+        decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the conversion
+    finally:
+        logging.disable(disabled)
     model = frontend.convert(frontend.load(decoder))
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(model, "CPU", options)

@@ -50,13 +50,15 @@ def test_features_are_torchs_float32_ones_whatever_else_is_in_the_batch(weights)
     assert np.array_equal(network(batch()), found), "the same bytes again"
 
 
-def test_nothing_is_reported_over_the_network(weights, monkeypatch):
+def test_nothing_is_reported_over_the_network_and_nothing_is_warned_of(weights, monkeypatch, caplog):
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
     from openvino.tools.ovc import telemetry_utils
 
     reported = []
     monkeypatch.setattr(telemetry_utils.tm, "Telemetry", lambda **_: reported.append(1))
+    monkeypatch.setattr(TorchFXPythonDecoder, "_decomp_table", None)  # its first use warns
     FrozenNetwork(weights, CPU)
-    assert reported == []
+    assert reported == [] and [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_another_side_a_mirror_and_gray_images(weights):
