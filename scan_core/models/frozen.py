@@ -1,8 +1,7 @@
 """Frozen networks, through which each image goes once: by OpenVINO on a CPU, by torch on a GPU.
 
-On a CPU OpenVINO runs EfficientNet-lite0 in float32 twice as fast as torch in bfloat16, and its features are torch's
-float32 ones to seven digits (``python -m bench`` part ``frozen``). In bfloat16 it would be faster still, but features
-of photos then differ by a cosine of 0.997, on which neighbors and groups would depend.
+On a CPU OpenVINO runs them faster than torch does, in float32, with the features of torch's float32. In bfloat16 it
+would be faster still, but then features of photos differ by enough to change their neighbors.
 """
 
 import logging
