@@ -57,13 +57,16 @@ def test_the_seed_decides_everything():
 def test_too_few_images_or_neighbors_are_refused_and_as_many_clusters_as_images_have_no_graph():
     points, _ = groups((2, 1))
     near = mined(points, 2)
-    run = lambda **values: propose(points, near, frozen_settings(**values), 0, lambda _: None)  # noqa: E731
+
+    def run(**values):
+        return propose(points, near, frozen_settings(**values), 0, lambda _: None)
+
     refused(lambda: run(num_clusters=4), "cluster.num_clusters is 4", "3 images")
     refused(lambda: run(neighbors=3), "cluster.neighbors is 3", "2 neighbors were mined")
     assert "graph" not in run(num_clusters=3, neighbors=2).names
 
 
-def test_the_first_step_of_the_heads_descends_the_scan_loss_by_hand(monkeypatch):
+def test_the_first_step_of_the_heads_descends_the_scan_loss_by_hand():
     points, _ = groups((8, 8))
     near, given = torch.from_numpy(mined(points, 1)), torch.from_numpy(points)
     generator = torch.Generator().manual_seed(0)
