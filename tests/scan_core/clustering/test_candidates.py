@@ -48,6 +48,11 @@ def test_every_method_finds_plain_groups_and_the_kept_head_gives_their_probabili
     torch.testing.assert_close(kept_head(found)(given)[0].log_softmax(dim=1), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_the_head_of_the_largest_agreement_is_kept(monkeypatch):
+    monkeypatch.setattr(module, "agreement", lambda assigned, names, clusters: [0.1, 0.2, 0.3, 0.1, 0.9, 0.2, 0.8, 0.7])
+    assert proposed()[0].kept == 4
+
+
 def test_the_seed_decides_everything():
     one, again, other = (proposed(seed=seed)[0] for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one.joined(), again.joined(), strict=True))
@@ -68,13 +73,15 @@ def test_too_few_images_or_neighbors_are_refused_and_as_many_clusters_as_images_
 
 def test_the_first_step_of_the_heads_descends_the_scan_loss_by_hand():
     points, _ = groups((8, 8))
-    near, given = torch.from_numpy(mined(points, 1)), torch.from_numpy(points)
+    near, given = torch.from_numpy(mined(points, 4)), torch.from_numpy(points)
     generator = torch.Generator().manual_seed(0)
     heads = new_heads(2, 2, 8, generator)
     weight, bias = (each.clone().requires_grad_() for each in heads)
     settings = frozen_settings(batch_size=99, lr=0.01)  # half of the images at most, the first of a permutation
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(5))[:8]
-    log_p = [log_probabilities(given[rows], (weight, bias)) for rows in (order, near[order, 0])]
+    draws = torch.Generator().manual_seed(5)
+    order = torch.randperm(16, generator=draws)[:8]
+    partners = near[order, torch.randint(4, (8,), generator=draws)]
+    log_p = [log_probabilities(given[rows], (weight, bias)) for rows in (order, partners)]
     scan_loss(*log_p, 2.0)[0].sum().backward()
     after = scan_heads(given, near, heads, 2.0, 1, settings, torch.Generator().manual_seed(5))
     for before, now, slope in ((heads[0], after[0], weight.grad), (heads[1], after[1], bias.grad)):
