@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
+from experiments.frozen import FROZEN_EXPERIMENTS
 from experiments.ledger import write_ledger
 from experiments.runs import Run, deliver_to_mlflow, run_all
-from experiments.tables import EXPERIMENTS, Experiment
+from experiments.tables import EXPERIMENTS as PAPER
+from experiments.tables import Experiment
 from pipeline.presets import find_preset
 from pipeline.progress import clock, say
 from scan_core.errors import ScanError
 
 PAGE = Path("docs/ledger.md")
 SEEDS = (0, 1, 2, 3, 4)
+EXPERIMENTS = PAPER | FROZEN_EXPERIMENTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -42,6 +42,7 @@ CURVES = (
     "purity",
     "confusion",
     "accuracy_at_coverage",
+    "candidates",
 )
 
 

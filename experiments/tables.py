@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.runs import SWEEP, Result, Run
 from pipeline.params import Params
-from scan_core.pretext.settings import NoPretext
+from scan_core.pretext.settings import FrozenPretext, NoPretext
 
 Changes = tuple[tuple[str, Any], ...]
 Curve = Callable[[Result], list[tuple[float, float]]]
@@ -119,7 +119,7 @@ def with_views(cluster: str, selflabel: str) -> Callable[[Params], Changes]:
     """The two training steps with the preset's SimCLR views or its strong views."""
 
     def changes(preset: Params) -> Changes:
-        assert not isinstance(preset.pretext, NoPretext)
+        assert not isinstance(preset.pretext, NoPretext | FrozenPretext)
         views = {WEAK: preset.pretext.augmentation, STRONG: preset.selflabel.augmentation}
         return (
             ("cluster.augmentation", views[cluster].model_dump(mode="json")),

@@ -37,6 +37,16 @@ STEPS = {
     "cluster": "SCAN loss",
     "selflabel": "SCAN loss + self-label",
 }
+CANDIDATES = PLOTS / "candidates.csv"  # the heads that cluster chose from, if it clustered stored embeddings
+
+
+def step_titles(candidates: list[dict[str, str]]) -> dict[str, str]:
+    """``STEPS``; if there are ``candidates``, rows of ``CANDIDATES``, the baselines and the one that was kept."""
+    kept = [row["method"] for row in candidates if row.get("kept") == "1"]
+    if not kept:
+        return STEPS
+    return {name: STEPS[name] for name in ("kmeans_pixels", "kmeans_embeddings")} | {"selflabel": f"kept: {kept[0]}"}
+
 
 KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 

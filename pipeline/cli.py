@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline.artifacts import METRICS, PREDICTIONS, REPORT, STEPS, load_json, require
+from pipeline.artifacts import CANDIDATES, METRICS, PREDICTIONS, REPORT, load_csv, load_json, require, step_titles
 from pipeline.cli_weights import weights
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
@@ -146,7 +146,7 @@ def show() -> None:
     measures = [name for name in SHOWN if name in metrics[reported]["selflabel"]]
     for name in [SHOWN[measure] for measure in measures] + ["clusters in use", "confident"]:
         table.add_column(name, justify="right", no_wrap=name != "clusters in use")  # 80 characters in all
-    for step, label in STEPS.items():
+    for step, label in step_titles(load_csv(CANDIDATES)).items():
         scores = metrics[reported][step]
         cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in measures]
         share = scores.get("confident_share")

@@ -74,7 +74,7 @@ def _write_weights(read: str, found: "Imported", path: Path) -> None:
     for note in found.notes:
         print(f"note      {note}")
     frozen = {
-        "pretext": {"method": "none"},
+        "pretext": {"method": "frozen"},
         "embed": {"spaces": [{"weights": path.as_posix(), "side": None, "mirror": False}]},
         "cluster": {"method": "frozen"},
         "selflabel": {"epochs": 0},

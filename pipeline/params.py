@@ -40,14 +40,13 @@ class Params(Settings):
                 f"embed.features is projector; pretext.method {self.pretext.method} has no projector, "
                 "backbone is allowed"
             )
-        if self.embed.spaces and self.pretext.method != "none":
-            raise ValueError(
-                f"pretext.method is {self.pretext.method}, but embed.spaces has frozen networks, which take the place "
-                "of pretext's; none is allowed, or embed.spaces: []"
-            )
-        if bool(self.embed.spaces) != (cluster.method == "frozen"):
-            spaces, allowed = ("frozen networks", "frozen") if self.embed.spaces else ("none", "scan")
-            raise ValueError(f"cluster.method is {cluster.method}, and embed.spaces has {spaces}; {allowed} is allowed")
+        for name, method, allowed in (
+            ("pretext", self.pretext.method, "one that trains, or none,"),
+            ("cluster", cluster.method, "scan"),
+        ):
+            if bool(self.embed.spaces) != (method == "frozen"):
+                spaces, allowed = ("has networks", "frozen") if self.embed.spaces else ("is []", allowed)
+                raise ValueError(f"{name}.method is {method}, but embed.spaces {spaces}; {allowed} is allowed")
         for name, used in (
             ("cluster.neighbors", cluster.neighbors),
             ("cluster.val_neighbors", cluster.val_neighbors),

@@ -36,7 +36,7 @@ def suggest_frozen(found: Inspection, labels: str) -> dict[str, Any]:
             "mean": None, "std": None,
         },
         "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
-        "pretext": {"method": "none"},
+        "pretext": {"method": "frozen"},
         "embed": {"features": "backbone", "spaces": [{"weights": WEIGHTS, "side": side, "mirror": False}]},
         "neighbors": {"k": k, "smoothing": 0},
         "cluster": {
@@ -104,7 +104,7 @@ def _method(current: Params, batch: int) -> str:
     """The current pretext method, or simclr if there is none or MoCo's key groups do not divide the batch."""
     method, groups = current.pretext.method, getattr(current.pretext, "key_groups", 1)
     unfit = method == "moco" and (batch % groups or batch < 2 * groups)
-    return "simclr" if method == "none" or unfit else method
+    return "simclr" if method in ("none", "frozen") or unfit else method
 
 
 def _augmentations(found: Inspection, current: Params, side: int) -> dict[str, dict[str, Any]]:

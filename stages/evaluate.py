@@ -129,7 +129,9 @@ def write_plots_and_page(
     assignments = {
         name: artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, val)) for name in MODELS
     }
-    plots = plot_tables(params, splits, assignments, metrics, names, classes)
+    frozen = params.cluster.method == "frozen"
+    candidates = artifacts.load_csv(artifacts.PLOTS / "cluster_heads.csv") if frozen else []
+    plots = plot_tables(params, splits, assignments, metrics, names, classes, candidates)
     for name, columns in PLOT_COLUMNS.items():
         artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), plots[name], columns)
     for name in ("pretext", *MODELS):

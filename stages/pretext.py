@@ -7,6 +7,19 @@ from pipeline.stage import Stage
 
 def pretext(stage: Stage) -> None:
     """Train the backbone on data/images by pretext.method; write models/pretext.safetensors and its history."""
+    leave_to_embed(stage) if stage.params.pretext.method == "frozen" else train_network(stage)
+
+
+def leave_to_embed(stage: Stage) -> None:
+    """Embed has frozen networks: the model is a file without one, whatever the seed."""
+    from scan_core.models.files import save_no_model
+
+    save_no_model(stage.out(artifacts.MODELS / "pretext.safetensors"))
+    artifacts.save_history(stage.out(artifacts.PLOTS / "pretext.csv"), [])
+
+
+def train_network(stage: Stage) -> None:
+    """Trains the backbone, or leaves it at its start."""
     from scan_core.clustering.settings import check_neighbors
     from scan_core.compute.device import configure_compute, make_fabric
     from scan_core.models.files import save_model

@@ -51,7 +51,7 @@ OUTPUTS = {
     *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html"),
     *("reports/clusters.png", "reports/neighbors.png"),
     *(f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")),
-    *(f"reports/plots/{name}.csv" for name in ("accuracy_cluster", "accuracy_selflabel", "confusion")),
+    *(f"reports/plots/{name}.csv" for name in ("accuracy_cluster", "accuracy_selflabel", "candidates", "confusion")),
     *(f"reports/plots/{name}.csv" for name in ("accuracy_at_coverage", "purity", "sizes")),
 }  # fmt: skip
 

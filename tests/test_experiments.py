@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from experiments import labeled, runs, workers
+from experiments.__main__ import EXPERIMENTS as ALL
 from experiments.__main__ import app, select_experiments
+from experiments.frozen import by_method
 from experiments.labeled import without_false_positives
 from experiments.ledger import replace_blocks, summary, write_ledger
 from experiments.runs import Result, Run, _pretext_key, _result_file, deliver_to_mlflow, run_all
@@ -34,9 +36,9 @@ TINY_CLASSES = ["n02085620", "n02106662", "n02124075", "n01443537", "n02002724",
 # --- What is run
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_row_of_an_experiment_is_a_valid_set_of_parameters_of_its_own(name):
-    experiment = EXPERIMENTS[name]
+    experiment = ALL[name]
     seen = set()
     for row in experiment.rows:
         run = row.run(experiment.preset, 3)
@@ -97,7 +99,7 @@ def test_the_runs_of_a_sweep_share_one_pretext_task_per_seed(name):
 
 
 def test_all_are_all_experiments():
-    assert list(select_experiments(["all"])) == list(EXPERIMENTS)
+    assert list(select_experiments(["all"])) == list(ALL)
 
 
 @pytest.mark.parametrize(("words", "said", "lines"), [
@@ -215,6 +217,15 @@ def test_a_row_reads_the_numbers_that_its_label_says(name):
     ]
 
 
+def test_the_methods_on_frozen_networks_are_means_over_heads_beside_what_was_kept_and_the_best():
+    heads = [("graph", 0.9, "1", 0.5), ("SCAN loss", 0.6, "0", 0.4), ("SCAN loss", 0.8, "0", 0.7)]
+    rows = [dict(zip(("method", "agreement", "kept", "acc"), map(str, row), strict=True)) for row in heads]
+    result = Result({"val": {"kmeans_embeddings": {"acc": 0.3}}}, {"candidates": rows}, [])
+    assert by_method(result) == pytest.approx({
+        "k-means, one start": 0.3, "graph": 0.5, "SCAN loss": 0.55, "kept": 0.5, "best": 0.7, "rank correlation": 0.5,
+    })  # fmt: skip
+
+
 # --- What uses labels
 
 
@@ -320,7 +331,7 @@ def test_a_summary_is_mean_and_standard_deviation_in_percent(values, shown):
 
 def test_the_page_has_a_place_for_every_experiment():
     text = PAGE.read_text(encoding="utf-8")
-    for name in [*EXPERIMENTS, "quality"]:
+    for name in [*ALL, "quality"]:
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1, name
 
 

@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.artifacts import STEPS
+from pipeline.artifacts import step_titles
 
 plt.rcParams.update({
     "svg.hashsalt": "scan",
@@ -52,7 +52,9 @@ def draw_charts(plots: dict[str, Rows], names: dict[int, str], clusters: int, me
 
     ``names`` are the classes matched to clusters, ``clusters`` is C, ``method`` is that of the pretext task.
     """
-    pretext, selflabel = plots["pretext"], plots["selflabel"]
+    pretext, selflabel, titles = plots["pretext"], plots["selflabel"], step_titles(plots["candidates"])
+    if plots["candidates"]:  # nothing was trained for epochs
+        plots = plots | {"accuracy_cluster": [], "accuracy_selflabel": []}
     charts = [
         _lines("Pretext loss", f"{PRETEXT_LOSSES.get(method, '')}, mean over each epoch.", pretext, {"loss": ""}),
         _lines("Spread of the embeddings",
@@ -81,8 +83,10 @@ def draw_charts(plots: dict[str, Rows], names: dict[int, str], clusters: int, me
         _lines("Accuracy at coverage",
                "The accuracy on that share of the images whose clusters are most probable. At 100% coverage it is the "
                "accuracy on all images.",
-               plots["accuracy_at_coverage"], {name: STEPS[name] for name in ("cluster", "selflabel")}, x="coverage",
-               xlabel="coverage: % of the images, the most confident first", ylabel="ACC in %", percent=True),
+               plots["accuracy_at_coverage"],
+               {name: titles[name] for name in ("cluster", "selflabel") if name in titles},
+               x="coverage", xlabel="coverage: % of the images, the most confident first", ylabel="ACC in %",
+               percent=True),
         _confusion(plots["confusion"], names, clusters),
         _purity(plots["purity"]),
         _sizes(plots["sizes"]),

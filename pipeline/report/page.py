@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from pipeline.artifacts import STEPS
+from pipeline.artifacts import step_titles
 from pipeline.params import Params
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN, draw_charts
 from scan_core.evaluation.scores import COVERAGES, PURITY_AT, SplitData, accuracy_at_coverage, accuracy_by_epoch
@@ -65,6 +66,7 @@ PLOT_COLUMNS = {  # of the CSV file of each plot
     "accuracy_at_coverage": ["coverage", "cluster", "selflabel"],
     "confusion": ["actual", "predicted"],
     "purity": ["k", "split", "purity"],
+    "candidates": ["head", "method", "agreement", "kept", "acc"],
     "sizes": ["cluster", "split", "images"],
 }
 
@@ -81,14 +83,17 @@ def plot_tables(
     metrics: Metrics,
     names: dict[int, str],
     classes: list[str],
+    candidates: list[dict[str, str]],
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of each of ``PLOT_COLUMNS``; what needs labels is empty without labels.
 
-    ``assignments`` are the (epochs,N) clusters of val after each epoch, ``names`` the classes matched to clusters, and
-    ``classes`` the names of the labels.
+    ``assignments`` are the (epochs,N) clusters of val after each epoch, ``names`` the classes matched to clusters,
+    ``classes`` the names of the labels, and ``candidates`` what cluster says of each head, if it clustered embeddings.
     """
     clusters, data = params.cluster.num_clusters, splits[reported_split(params.data.protocol)]
     by_epoch = {name: accuracy_by_epoch(splits["val"].labels, each, clusters) for name, each in assignments.items()}
+    heads = splits["val"].heads
+    accuracies = accuracy_by_epoch(splits["val"].labels, heads, clusters) if candidates and heads is not None else []
     curves = [accuracy_at_coverage(data.labels, prediction, clusters) for prediction in data.predictions.values()]
     pairs = zip(data.labels.tolist(), data.final.cluster.tolist(), strict=True)
     sizes = {split: np.bincount(each.final.cluster, minlength=clusters).tolist() for split, each in splits.items()}
@@ -105,6 +110,7 @@ def plot_tables(
             for k in PURITY_AT
             if f"purity_{k}" in metrics[split]["neighbors"]
         ],
+        "candidates": [(*row.values(), acc) for row, acc in zip(candidates, accuracies or repeat(""), strict=False)],
         "sizes": [(cluster, split, size) for split in splits for cluster, size in enumerate(sizes[split])],
     }
     return {name: [dict(zip(PLOT_COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
@@ -143,7 +149,8 @@ def write_report(
         baseline=reported["kmeans_pixels"],
         titles=SPLIT_TITLES[protocol],
         short_titles=[SHORT_TITLES[protocol][split] for split in splits],
-        tables={split: score_table(metrics[split]) for split in splits},
+        tables={split: score_table(metrics[split], step_titles(plots["candidates"])) for split in splits},
+        candidates=candidate_table(plots["candidates"]),
         classes=len({row["actual"] for row in plots["confusion"]}),
         quality=quality_table(metrics, splits, plots["sizes"]),
         probes=[(PROBES[name], f"{100 * value:.1f}%") for name, value in probes.items()],
@@ -159,11 +166,26 @@ def _encoded(picture: Path) -> str:
     return base64.b64encode(picture.read_bytes()).decode()
 
 
-def score_table(scores: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The column titles, and for each step its name and cells, of one split's ``scores``."""
-    measures = [measure for measure in MEASURES if any(measure in scores[step] for step in STEPS)]
-    rows = [(label, [score_cell(scores[step], measure) for measure in measures]) for step, label in STEPS.items()]
+def score_table(scores: dict[str, Any], titles: dict[str, str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The column titles, and for each step of ``titles`` its name and cells, of one split's ``scores``."""
+    measures = [measure for measure in MEASURES if any(measure in scores[step] for step in titles)]
+    rows = [(label, [score_cell(scores[step], measure) for measure in measures]) for step, label in titles.items()]
     return [MEASURES[measure] for measure in measures], rows
+
+
+def candidate_table(rows: list[dict[str, Any]]) -> list[tuple[str, bool, list[str]]]:
+    """For each method its name, whether it was kept, and the means of its heads' agreement and ACC, if known."""
+    table = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        heads = [row for row in rows if row["method"] == method]
+        cells = []
+        for column in ("agreement", "acc"):
+            values = [100 * float(row[column]) for row in heads if row[column] != ""]
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells += [f"{np.mean(values):.1f}{spread}"] if values else []
+        name = f"{method} ({len(heads)} heads)" if len(heads) > 1 else method
+        table.append((name, any(row["kept"] == "1" for row in heads), cells))
+    return table
 
 
 def score_cell(scores: dict[str, float], measure: str) -> str:

@@ -34,6 +34,11 @@ def save_model(path: Path, model: Model, backbone: Backbone, stats: dict[str, An
     _save(path, model.state_dict(), description)
 
 
+def save_no_model(path: Path) -> None:
+    """Writes a file that stands where a model would be."""
+    _save(path, {}, {"head": None})
+
+
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """The network of a file that ``save_model`` wrote, on the host, and its description.
 

@@ -91,7 +91,21 @@ class NoPretext(Settings):
     batch_size: ClassVar[int] = 2
 
 
+class FrozenPretext(Settings):
+    """No network of this project at all: embed has frozen ones."""
+
+    method: Literal["frozen"]
+    trained_epochs: ClassVar[int] = 0
+    batch_size: ClassVar[int] = 2
+
+
 Pretext = Annotated[
-    SimclrPretext | MocoPretext | ByolPretext | InstanceDiscriminationPretext | RotationPretext | NoPretext,
+    SimclrPretext
+    | MocoPretext
+    | ByolPretext
+    | InstanceDiscriminationPretext
+    | RotationPretext
+    | NoPretext
+    | FrozenPretext,
     Field(discriminator="method"),
 ]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.artifacts import METRICS, PREDICTIONS, STEPS
+from pipeline.artifacts import CANDIDATES, METRICS, PREDICTIONS, STEPS
 from pipeline.cli import app
 from pipeline.tracking import delivery
 from pipeline.tracking.spool import without_passwords
@@ -48,13 +48,16 @@ def test_results_are_named_by_what_they_were_made_under_and_not_by_settings_of_t
         split: {"quality": {}, **{step: {"acc": acc, "clusters_used": 2} for step in STEPS}}
         for split, acc in accuracy.items()
     }
-    METRICS.parent.mkdir()
+    CANDIDATES.parent.mkdir(parents=True)
+    CANDIDATES.write_text("head,method,agreement,kept,acc\n")
     METRICS.write_text(json.dumps(metrics))
     splits = ["train", "train"] if made_under == "all" else ["train", "val"]
     pq.write_table(pa.table({"id": [0, 1], "split": splits}), PREDICTIONS)
     done = scan("show")
     assert done.exit_code == 0 and done.stdout.startswith(title)
     assert ("25.0" in done.stdout, "75.0" in done.stdout) == (made_under == "all", made_under == "split")
+    CANDIDATES.write_text("head,method,agreement,kept,acc\n0,graph,0.5,0,\n1,consensus,0.6,1,\n")
+    assert "kept: consensus" in (shown := scan("show").stdout) and "self-label" not in shown
     PREDICTIONS.unlink()
     failed = scan("show")
     assert failed.exit_code == 1

@@ -57,7 +57,7 @@ def test_what_is_printed_is_settings_that_load_the_file(project, digits):
     assert files(project) == ["best.pth.tar", "weights/best.safetensors"]
     frozen, trained = printed_settings(result)
     assert frozen == {
-        "pretext": {"method": "none"}, "cluster": {"method": "frozen"}, "selflabel": {"epochs": 0},
+        "pretext": {"method": "frozen"}, "cluster": {"method": "frozen"}, "selflabel": {"epochs": 0},
         "embed": {"spaces": [{"weights": "weights/best.safetensors", "side": None, "mirror": False}]},
     }  # fmt: skip
     assert trained == {

@@ -41,7 +41,7 @@ WRONG = [  # tests/scan_core/test_settings.py has values that each setting refus
     ("seed", True, "valid integer"),
     ("precision", "fp16", "'auto', 'bf16' or 'fp32'"),
     ("data", None, "should be an object"),
-    ("pretext.method", "mocov2", "'simclr', 'moco', 'byol', 'instance_discrimination', 'rotation', 'none' are allowed"),
+    ("pretext.method", "mocov2", "'simclr', 'moco', 'byol', 'instance_discrimination', 'rotation', 'none', "),
     ("pretext.method", ["moco"], "'moco', 'byol'"),
     ("pretext.temperature", float("nan"), "finite number"),
     ("pretext.augmentation.kind", "none", "'simclr', 'strong' are allowed"),
@@ -95,7 +95,7 @@ def test_a_key_or_a_rule_that_is_broken_is_named(path, values, name, value, said
     assert refused(path).startswith(said)
 
 
-@pytest.mark.parametrize("method", variants(Pretext))
+@pytest.mark.parametrize("method", set(variants(Pretext)) - {"frozen"})
 def test_features_after_a_projector_need_a_method_that_trains_one(path, values, method):
     for features in ("backbone", "projector"):
         write(path, completed(merge(values, {"embed": {"features": features}, "pretext": {"method": method}})))

@@ -19,7 +19,7 @@ SPACES = [
 ]
 FROZEN = {
     "data": {"size": 16},
-    "pretext": {"method": "none"},
+    "pretext": {"method": "frozen"},
     "embed": {"spaces": SPACES, "dimensions": 12},
     "cluster": {"method": "frozen", "num_clusters": 10, "heads": 2, "steps": 20, "lr": 1e-2},
     "selflabel": {"epochs": 0},
@@ -113,9 +113,10 @@ def test_weights_that_are_missing_damaged_or_unknown_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"pretext": {"method": "rotation"}}, "pretext.method is rotation, but embed.spaces has frozen networks"),
-    ({"embed": {"spaces": []}}, "cluster.method is frozen, and embed.spaces has none; scan is allowed"),
-    ({"cluster": {"method": "scan"}}, "cluster.method is scan, and embed.spaces has frozen networks;"),
+    ({"pretext": {"method": "rotation"}}, "pretext.method is rotation, but embed.spaces has networks; frozen is"),
+    ({"embed": {"spaces": []}}, "pretext.method is frozen, but embed.spaces is []; one that trains, or none, is"),
+    ({"embed": {"spaces": []}, "pretext": {"method": "none"}}, "cluster.method is frozen, but embed.spaces is []"),
+    ({"cluster": {"method": "scan"}}, "cluster.method is scan, but embed.spaces has networks; frozen is allowed"),
 ])  # fmt: skip
 def test_settings_that_contradict_one_another_are_refused(tmp_path, changes, said):
     project = make_project(tmp_path / "project", FROZEN)

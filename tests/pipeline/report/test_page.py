@@ -10,7 +10,15 @@ from pipeline.artifacts import STEPS
 from pipeline.params import read_params
 from pipeline.report import charts
 from pipeline.report.charts import PRETEXT_LOSSES, confusion_order, draw_charts
-from pipeline.report.page import PLOT_COLUMNS, QUALITY, plot_tables, quality_table, score_table, write_report
+from pipeline.report.page import (
+    PLOT_COLUMNS,
+    QUALITY,
+    candidate_table,
+    plot_tables,
+    quality_table,
+    score_table,
+    write_report,
+)
 from pipeline.report.samples import draw_samples
 from scan_core.evaluation.quality import quality_scores
 from scan_core.evaluation.scores import Prediction
@@ -53,7 +61,7 @@ def test_without_history_and_labels_only_the_sizes_are_drawn():
     assert list(drawn(method="none")) == ["Cluster sizes"]
 
 
-@pytest.mark.parametrize("method", sorted(set(variants(Pretext)) - {"none"}))
+@pytest.mark.parametrize("method", sorted(set(variants(Pretext)) - {"none", "frozen"}))
 def test_the_pretext_loss_is_named_by_its_method(method):
     rows = history(loss=[3, 2], embedding_variance=[0.5, 0.6], effective_rank=[4, 5])
     text = drawn(method, pretext=rows)["Pretext loss"]["text"]
@@ -185,20 +193,42 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
     params = read_params(ROOT / "params.yaml")
     labels, prediction = np.array([0, 1, -1]), Prediction.of(np.eye(10)[[3, 4, 3]])
     data = SimpleNamespace(
-        labels=labels, final=prediction, predictions={"cluster": prediction, "selflabel": prediction}
+        labels=labels,
+        final=prediction,
+        predictions={"cluster": prediction, "selflabel": prediction},
+        heads=np.array([[3, 4, 3], [3, 3, 3]]),
     )
     assignments = dict.fromkeys(("cluster", "selflabel"), np.array([[3, 4, 3], [3, 3, 3]]))
     metrics = {"train": {"neighbors": {}}, "val": {"neighbors": {"purity_1": 0.5}}}
-    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {3: "cat"}, ["cat", "dog"])
+    heads = [
+        {"head": str(head), "method": "graph", "agreement": "0.5", "kept": kept} for head, kept in enumerate(("0", "1"))
+    ]
+    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {3: "cat"}, ["cat", "dog"], heads)
     assert {name: list(rows[0]) for name, rows in tables.items()} == PLOT_COLUMNS
     assert tables["accuracy_cluster"] == [{"epoch": 1, "acc": 1.0}, {"epoch": 2, "acc": 0.5}]
     assert [row["epoch"] for row in tables["accuracy_selflabel"]] == [0, 1]
     assert tables["confusion"] == confusion([("cat", "cat"), ("dog", "cluster 4")])
+    assert [(row["kept"], row["acc"]) for row in tables["candidates"]] == [("0", 1.0), ("1", 0.5)]
     assert tables["purity"] == [{"k": 1, "split": "val", "purity": 0.5}]
     data.labels = np.full(3, -1)
     metrics["val"]["neighbors"] = {}
-    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [])
-    assert [name for name, rows in tables.items() if rows] == ["sizes"]
+    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [], heads)
+    assert [name for name, rows in tables.items() if rows] == ["candidates", "sizes"]
+    assert [row["acc"] for row in tables["candidates"]] == ["", ""]
+    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [], [])
+    assert tables["candidates"] == []
+
+
+def test_candidates_are_a_row_per_method_with_means_over_its_heads():
+    rows = [
+        {"head": "0", "method": "graph", "agreement": "0.5", "kept": "0", "acc": 0.25},
+        {"head": "1", "method": "SCAN loss", "agreement": "0.5", "kept": "0", "acc": 0.2},
+        {"head": "2", "method": "SCAN loss", "agreement": "0.7", "kept": "1", "acc": 0.4},
+    ]
+    found = candidate_table(rows)
+    assert found == [("graph", False, ["50.0", "25.0"]), ("SCAN loss (2 heads)", True, ["60.0 ± 14.1", "30.0 ± 14.1"])]
+    without = candidate_table([row | {"acc": ""} for row in rows])
+    assert without == [(name, kept, cells[:1]) for name, kept, cells in found]
 
 
 # --- Page
@@ -235,7 +265,7 @@ def test_scores_are_percentages_with_the_spread_of_kmeans():
     kmeans = {"acc": 0.77, "acc_std": 0.0654, "clusters_used": 9.5, "clusters_used_std": 0.5}
     model = {"acc": 0.7944, "clusters_used": 10, "confident_share": 0.333}
     scores = {"kmeans_pixels": kmeans, "kmeans_embeddings": kmeans | {"clusters_used_std": 0.0}}
-    columns, rows = score_table(scores | {"cluster": model, "selflabel": model})
+    columns, rows = score_table(scores | {"cluster": model, "selflabel": model}, STEPS)
     assert columns == ["ACC", "clusters in use", "confident"]
     assert dict(rows) == {
         "k-means on pixels": ["77.0 ± 6.5", "9.5 ± 0.5", "–"],
