@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.artifacts import CANDIDATES, METRICS, PREDICTIONS, REPORT, load_csv, load_json, require, step_titles
+from pipeline.cli_run import LABELS, PHOTOS, TRAIN, look, run_source, show_groups
 from pipeline.cli_weights import weights
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
@@ -32,6 +33,7 @@ class Commands(typer.core.TyperGroup):
 
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(weights, name="weights")
+app.command()(look)
 
 # What ``show`` calls the measures of metrics.json.
 SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
@@ -102,35 +104,6 @@ def params(
 
 
 @app.command()
-def data(
-    path: str = typer.Argument(help="A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."),
-    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
-    use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
-    labels: str = typer.Option("none", help="none, or folders: then subfolders are classes."),
-    train: bool = typer.Option(False, "--train", help="Suggest a network that is trained on these images alone."),
-) -> None:
-    """Inspect a source of images without running a stage: counts, sizes, rejects, copies, and suggested settings."""
-    from pipeline import presets
-    from pipeline.environment import worker_count
-    from pipeline.inspect_source import inspect_source, print_inspection, write_contact_sheet
-    from pipeline.suggest import suggest_frozen, suggest_training
-
-    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
-    if labels not in ("none", "folders"):
-        raise ScanError(f"--labels is {labels}; none or folders is allowed")
-    current = read_params()
-    found = inspect_source(path, current.data, Path.cwd(), Path(".scan"), worker_count())
-    suggested = suggest_training(found, current, labels) if train else suggest_frozen(found, labels)
-    print_inspection(found, suggested, Path(sheet), write_contact_sheet(found, Path(sheet)))
-    if not found.images or not use:
-        return
-    kept = presets.change_params(suggested, f"{path}: as scan data suggests")
-    print("\nparams.yaml now has them" + _kept(kept))
-    print("next      dvc repro")
-
-
-@app.command()
 def show() -> None:
     """Print the results of the last run and where its files are."""
     import pyarrow.parquet as pq
@@ -161,6 +134,19 @@ def show() -> None:
         found = [f"{name} {probes[measure]:.1%}" for measure, name in SHOWN_PROBES.items()]
         print("labels used, on embeddings: " + ", ".join(found))
     print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
+
+
+@app.command()
+def run(
+    photos: str = typer.Argument(help=PHOTOS),
+    groups: int | None = typer.Option(None, min=2, help="How many groups; by default 10, or as many as classes."),
+    labels: str = typer.Option("none", help=LABELS),
+    train: bool = typer.Option(False, "--train", help=TRAIN),
+) -> None:
+    """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups."""
+    run_source(photos, groups, labels, train)
+    show()
+    show_groups()
 
 
 @app.command()

@@ -1,33 +1,33 @@
-"""``scan data PATH``: inspects a source of images and suggests settings. It reads all of it and changes nothing."""
+"""What a source of images holds: all names, and a sample that is decoded as ``prepare`` would. Nothing is changed.
+
+It takes seconds for any folder. What only all pixels tell, such as copies, is found by ``prepare``.
+"""
 
 import io
 import random
-import statistics
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.presets import as_yaml
-from pipeline.progress import CountProgress
+from scan_core.data.chunks import IMAGE_SUFFIXES
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
 from scan_core.data.folder import is_junk
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import numbered
 from scan_core.data.open import open_source, resolve
-from scan_core.data.settings import Data
-from scan_core.data.splits import content_order, official
-from scan_core.data.store import find_duplicates
-from scan_core.data.types import Finding, Item, Split
+from scan_core.data.settings import ARRAY_UP_TO, Data
+from scan_core.data.splits import official
+from scan_core.data.types import Finding, Item, Source, Split
 from scan_core.errors import ScanError
 
-HASHED_AT = 32  # pixels: enough to tell images apart
-TILES, COLUMNS, TILE, GAP = 96, 12, 96, 6  # of the contact sheet; tile and gap in pixels
+SAMPLE = 96  # images that are decoded
+SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored: not more than the images have
+COLUMNS, TILE, GAP = 12, 96, 6  # of the contact sheet; tile and gap in pixels
 SPLIT_NAMES: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabeled", None: "train"}
 
 
@@ -37,17 +37,26 @@ class Inspection:
 
     path: str
     settings: Data
-    findings: list[Finding] = field(default_factory=list)
-    formats: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
-    sample: list[Item] = field(default_factory=list)  # drawn uniformly, for the contact sheet
-    images: int = 0
-    all_gray: bool = False
-    copies: int = 0  # images that equal, or nearly equal, an earlier one
+    images: int = 0  # that call themselves images by their names
+    others: int = 0  # other files, most of which prepare will ignore
     classes: list[str] = field(default_factory=list)
     labeled: int = 0
     splits: Counter[str] = field(default_factory=Counter)
+    # Of the sample, which is drawn uniformly:
+    sample: list[Item] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
+    refused: list[Finding] = field(default_factory=list)
+    all_gray: bool = False
+    seconds: float = 0.0  # to decode an image with all workers
+    read_seconds: float = 0.0  # to go through all of the source without decoding it
+
+    @property
+    def side(self) -> int:
+        """The smallest of ``SHARP`` that holds the images' short side, which half of them do not exceed."""
+        short_side = sorted(map(min, self.sizes))[(len(self.sizes) - 1) // 2] if self.sizes else 0
+        return next((side for side in SHARP if side >= short_side), SHARP[-1])
 
 
 def kind_of(path: Path) -> str:
@@ -61,39 +70,65 @@ def kind_of(path: Path) -> str:
 
 
 def inspect_source(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Inspection:
-    """Decodes all of ``path`` in ``workers`` processes. ``base`` holds the limits for decoding."""
+    """Looks at all names of ``path``, and decodes a sample in ``workers`` processes.
+
+    ``base`` holds the limits for decoding. Raises ``ScanError`` if there is no image.
+    """
     values = dict(base) | {"name": kind_of(resolve(path, root)), "path": path, "labels": "folders", "store": "array"}
     found = Inspection(path, Data(**values))
     source = open_source(found.settings, root, root)
-    watched = replace(source, read=lambda: _watched(source.read(), found))
-    target = Target(HASHED_AT, "crop", "array", found.settings.max_pixels)
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, CountProgress("data", source.total) as progress:
-        chunks = ingest(watched, target, Path(folder), workers, progress.update)
-        known, places = load_chunks(Path(folder), chunks)
-        found.findings, found.images, found.all_gray = known.findings, len(known.names), bool(known.gray.all())
-        if known.names:
-            labels, splits = source.layout(known.names) if source.layout else (known.labels, known.splits)
-            pairs = find_duplicates(known, places, content_order(known.digests), Path(folder))
-            found.copies = len(np.unique(np.concatenate(pairs)[:, 1]))
-            found.classes, numbers = numbered(labels, source)
-            found.labeled = int((numbers >= 0).sum())
-            own = official(splits)
-            found.splits = Counter(SPLIT_NAMES[split] if own else "no split of its own" for split in splits)
+    started = time.monotonic()
+    names, labels, splits = _read_names(source, found)
+    found.read_seconds = time.monotonic() - started
+    if not found.images:
+        raise ScanError(
+            f"{path} holds no image among its {found.others:,} files; give a folder, a zip or tar, a .parquet or a .npy"
+        )
+    if source.layout:
+        labels, splits = source.layout(names)
+    found.classes, numbers = numbered(labels, source)
+    found.labeled = int((numbers >= 0).sum())
+    own = official(splits)
+    found.splits = Counter(SPLIT_NAMES[split] if own else "no split of its own" for split in splits)
+    for item in found.sample:
+        _note_header(item, found)
+    _decode_sample(found, scratch, workers)
     return found
 
 
-def _watched(items: Iterator[Item | Finding], found: Inspection) -> Iterator[Item | Finding]:
-    """Yields ``items``; notes their headers and keeps a uniform sample of them (algorithm R, Vitter 1985)."""
-    draw, seen = random.Random(0), 0
-    for item in items:
-        if isinstance(item, Item):
-            _note_header(item, found)
-            place = seen if seen < TILES else draw.randrange(seen + 1)
-            if place < TILES:
-                found.sample[place : place + 1] = [item]
-            seen += 1
-        yield item
+def _read_names(source: Source, found: Inspection) -> tuple[list[str], list[str | None], list[Split | None]]:
+    """Name, label and split of each image. Counts files, and samples images uniformly (algorithm R, Vitter 1985)."""
+    draw = random.Random(0)
+    images: list[tuple[str, str | None, Split | None]] = []
+    for item in source.read():
+        if isinstance(item, Finding) or not _claims_to_be_an_image(item):
+            found.others += 1
+            continue
+        place = len(images) if len(images) < SAMPLE else draw.randrange(len(images) + 1)
+        if place < SAMPLE:
+            found.sample[place : place + 1] = [item]
+        images.append((item.name, item.label, item.split))
+    found.images = len(images)
+    names, labels, splits = map(list, zip(*images, strict=True)) if images else ([], [], [])
+    return names, labels, splits
+
+
+def _claims_to_be_an_image(item: Item) -> bool:
+    named = Path(item.name).suffix.lower() in IMAGE_SUFFIXES
+    return named or item.is_declared_image or isinstance(item.data, np.ndarray)
+
+
+def _decode_sample(found: Inspection, scratch: Path, workers: int) -> None:
+    """Decodes the sample as prepare would, and notes how long that took and what could not be read."""
+    target = Target(found.side, "crop", "array" if found.side <= ARRAY_UP_TO else "jpeg", found.settings.max_pixels)
+    scratch.mkdir(parents=True, exist_ok=True)
+    part = -(-len(found.sample) // (2 * workers))
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        started = time.monotonic()
+        chunks = ingest(Source(lambda: iter(found.sample)), target, Path(folder), workers, lambda *_: None, part)
+        found.seconds = (time.monotonic() - started) / len(found.sample)
+        known, _ = load_chunks(Path(folder), chunks)
+    found.refused, found.all_gray = known.findings, bool(len(known.gray) and known.gray.all())
 
 
 def _note_header(item: Item, found: Inspection) -> None:
@@ -128,50 +163,3 @@ def write_contact_sheet(found: Inspection, path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return len(tiles)
-
-
-def print_inspection(found: Inspection, suggested: dict[str, Any], sheet: Path, shown: int) -> None:
-    """Prints what the source holds and the suggested settings."""
-    from rich.console import Console
-    from rich.table import Table
-
-    rejected = [finding for finding in found.findings if finding.kind == "rejected"]
-    reasons = _counted(Counter(finding.reason for finding in rejected))
-    rows = {
-        "images": f"{found.images:,}",
-        "width": _range([width for width, _ in found.sizes]),
-        "height": _range([height for _, height in found.sizes]),
-        "formats": _counted(found.formats),
-        "modes": _counted(found.modes),
-        "splits": _counted(found.splits),
-        "labels": f"{len(found.classes):,} classes, {found.labeled:,} of {found.images:,} images have one",
-        "copies": f"{found.copies:,} images equal, or nearly equal, an earlier one",
-        "rejected": f"{len(rejected):,}" + (f": {reasons}" if rejected else ""),
-        "ignored": f"{len(found.findings) - len(rejected):,} other files",
-        "sheet": f"{sheet} ({shown} images)",
-    }
-    table = Table("", "", title=found.path, title_justify="left", title_style="bold", box=None, show_header=False)
-    table.columns[0].style, table.columns[1].overflow = "dim", "fold"
-    for row in rows.items():
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)  # names may hold brackets
-    console.print(table)
-    for finding in rejected[:10]:
-        console.print(f"  {finding.name}: {finding.reason}", style="yellow")
-    if len(rejected) > 10:
-        console.print(f"  and {len(rejected) - 10:,} more; prepare lists all of them in data/items/findings.csv")
-    if found.images:
-        console.print("\nSuggested settings for params.yaml (--use puts them there):\n", style="bold")
-        print(as_yaml(suggested).strip())  # not through rich, which would break long lines
-
-
-def _range(values: list[int]) -> str:
-    if not values:
-        return "none"
-    low, middle, high = min(values), statistics.median_low(values), max(values)
-    return f"{low:,} pixels" if low == high else f"{low:,} to {high:,} pixels, median {middle:,}"
-
-
-def _counted(counts: Counter[str]) -> str:
-    shown = [f"{count:,} {name}" for name, count in counts.most_common(8)] or ["none"]
-    return ", ".join(shown) + ("…" if len(counts) > 8 else "")

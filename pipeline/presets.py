@@ -114,7 +114,21 @@ def change_params(values: dict[str, Any], title: str) -> Path | None:
     settings, becomes ``title`` and the name of the preset that the others are of. Returns where settings of the user's
     own were kept, if there were any. Raises ``ScanError`` if the result is not valid.
     """
-    old, text = read_yaml(PARAMS_FILE), PARAMS_FILE.read_text(encoding="utf-8")
+    old, new = changed_params(values)
+    text = PARAMS_FILE.read_text(encoding="utf-8")
+    defaults, _ = _comments((PRESETS / BASE).read_text(encoding="utf-8"))
+    beside, above = _comments(text.removeprefix("".join(f"{line}\n" for line in _header(text))))
+    before, after = flat(old), flat(new)
+    # A comment on a value that changes was about the old value.
+    beside = {key: said for key, said in beside.items() if key in after and before.get(key) == after[key]}
+    others = f"those of {preset}" if (preset := in_use()) else "what they were"
+    header = f"# {' '.join(title.split())}\n# The other settings are {others}.\n"
+    return _replace_params(header + as_yaml(new, defaults | beside, above))
+
+
+def changed_params(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of ``params.yaml``, and what ``change_params`` would make of them, which is valid."""
+    old = read_yaml(PARAMS_FILE)
     if not isinstance(old, dict):
         validate(old, PARAMS_FILE)
     changed = {group: {**(old.get(group) or {}), **changes} for group, changes in values.items()}
@@ -124,14 +138,7 @@ def change_params(values: dict[str, Any], title: str) -> Path | None:
     except ScanError as error:
         why = str(error).removeprefix(f"{PARAMS_FILE}: ")
         raise ScanError(f"{PARAMS_FILE} stays as it is, because with these settings {why}; change that first") from None
-    defaults, _ = _comments((PRESETS / BASE).read_text(encoding="utf-8"))
-    beside, above = _comments(text.removeprefix("".join(f"{line}\n" for line in _header(text))))
-    before, after = _flat(old), _flat(new)
-    # A comment on a value that changes was about the old value.
-    beside = {key: said for key, said in beside.items() if key in after and before.get(key) == after[key]}
-    others = f"those of {preset}" if (preset := in_use()) else "what they were"
-    header = f"# {' '.join(title.split())}\n# The other settings are {others}.\n"
-    return _replace_params(header + as_yaml(new, defaults | beside, above))
+    return old, new
 
 
 def as_yaml(
@@ -183,14 +190,14 @@ def _comments(text: str) -> tuple[dict[str, str], dict[str, str]]:
     return beside, above | ({"": lines} if lines else {})
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted name → value, of settings and of groups."""
-    flat: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for key, value in values.items():
-        flat[f"{prefix}{key}"] = value
+        named[f"{prefix}{key}"] = value
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-    return flat
+            named |= flat(value, f"{prefix}{key}.")
+    return named
 
 
 def _replace_params(text: str) -> Path | None:

@@ -1,6 +1,5 @@
 """Settings that fit a source which ``inspect_source`` has looked at."""
 
-import statistics
 from typing import Any
 
 from pipeline.inspect_source import Inspection
@@ -8,52 +7,49 @@ from pipeline.params import Params
 from pipeline.presets import find_preset, read_preset
 from scan_core.data.splits import FIXED_SHARE, fewest
 
-WEIGHTS = "efficientnet_lite0"  # of the frozen network
-FROZEN_SIDES = (128, 224)  # pixels that it sees: 224 as it was trained; 128 for small images, or if there are many
-FROZEN_IMAGES = 20_000  # beyond these, 224 pixels would take long on two cores
-SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored: not more than the images have
+Spaces = tuple[tuple[str, int], ...]  # names of weights, each with the pixels that the network sees
+
+GROUPS = 10  # if there are no classes; fewer for few images
 NEIGHBORS = 50  # suggested for mining if there are as many images
-SIDES = (32, 64, 96, 128)  # suggested: a network can be trained from scratch on these, and the store is one array
+TRAINED_AT = 128  # pixels at most: a network can be trained from scratch on these, and the store is one array
 LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
 PHOTOS = "cifar10"  # the preset whose augmentations suit color images
 
 
-def suggest_frozen(found: Inspection, labels: str) -> dict[str, Any]:
-    """Settings that group the source on the features of a published network: minutes on a laptop.
+def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, Any]:
+    """Settings that group the source on the features of published networks: minutes on a laptop.
 
     ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split.
     """
     protocol = "all" if labels == "none" else "split"
     train, val = _split_sizes(found, protocol, found.images)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    stored = _side(found, SHARP)
-    side = max(FROZEN_SIDES) if stored > min(FROZEN_SIDES) and found.images <= FROZEN_IMAGES else min(FROZEN_SIDES)
     cluster = read_preset(find_preset("photos")).cluster.model_dump(mode="json")
     return {
         "data": {
-            "name": found.settings.name, "path": found.path, "labels": labels, "size": min(stored, side),
-            "view": None, "fit": "crop", "store": "auto", "duplicates": "keep", "protocol": protocol,
-            "mean": None, "std": None,
+            "name": found.settings.name, "path": found.path, "labels": labels,
+            "size": min(found.side, max(side for _, side in spaces)), "view": None, "fit": "crop", "store": "auto",
+            "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
         "pretext": {"method": "frozen"},
-        "embed": {"features": "backbone", "spaces": [{"weights": WEIGHTS, "side": side, "mirror": False}]},
+        "embed": {
+            "features": "backbone",
+            "spaces": [{"weights": weights, "side": side, "mirror": False} for weights, side in spaces],
+        },
         "neighbors": {"k": k, "smoothing": 0},
         "cluster": {
-            **cluster, "num_clusters": _clusters(found), "neighbors": min(20, k), "val_neighbors": min(5, k),
+            **cluster, "num_clusters": default_groups(found, labels),
+            "neighbors": min(20, k), "val_neighbors": min(5, k),
         },
         "selflabel": {"epochs": 0},
     }  # fmt: skip
 
 
-def _side(found: Inspection, sides: tuple[int, ...]) -> int:
-    """The smallest of ``sides`` that holds the images' short side, which half of them do not exceed."""
-    short_side = statistics.median_low(map(min, found.sizes)) if found.sizes else 0
-    return next((side for side in sides if side >= short_side), sides[-1])
-
-
-def _clusters(found: Inspection) -> int:
-    return len(found.classes) if len(found.classes) > 1 else 10
+def default_groups(found: Inspection, labels: str) -> int:
+    """As many as classes, if folders are classes; else ten, or fewer for few images."""
+    classes = len(found.classes) if labels == "folders" else 0
+    return classes if classes > 1 else min(GROUPS, max(2, found.images // 10))
 
 
 def suggest_training(found: Inspection, current: Params, labels: str) -> dict[str, Any]:
@@ -61,10 +57,9 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
 
     ``labels`` is as in ``suggest_frozen``. Values that belong to another data set or to imported weights are replaced.
     """
-    side = _side(found, SIDES)
+    side = min(found.side, TRAINED_AT)
     protocol = "all" if labels == "none" and not found.splits["val"] else "split"
-    drop = found.copies > 0 and not found.splits["val"]
-    train, val = _split_sizes(found, protocol, found.images - found.copies * drop)
+    train, val = _split_sizes(found, protocol, found.images)
     batch = max(min(256 if side > LARGE else 512, train // 4), 2)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
     oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
@@ -72,7 +67,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels,
             "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
-            "duplicates": "drop" if drop else "keep", "protocol": protocol, "mean": None, "std": None,
+            "duplicates": "keep", "protocol": protocol, "mean": None, "std": None,
         },
         "backbone": {
             "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,
@@ -81,7 +76,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
         "embed": {"spaces": []},
         "neighbors": {"k": k, "smoothing": min(current.neighbors.smoothing, k)},
         "cluster": {
-            "method": "scan", "num_clusters": _clusters(found),
+            "method": "scan", "num_clusters": default_groups(found, labels),
             "neighbors": min(20, k), "val_neighbors": min(5, k), "prior": None,
             "train": "all", "batch_size": min(128, batch),
         },

@@ -1,0 +1,198 @@
+"""``scan look`` and ``scan run``: from a folder of photos to groups, without a file being edited."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline.artifacts import PREDICTIONS, load_json, replace_text, require
+from pipeline.environment import worker_count
+from pipeline.inspect_source import Inspection, inspect_source, write_contact_sheet
+from pipeline.params import read_params, validate
+from pipeline.presets import as_yaml, change_params, changed_params, flat
+from pipeline.progress import clock, say
+from scan_core.errors import ScanError
+
+PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
+LABELS = "none, or folders: then subfolders are classes."
+TRAIN = "Train a network on these images alone, instead of taking one that others have trained."
+SCRATCH = Path(".scan")
+RUN = SCRATCH / "run.json"  # what the last scan run was asked, and the settings that it wrote
+LOG = SCRATCH / "run.log"  # what DVC said
+FEW = 10  # images for each group: with fewer, most methods find little
+SHOWN = 20  # groups in the table
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings that suit a source, and what running them would take."""
+
+    found: Inspection
+    suggested: dict[str, Any]  # groups of settings
+    lines: list[str]  # the plan in words
+
+
+def look(
+    photos: str = typer.Argument(help=PHOTOS),
+    groups: int | None = typer.Option(None, min=2, help="How many groups; by default 10, or as many as classes."),
+    labels: str = typer.Option("none", help=LABELS),
+    train: bool = typer.Option(False, "--train", help=TRAIN),
+    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
+    use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
+) -> None:
+    """Look at a source: what it holds, what scan run would do, how long, and the settings. Nothing is run."""
+    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
+    proposal = propose(photos, groups, labels, train)
+    shown = write_contact_sheet(proposal.found, Path(sheet))
+    print("\n".join([*proposal.lines, f"sheet     {sheet} ({shown} images)"]))
+    print(f"\nSettings for params.yaml ({'now there' if use else '--use puts them there'}):\n")
+    print(as_yaml(proposal.suggested).strip())
+    if use:
+        kept = change_params(proposal.suggested, f"{photos}: as scan look suggests")
+        print("\nnext      dvc repro" + (f"; a copy of the old settings is {kept}" if kept else ""))
+    else:
+        print("\nnext      scan run does all of it")
+
+
+def run_source(photos: str, groups: int | None, labels: str, train: bool) -> None:
+    """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``."""
+    asked = {"photos": photos, "labels": labels, "train": train}
+    earlier = load_json(RUN) if RUN.exists() else {}
+    current = read_params()
+    if earlier.get("asked") == asked and current.data.path == photos:
+        say_kept(flat(earlier["settings"]), flat(current.model_dump(mode="json")))
+        if groups not in (None, current.cluster.num_clusters):
+            change_params({"cluster": {"num_clusters": groups}}, f"{photos}: scan run --groups {groups}")
+    else:
+        proposal = propose(photos, groups, labels, train)
+        say("\n".join(proposal.lines))
+        if kept := change_params(proposal.suggested, f"{photos}: as scan run suggests"):
+            say(f"settings  the old params.yaml is {kept}")
+        replace_text(RUN, json.dumps({"asked": asked, "settings": read_params().model_dump(mode="json")}, indent=1))
+    reproduce()
+
+
+def say_kept(written: dict[str, Any], current: dict[str, Any]) -> None:
+    """Says which settings differ from those that an earlier call wrote: they are the person's."""
+    changed = [f"{name} {json.dumps(value)}" for name, value in current.items() if written.get(name) != value]
+    inside = [each for each in changed if "{" not in each]
+    say("settings  as they are in params.yaml" + (f"; your own: {', '.join(inside)}" if inside else ""))
+
+
+def reproduce() -> None:
+    """Runs ``dvc repro``. What the stages say is shown, what DVC says is in ``LOG``. Raises ``ScanError``."""
+    program = Path(sys.executable).parent
+    variables = {**os.environ, "PATH": f"{program}{os.pathsep}{os.environ.get('PATH', '')}"}
+    SCRATCH.mkdir(exist_ok=True)
+    with LOG.open("w") as log:
+        running = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=log, env=variables)
+        try:
+            status = running.wait()
+        except KeyboardInterrupt:  # the stage has heard it too, saves what it has and ends
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            running.wait()
+            signal.signal(signal.SIGINT, before)
+            say("scan: interrupted; the same command carries on from here")
+            raise typer.Exit(130) from None
+    if status:
+        raise ScanError(f"the pipeline did not end well; the line above says why, {LOG} has more; then run this again")
+
+
+def propose(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:
+    """Looks at a source and plans. Raises ``ScanError`` if there is nothing to group, or too little memory."""
+    from pipeline.plan import choose, plan_frozen, plan_training
+    from pipeline.suggest import default_groups, suggest_frozen, suggest_training
+
+    if labels not in ("none", "folders"):
+        raise ScanError(f"--labels is {labels}; none or folders is allowed")
+    current = read_params()
+    found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count())
+    say(f"measuring how fast this machine is on {len(found.sample)} of {found.images:,} images …")
+    training = suggest_training(found, current, labels)
+    clusters = groups or default_groups(found, labels)
+    if clusters > found.images:
+        raise ScanError(f"--groups is {clusters}, but there are {found.images} images; at most that many are allowed")
+    trained = plan_training(found, validate(changed_params(training)[1], Path("params.yaml")))
+    plan = choose([trained]) if train else choose(plan_frozen(found, clusters, photos_cluster()))
+    suggested = training if train else suggest_frozen(found, labels, plan.spaces)
+    suggested["cluster"]["num_clusters"] = clusters
+    cost = f"about {clock(plan.seconds)}, {plan.memory / 1e9:.1f} GB of memory; nothing leaves this computer"
+    if train:
+        name, side = suggested["backbone"]["name"], suggested["data"]["size"]
+        what = [f"a {name} trained on these images alone at {side} px", cost]
+    else:
+        names = " and ".join(f"{name} at {side} px" for name, side in plan.spaces)
+        instead = f"{clock(trained.seconds)}, {trained.memory / 1e9:.0f} GB"
+        what = [f"{names}, frozen: taught ImageNet's labels by others", cost]
+        what += [f"instead, --train learns from these images alone: about {instead}"]
+    lines = [*describe(found, labels), *titled("plan", [f"{clusters} groups by {what[0]}", *what[1:]])]
+    if clusters > found.images / FEW:
+        lines += titled("", [f"{clusters} groups of {found.images} images are many: fewer than {FEW} images in each"])
+    return Proposal(found, suggested, lines)
+
+
+def photos_cluster() -> Any:
+    """The settings of clustering on frozen features."""
+    from pipeline.presets import find_preset, read_preset
+
+    return read_preset(find_preset("photos")).cluster
+
+
+def describe(found: Inspection, labels: str) -> list[str]:
+    """What a source holds, in words."""
+    formats = ", ".join(name for name, _ in found.formats.most_common(4))
+    lines = [f"{found.images:,} images, {_range(found.sizes)}; {formats}"]
+    if found.others:
+        lines.append(f"{found.others:,} other files, which are left out unless they are images after all")
+    if found.refused:
+        first = found.refused[0]
+        share = f"{len(found.refused)} of {len(found.sample)} looked at"
+        lines.append(f"{share} cannot be read, such as {first.name}: {first.reason}")
+    if "no split of its own" not in found.splits:
+        lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
+    if len(found.classes) > 1:
+        as_labels = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"
+        lines.append(f"subfolders are {as_labels}")
+    return titled("found", lines)
+
+
+def titled(title: str, lines: list[str]) -> list[str]:
+    """Lines, the first behind a title."""
+    return [f"{title if not number else '':<9} {line}" for number, line in enumerate(lines)]
+
+
+def _range(sizes: list[tuple[int, int]]) -> str:
+    if not sizes:
+        return "none of them readable"
+    middle = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    megapixels = statistics.median(width * height for width, height in sizes) / 1e6
+    return f"{megapixels:.0f} megapixels" if megapixels >= 1 else f"{middle[0]} x {middle[1]} pixels"
+
+
+def show_groups() -> None:
+    """Prints how many images each group has, the largest first, and how sure they are."""
+    import pyarrow.parquet as pq
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = pq.read_table(require(PREDICTIONS), columns=["cluster", "probability"]).drop_null()
+    clusters, sure = rows["cluster"].to_pylist(), rows["probability"].to_pylist()
+    counts = Counter(clusters)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("group", "images", "share", "median probability"):
+        table.add_column(column, justify="right")
+    for group, count in counts.most_common(SHOWN):
+        each = statistics.median(p for cluster, p in zip(clusters, sure, strict=True) if cluster == group)
+        table.add_row(str(group), f"{count:,}", f"{count / len(clusters):.1%}", f"{each:.2f}")
+    Console().print(table)
+    if len(counts) > SHOWN:
+        print(f"and {len(counts) - SHOWN} more")
