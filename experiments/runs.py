@@ -157,7 +157,7 @@ def _execute(run: Run, folder: Path, environment: dict[str, str]) -> None:
         printed = run_command(["python", "-m", "experiments.labeled", *run.labeled], folder, environment)
         labeled = json.loads(printed.splitlines()[-1])
     head = run_command(["git", "rev-parse", "HEAD"], folder).strip()
-    predictions = pq.read_table(folder / artifacts.PREDICTIONS, columns=["id", "cluster"]).sort_by("id")
+    predictions = pq.read_table(folder / artifacts.PREDICTIONS, columns=["id", "cluster"]).drop_null().sort_by("id")
     result = {
         "metrics": artifacts.load_json(folder / artifacts.METRICS),
         "curves": {curve: artifacts.load_csv(folder / artifacts.PLOTS / f"{curve}.csv") for curve in CURVES},

@@ -107,24 +107,15 @@ def params(
 def show() -> None:
     """Print the results of the last run and where its files are."""
     import pyarrow.parquet as pq
-    from rich.console import Console
-    from rich.table import Table
 
     metrics = load_json(METRICS)
     # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
     splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()
     reported, title = ("val", "Validation images") if "val" in splits else ("train", "All images")
-    table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
-    measures = [name for name in SHOWN if name in metrics[reported]["selflabel"]]
-    for name in [SHOWN[measure] for measure in measures] + ["clusters in use", "confident"]:
-        table.add_column(name, justify="right", no_wrap=name != "clusters in use")  # 80 characters in all
-    for step, label in step_titles(load_csv(CANDIDATES)).items():
-        scores = metrics[reported][step]
-        cells = [f"{100 * scores[name]:.1f}" if name in scores else "" for name in measures]
-        share = scores.get("confident_share")
-        table.add_row(label, *cells, f"{scores['clusters_used']:g}", "" if share is None else f"{100 * share:.0f}")
-    Console().print(table)
+    if "acc" in metrics[reported]["selflabel"]:
+        show_scores(metrics[reported], title)
+    else:
+        show_groups()
     quality = metrics["val"]["quality"] | metrics[reported]["quality"]  # the heads are compared on val alone
     found = [f"{name} {quality[key]:{form}}" for key, (name, form) in SHOWN_QUALITY.items() if key in quality]
     if found:
@@ -134,6 +125,24 @@ def show() -> None:
         found = [f"{name} {probes[measure]:.1%}" for measure, name in SHOWN_PROBES.items()]
         print("labels used, on embeddings: " + ", ".join(found))
     print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
+
+
+def show_scores(scores: dict[str, Any], title: str) -> None:
+    """Prints the scores of each step against labels."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    measures = [name for name in SHOWN if name in scores["selflabel"]]
+    for name in [SHOWN[measure] for measure in measures] + ["clusters in use", "confident"]:
+        table.add_column(name, justify="right", no_wrap=name != "clusters in use")  # 80 characters in all
+    for step, label in step_titles(load_csv(CANDIDATES)).items():
+        of_step = scores[step]
+        cells = [f"{100 * of_step[name]:.1f}" if name in of_step else "" for name in measures]
+        share = of_step.get("confident_share")
+        table.add_row(label, *cells, f"{of_step['clusters_used']:g}", "" if share is None else f"{100 * share:.0f}")
+    Console().print(table)
 
 
 @app.command()
@@ -146,7 +155,6 @@ def run(
     """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups."""
     run_source(photos, groups, labels, train)
     show()
-    show_groups()
 
 
 @app.command()

@@ -27,6 +27,7 @@ TRAIN = "Train a network on these images alone, instead of taking one that other
 SCRATCH = Path(".scan")
 RUN = SCRATCH / "run.json"  # what the last scan run was asked, and the settings that it wrote
 LOG = SCRATCH / "run.log"  # what DVC said
+FEWEST = 4  # images that can be divided into train and val
 FEW = 10  # images for each group: with fewer, most methods find little
 SHOWN = 20  # groups in the table
 
@@ -116,6 +117,8 @@ def propose(photos: str, groups: int | None, labels: str, train: bool) -> Propos
         raise ScanError(f"--labels is {labels}; none or folders is allowed")
     current = read_params()
     found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count())
+    if found.images < FEWEST:
+        raise ScanError(f"{photos} holds {found.images} images; at least {FEWEST} are needed to find groups")
     say(f"measuring how fast this machine is on {len(found.sample)} of {found.images:,} images …")
     training = suggest_training(found, current, labels)
     clusters = groups or default_groups(found, labels)
@@ -132,7 +135,7 @@ def propose(photos: str, groups: int | None, labels: str, train: bool) -> Propos
     else:
         names = " and ".join(f"{name} at {side} px" for name, side in plan.spaces)
         instead = f"{clock(trained.seconds)}, {trained.memory / 1e9:.0f} GB"
-        what = [f"{names}, frozen: taught ImageNet's labels by others", cost]
+        what = [f"{names},", "frozen: others have taught them ImageNet's labels", cost]
         what += [f"instead, --train learns from these images alone: about {instead}"]
     lines = [*describe(found, labels), *titled("plan", [f"{clusters} groups by {what[0]}", *what[1:]])]
     if clusters > found.images / FEW:
@@ -152,7 +155,7 @@ def describe(found: Inspection, labels: str) -> list[str]:
     formats = ", ".join(name for name, _ in found.formats.most_common(4))
     lines = [f"{found.images:,} images, {_range(found.sizes)}; {formats}"]
     if found.others:
-        lines.append(f"{found.others:,} other files, which are left out unless they are images after all")
+        lines.append(f"left out unless they are images after all: {found.others:,} other files")
     if found.refused:
         first = found.refused[0]
         share = f"{len(found.refused)} of {len(found.sample)} looked at"

@@ -93,7 +93,10 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
 
 
 def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str) -> None:
-    """One row per image: its item, and its two most probable clusters."""
+    """One row per image: its item, and its two most probable clusters. Files that are no images of the store follow.
+
+    Those have their finding, such as rejected, in place of a split, and neither id nor cluster.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,7 +109,13 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str)
     for rank, (cluster, probability) in enumerate(PREDICTED):
         table = table.append_column(cluster, pa.array(clusters[:, rank]))
         table = table.append_column(probability, pa.array(probabilities[:, rank]))
-    pq.write_table(table.sort_by("id"), path)
+    stored = set(items["source"].to_pylist())
+    left_out = [row for row in artifacts.load_csv(artifacts.ITEMS / "findings.csv") if row["source"] not in stored]
+    others = {"source": [row["source"] for row in left_out], "split": [row["kind"] for row in left_out]}
+    columns = [
+        pa.array(others.get(name, [None] * len(left_out)), table.schema.field(name).type) for name in table.column_names
+    ]
+    pq.write_table(pa.concat_tables([table.sort_by("id"), pa.table(columns, schema=table.schema)]), path)
 
 
 def write_plots_and_page(

@@ -1,0 +1,216 @@
+"""``scan look`` and ``scan run``: from a folder of photos to groups."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline import cli_run, plan
+from pipeline.artifacts import PREDICTIONS
+from pipeline.cli import app
+from pipeline.params import read_params
+from tests.project import ROOT, environment, make_dvc_project, run
+
+
+def photo(seed, size=(48, 36)):
+    colors = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(colors).resize(size, Image.Resampling.BICUBIC)
+
+
+def make_photos(folder, count):
+    for seed in range(count):
+        place = folder / "ab"[seed % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        photo(seed).save(place / f"{seed}.jpg")
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with settings and presets, in which nothing is measured and nothing is run."""
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    make_photos(tmp_path / "photos", 60)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "embedding_seconds", lambda name, side: 0.01)
+    monkeypatch.setattr(plan, "scan_seconds", lambda clusters, settings: 5.0)
+    monkeypatch.setattr(plan, "plan_training", lambda found, params: plan.Plan((), 7200, 3e9))
+    runs = []
+    monkeypatch.setattr(cli_run, "reproduce", lambda: runs.append(read_params()))
+    monkeypatch.setattr("pipeline.cli.show", lambda: None)
+    return runs
+
+
+def scan(*words):
+    return CliRunner().invoke(app, words)
+
+
+def test_look_says_what_is_there_what_it_takes_and_the_settings_and_changes_nothing(project, tmp_path):
+    before = (tmp_path / "params.yaml").read_bytes()
+    (tmp_path / "photos" / "cut.jpg").write_bytes((tmp_path / "photos" / "a" / "0.jpg").read_bytes()[:300])
+    (tmp_path / "photos" / "notes.txt").write_text("cats")
+    said = scan("look", "photos").stdout
+    for each in (
+        "found     61 images, 48 x 36 pixels; JPEG", "1 other files",
+        "1 of 61 looked at cannot be read, such as cut.jpg",
+        "subfolders are not classes (--labels folders)",
+        "plan      6 groups by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128 px", "about 0:",
+        "instead, --train learns from these images alone: about 2:00:00, 3 GB", "num_clusters: 6", "method: frozen",
+    ):  # fmt: skip
+        assert each in said, each
+    assert (tmp_path / "params.yaml").read_bytes() == before and project == []
+    assert Image.open(tmp_path / ".scan" / "contact_sheet.png").size[0] > 1000
+
+
+def test_look_can_write_the_settings_and_those_of_training(project, tmp_path):
+    with (tmp_path / "params.yaml").open("a") as file:
+        file.write("# mine\n")
+    odd = tmp_path / "a # b [c]"
+    shutil.copytree(tmp_path / "photos", odd)
+    done = scan("look", str(odd), "--use", "--train", "--labels", "folders", "--groups", "3")
+    assert "a resnet18 trained on these images alone at 64 px" in done.stdout
+    params = read_params()
+    assert (params.data.path, params.data.labels, params.cluster.num_clusters) == (str(odd), "folders", 3)
+    assert params.pretext.method == "simclr" and (tmp_path / "params.yaml").read_text().endswith("# mine\n")
+    assert project == []
+
+
+def test_run_sets_the_settings_once_and_then_keeps_what_a_person_changed(project, tmp_path):
+    assert scan("run", "photos", "--groups", "4").exit_code == 0
+    (first,) = project
+    assert (first.data.path, first.data.protocol, first.cluster.num_clusters) == ("photos", "all", 4)
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("num_clusters: 4", "num_clusters: 5"))
+    done = scan("run", "photos")
+    assert "your own: cluster.num_clusters 5" in done.stderr and "plan" not in done.stderr
+    assert project[-1].cluster.num_clusters == 5
+    assert scan("run", "photos", "--groups", "7").exit_code == 0 and project[-1].cluster.num_clusters == 7
+    shutil.copytree(tmp_path / "photos", tmp_path / "others")
+    done = scan("run", "others")
+    assert "plan      6 groups" in done.stderr and project[-1].data.path == "others"
+    kept = tmp_path / ".scan"
+    assert any("num_clusters: 7" in each.read_text() for each in kept.glob("params-*.yaml"))
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["look", "nowhere"], "there is nothing at "),
+    (["run", "empty"], "empty holds no image among its 1 files"),
+    (["run", "few"], "few holds 3 images; at least 4 are needed to find groups"),
+    (["run", "photos", "--groups", "61"], "--groups is 61, but there are 60 images"),
+    (["run", "photos", "--labels", "dates"], "--labels is dates; none or folders is allowed"),
+    (["look", "photos", "--sheet", "a.pdf"], "--sheet is a.pdf; a .png or .jpg file is allowed"),
+])  # fmt: skip
+def test_what_cannot_be_grouped_is_one_line_and_changes_nothing(project, tmp_path, words, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("cats")
+    make_photos(tmp_path / "few", 3)
+    before = (tmp_path / "params.yaml").read_bytes()
+    done = scan(*words)
+    assert done.exit_code == 1 and said in done.stderr.splitlines()[-1]
+    assert (tmp_path / "params.yaml").read_bytes() == before and project == []
+
+
+def test_too_many_groups_are_said_and_too_little_memory_is_refused(project, monkeypatch):
+    assert "20 groups of 60 images are many: fewer than 10" in scan("look", "photos", "--groups", "20").stdout
+    assert "are many" not in scan("look", "photos").stdout
+    monkeypatch.setattr(plan, "free_memory", lambda: 1e6)
+    done = scan("run", "photos")
+    assert done.exit_code == 1 and "GB of memory are needed, but 0.0 GB are free" in done.stderr and project == []
+
+
+class Running:
+    """A process that ends with ``status``; ``interrupted`` when first waited for."""
+
+    def __init__(self, status, interrupted):
+        self.status, self.interrupted, self.waited = status, interrupted, 0
+
+    def wait(self):
+        self.waited += 1
+        if self.interrupted and self.waited == 1:
+            raise KeyboardInterrupt
+        return self.status
+
+
+@pytest.mark.parametrize(("status", "interrupted", "code", "said"), [
+    (0, False, None, ""),
+    (1, False, 1, "the pipeline did not end well; the line above says why"),
+    (0, True, 130, "interrupted; the same command carries on from here"),
+])  # fmt: skip
+def test_the_end_of_the_pipeline_is_waited_for_and_said(tmp_path, monkeypatch, capsys, status, interrupted, code, said):
+    monkeypatch.chdir(tmp_path)
+    running = Running(status, interrupted)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: running)
+    ended = None
+    try:
+        cli_run.reproduce()
+    except Exception as error:  # noqa: BLE001 (typer's exit and the project's error are both looked at)
+        ended = getattr(error, "exit_code", 1)
+        print(error, file=sys.stderr)
+    assert ended == code and said in capsys.readouterr().err
+    assert running.waited == 1 + interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    PREDICTIONS.parent.mkdir()
+    rows = {"cluster": [1, 1, 1, 0, None], "probability": [0.5, 0.7, 0.9, 0.25, None]}
+    pq.write_table(pa.table(rows), PREDICTIONS)
+    cli_run.show_groups()
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["1", "3", "75.0%", "0.70"] and second.split() == ["0", "1", "25.0%", "0.25"]
+
+
+def test_the_script_of_the_clone_needs_no_activated_environment(tmp_path):
+    script = shutil.copy(ROOT / "scan", tmp_path)
+    missing = subprocess.run([script, "use"], capture_output=True, text=True)
+    assert missing.returncode == 1 and missing.stderr.endswith(f"run make setup in {tmp_path}\n")
+    program = tmp_path / ".venv" / "bin" / "scan"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$PWD: $@"\n')
+    program.chmod(0o755)
+    done = subprocess.run([script, "run", "my photos"], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout == "/: run my photos\n"
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_groups_after_an_interruption_by_the_same_command(tmp_path):
+    """Every file of the folder has a row, exact copies share their group."""
+    photos = make_photos(tmp_path / "my photos", 40)
+    shutil.copy(photos / "a" / "0.jpg", photos / "copy.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "a" / "0.jpg").read_bytes()[:300])
+    (photos / "notes.txt").write_text("cats")
+    project = make_dvc_project(tmp_path / "a project")
+    shutil.copytree(ROOT / "presets", project / "presets")
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(photos), "--groups", "3"]
+    first = subprocess.Popen(
+        command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in first.stderr:
+        if line.startswith("prepare   done"):
+            break
+    time.sleep(0.5)
+    os.killpg(first.pid, signal.SIGINT)
+    assert "the same command carries on from here" in first.stderr.read() and first.wait() == 130
+    done = run(project, *command)
+    assert "prepare   done" not in done.stderr and "evaluate  done" in done.stderr
+    assert "settings  as they are in params.yaml\n" in done.stderr
+    table = pq.read_table(project / PREDICTIONS).to_pydict()
+    assert sorted(table["source"]) == sorted(str(each.relative_to(photos)) for each in photos.rglob("*.*"))
+    of = dict(zip(table["source"], table["cluster"], strict=True))
+    assert of["copy.jpg"] == of["a/0.jpg"] is not None
+    assert of["cut.jpg"] is of["notes.txt"] is None
+    assert set(table["split"]) == {"train", "rejected", "ignored"}
+    assert json.loads((project / ".scan" / "run.json").read_text())["asked"]["photos"] == str(photos)
+    assert f"{sum(value is not None for value in of.values())}" == "41"
+    assert "group" in done.stdout and "reports/report.html" in done.stdout
