@@ -1,10 +1,11 @@
+# make setup       installs what runs the pipeline, into .venv
 # make repro       sets everything up, runs the pipeline and prints the results
 # make check       lint, types, import rules and the quick tests: before a commit
 # make test        lint, types, import rules and all tests, some of which run a small pipeline: before a merge
 # make reproduce   runs the whole default pipeline twice, against the committed hashes and metrics
 # make bench       compares this machine's speed with that of the usual libraries, in bench/results/cpu.md
 # make ui          shows all runs in MLflow
-# make lock        resolves the dependencies again, into requirements.lock
+# make lock        resolves the dependencies again, into requirements.lock and requirements-dev.lock
 SHELL := /bin/bash
 PYTHON ?= python3
 # This path is relative because the project's own path may contain a space, which would split words in a recipe.
@@ -13,24 +14,41 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The tests of one file share what they set up, so one process runs all of them.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup repro lint check test reproduce bench ui lock
+.PHONY: setup dev repro lint check test reproduce bench ui lock
 
 setup: .venv/.ready
 
+# The same with the tools of tests and lint.
+dev: .venv/.dev
+
 # uv checks the lock's hashes. This runs again only if the lock or the project's own metadata changes.
-.venv/.ready: requirements.lock pyproject.toml
+define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement docker/uv.txt
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
+	$(if $(TORCH_INDEX),@awk '/^[a-z]/ {kept = $$0 !~ /^($(FOR_GPUS))==/} kept' $(1) | sed 's/^\(faiss-cpu==[^ ]*\) ;.*/\1 \\/' > .venv/cpu.lock)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(if $(TORCH_INDEX),.venv/cpu.lock,$(1))
+	$(if $(TORCH_INDEX),$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --index "$(TORCH_INDEX)" $$(grep -oE '^(torch|torchvision)==[^ ]+' $(1)))
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+endef
+# make setup TORCH_INDEX=URL takes torch from another package index, such as one of wheels without CUDA, and leaves out
+# what only a GPU needs. The hashes of torch and torchvision are not checked then.
+FOR_GPUS := torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*|faiss-gpu
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+	@rm -f .venv/.dev
 	@touch $@
+
+.venv/.dev: requirements-dev.lock pyproject.toml
+	$(call install,requirements-dev.lock)
+	@touch .venv/.ready $@
 
 repro: setup
 	@$(BIN)/scan check
 	$(BIN)/dvc repro
 	@$(BIN)/scan show
 
-lint: setup
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,12 +61,12 @@ test: lint
 	$(PYTEST)
 
 # This takes about eight minutes on two cores.
-reproduce: setup
+reproduce: dev
 	$(BIN)/pytest -m reproduction --durations=0
 
 # Nothing else should run meanwhile. The libraries that are compared are installed into their own folder because
 # pytorch-lightning contains a copy of lightning_fabric, and removing it would remove the pipeline's.
-bench: setup
+bench: dev
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/peers --no-deps kornia==0.9.0 kornia-rs==0.2.0 \
 	    lightly==1.6.0 pytorch-lightning==2.6.6 torchmetrics==1.9.0
 	$(BIN)/python -m bench
@@ -56,7 +74,9 @@ bench: setup
 ui: setup
 	@$(BIN)/scan ui
 
-# The lock has exact versions and hashes of every dependency on every platform, and names no package index.
+# The locks have exact versions and hashes of every dependency on every platform, and name no package index.
+LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --custom-compile-command "make lock" --extra heic --extra build
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --extra dev --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	$(LOCKED) pyproject.toml --output-file requirements.lock
+	$(LOCKED) --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
