@@ -1,6 +1,6 @@
 """What a run on a source would take on this machine, measured in seconds on a sample of its images.
 
-The estimates are those of an idle machine without a GPU; ``bench/plan.py`` compares them with real runs.
+The estimates are those of an idle machine without a GPU; ``python -m bench frozen`` compares them with runs.
 """
 
 import os
