@@ -74,7 +74,12 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
     kept, names, shares = candidates.kept, candidates.names, candidates.agreement
     say(f"cluster   kept {names[kept]}, which agrees with the others on {shares[kept]:.0%} of the images")
     reduction, spaces = load_reduction(artifacts.EMBEDDINGS / "reduction.safetensors")
-    save_reduction(stage.out(artifacts.MODELS / "cluster.safetensors"), reduction, spaces, kept_head(candidates))
+    save_reduction(
+        stage.out(artifacts.MODELS / "cluster.safetensors"),
+        reduction,
+        spaces,
+        kept_head(candidates, torch.from_numpy(train)),
+    )
     artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "cluster.npy"), assigned[[kept]])
     artifacts.save_array(stage.out(artifacts.ASSIGNMENTS / "heads.npy"), assigned)
     artifacts.save_history(stage.out(artifacts.PLOTS / "cluster.csv"), [])

@@ -95,6 +95,7 @@ def cluster_settings(**values):
 
 def frozen_settings(**values):
     base = {"num_clusters": 3, "heads": 3, "neighbors": 3, "val_neighbors": 2, "entropy_weight": 2.0, "steps": 60}
+    base |= {"methods": ("kmeans", "graph", "scan")}
     return FrozenCluster(method="frozen", **{**base, "batch_size": 16, "lr": 1e-2, **values})
 
 

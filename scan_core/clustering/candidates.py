@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from scan_core.clustering.consensus import agreement, consensus
 from scan_core.clustering.losses import scan_loss
 from scan_core.clustering.settings import FrozenCluster
 from scan_core.clustering.spectral import kmeans_clusters, spectral_clusters
+from scan_core.clustering.temi import temi_clusters
+from scan_core.clustering.turtle import turtle_clusters
 from scan_core.errors import ScanError
 from scan_core.models.networks import ClusterHeads
 
@@ -53,19 +55,14 @@ class Candidates:
 def propose(
     embeddings: np.ndarray, neighbors: np.ndarray, settings: FrozenCluster, seed: int, report: Callable[[str], None]
 ) -> Candidates:
-    """All candidates for ``embeddings`` (N,D) float32, rows of length 1, and which is kept.
+    """All candidates of ``settings.methods`` for ``embeddings`` (N,D) float32, rows of length 1, and which is kept.
 
     ``neighbors`` (N,K) are positions, nearest first. ``report`` is called with the name of each method when it starts.
-    Raises ``ScanError`` if there are fewer images than clusters, or fewer neighbors than the settings ask for.
+    The methods run in the order below, whatever theirs in the settings. Raises ``ScanError`` if there are fewer images
+    than clusters, as many and only the graph is to divide them, or fewer neighbors than the settings ask for.
     """
-    count, clusters = len(embeddings), settings.num_clusters
-    if clusters > count:
-        raise ScanError(f"cluster.num_clusters is {clusters}, but there are {count} images; at most {count} is allowed")
-    if settings.neighbors > neighbors.shape[1]:
-        raise ScanError(
-            f"cluster.neighbors is {settings.neighbors}, but {neighbors.shape[1]} neighbors were mined; lower it or "
-            "raise neighbors.k"
-        )
+    count, clusters, methods = len(embeddings), settings.num_clusters, settings.methods
+    _check_counts(count, neighbors.shape[1], settings)
     points, near = torch.from_numpy(embeddings), torch.from_numpy(neighbors[:, : settings.neighbors])
     generator = torch.Generator().manual_seed(seed)
     found = Candidates()
@@ -76,27 +73,52 @@ def propose(
     def refined(heads: Heads) -> Heads:
         return scan_heads(points, near, heads, FROM_CLUSTERS_ENTROPY, FROM_CLUSTERS_STEPS, settings, generator)
 
-    report("k-means")
-    labels, _ = kmeans_clusters(embeddings, clusters, seed, KMEANS_STARTS)
-    found.add("k-means", learned(labels))
-    if clusters < count:  # eigsh finds fewer vectors than rows
+    if "kmeans" in methods:
+        report("k-means")
+        labels, _ = kmeans_clusters(embeddings, clusters, seed, KMEANS_STARTS)
+        found.add("k-means", learned(labels))
+    if "graph" in methods and clusters < count:  # eigsh finds fewer vectors than rows
         report("graph")
         graph = learned(spectral_clusters(neighbors, clusters, seed))
         found.add("graph", graph)
         found.add("graph, SCAN loss", refined(graph))
-    report("SCAN loss")
-    heads = scan_heads(
-        points, near, new_heads(settings.heads, clusters, points.shape[1], generator), settings.entropy_weight,
-        settings.steps, settings, generator,
-    )  # fmt: skip
-    found.add("SCAN loss", heads)
-    report("consensus")
-    together = learned(consensus(probabilities(points, heads), clusters, seed))
-    found.add("consensus", together)
-    found.add("consensus, SCAN loss", refined(together))
+    if "scan" in methods:
+        report("SCAN loss")
+        start = new_heads(settings.heads, clusters, points.shape[1], generator)
+        heads = scan_heads(points, near, start, settings.entropy_weight, settings.steps, settings, generator)
+        found.add("SCAN loss", heads)
+        report("consensus")
+        graph_alone = [heads for name, heads in zip(found.names, found.heads, strict=True) if name == "graph"]
+        proposals = [assign(points, each).numpy() for each in (*graph_alone, heads)]
+        together = learned(consensus(proposals, clusters, seed))
+        found.add("consensus", together)
+        found.add("consensus, SCAN loss", refined(together))
+    if "temi" in methods:
+        report("TEMI")
+        found.add("TEMI", learned(temi_clusters(points, near, clusters, settings.heads, generator)))
+    if "turtle" in methods:
+        report("TURTLE")
+        found.add("TURTLE", learned(turtle_clusters([points], clusters, generator)))
     found.agreement = agreement(assign(points, found.joined()).numpy(), found.names, clusters)
     found.kept = int(np.argmax(found.agreement))
     return found
+
+
+def _check_counts(count: int, mined: int, settings: FrozenCluster) -> None:
+    """Raises ``ScanError`` if the settings do not fit ``count`` images, each with ``mined`` neighbors."""
+    clusters = settings.num_clusters
+    if clusters > count:
+        raise ScanError(f"cluster.num_clusters is {clusters}, but there are {count} images; at most {count} is allowed")
+    if clusters == count and settings.methods == ("graph",):
+        raise ScanError(
+            f"cluster.num_clusters is {clusters}, but cluster.methods is graph alone and there are {count} images; "
+            f"at most {count - 1} is allowed"
+        )
+    if settings.neighbors > mined:
+        raise ScanError(
+            f"cluster.neighbors is {settings.neighbors}, but {mined} neighbors were mined; lower it or "
+            "raise neighbors.k"
+        )
 
 
 def new_heads(count: int, clusters: int, dimensions: int, generator: torch.Generator) -> Heads:
@@ -110,12 +132,6 @@ def log_probabilities(points: Tensor, heads: Heads) -> Tensor:
     """(B,D) to (H,B,C)."""
     weight, bias = heads
     return F.log_softmax(SHARPNESS * (torch.einsum("bd,hcd->hbc", points, weight) + bias[:, None]), dim=-1)
-
-
-def probabilities(points: Tensor, heads: Heads) -> np.ndarray:
-    """(N,D) to (H,N,C) float32."""
-    result: np.ndarray = log_probabilities(points, heads).exp().numpy()
-    return result
 
 
 def assign(points: Tensor, heads: Heads) -> Tensor:
@@ -179,46 +195,24 @@ def _train(
     return weight.detach(), bias.detach()
 
 
-def consensus(probabilities: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """(N,) int64 clusters on which heads (H,N,C) agree: k-means of the first C principal components of all outputs.
+def kept_head(candidates: Candidates, points: Tensor) -> ClusterHeads:
+    """The head that is kept, as a layer that gives logits, calibrated on ``points`` (N,D).
 
-    Images that many heads put together have similar rows of probabilities, whatever the heads call their clusters.
+    Trained until it knows its clusters by heart, it would be sure of every image. Its logits are divided by a
+    temperature (Guo et al. 2017), such that its mean confidence is its agreement with the other methods: without
+    labels, that is what is known of how often it is right. No image changes its cluster.
     """
-    joined = np.concatenate(list(probabilities), axis=1)  # (N,H*C)
-    joined = joined - joined.mean(axis=0)
-    basis = np.linalg.eigh((joined.T @ joined).astype(np.float64))[1][:, ::-1][:, :clusters]
-    rows = joined @ basis.astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
-    return kmeans_clusters(rows, clusters, seed, KMEANS_STARTS)[0]
-
-
-def agreement(assigned: np.ndarray, names: list[str], clusters: int) -> list[float]:
-    """For each row of (H,N) clusters, the share of images on which it agrees with the others: a mean over methods.
-
-    ``names`` (H,) are the methods: each has one vote, the mean over its rows, however many it has. Clusters are matched
-    one to one by the Hungarian method. A single row agrees with itself.
-    """
-    count = len(assigned)
-    shares = np.ones((count, count))
-    for one in range(count):
-        for other in range(one):
-            pairs = assigned[one] * clusters + assigned[other]
-            counts = np.bincount(pairs, minlength=clusters**2).reshape(clusters, clusters)
-            matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
-            shares[one, other] = shares[other, one] = matched / assigned.shape[1]
-    np.fill_diagonal(shares, np.nan)
-    methods = [np.array(names) == name for name in dict.fromkeys(names)]
-    votes = [
-        [float(np.nanmean(row[method])) for method in methods if not np.isnan(row[method]).all()] for row in shares
-    ]
-    return [float(np.mean(each)) if each else 1.0 for each in votes]
-
-
-def kept_head(candidates: Candidates) -> ClusterHeads:
-    """The head that is kept, as a layer that gives logits."""
-    weight, bias = candidates.heads[candidates.kept]
-    head = ClusterHeads(weight.shape[2], weight.shape[1], 1)
+    weight, bias = (SHARPNESS * each[0] for each in candidates.heads[candidates.kept])
+    logits, wanted = points @ weight.T + bias, candidates.agreement[candidates.kept]
+    low, high = 1e-2, 1e2
+    for _ in range(40):  # the mean confidence falls as the temperature rises
+        middle = (low * high) ** 0.5
+        if (logits / middle).softmax(dim=1).amax(dim=1).mean() > wanted:
+            low = middle
+        else:
+            high = middle
+    head = ClusterHeads(weight.shape[1], weight.shape[0], 1)
     with torch.no_grad():
-        head.linear.weight.copy_(SHARPNESS * weight[0])
-        head.linear.bias.copy_(SHARPNESS * bias[0])
+        head.linear.weight.copy_(weight / high)
+        head.linear.bias.copy_(bias / high)
     return head

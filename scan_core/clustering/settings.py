@@ -76,14 +76,22 @@ class FrozenCluster(Settings):
     """Stored embeddings are clustered by several methods, one of which is kept; see ``candidates``."""
 
     method: Literal["frozen"]
+    methods: Annotated[tuple[Literal["kmeans", "graph", "scan", "temi", "turtle"], ...], Field(min_length=1)]
     num_clusters: TwoOrMore
-    heads: Count  # that the SCAN loss trains
+    heads: Count  # that the SCAN loss trains, and TEMI
     neighbors: Count  # that it draws from
     val_neighbors: Count  # of the neighbor agreement that is reported
     entropy_weight: NonNegative
     steps: Count  # of the SCAN loss from random heads
     batch_size: TwoOrMore
     lr: Positive  # Adam's, falling to 0 by a half cosine
+
+    @model_validator(mode="after")
+    def _methods_differ(self) -> "FrozenCluster":
+        twice = [each for each in dict.fromkeys(self.methods) if self.methods.count(each) > 1]
+        if twice:
+            raise ValueError(f"methods has {twice[0]} {self.methods.count(twice[0])} times; once is allowed")
+        return self
 
 
 Cluster = Annotated[ScanCluster | FrozenCluster, Field(discriminator="method")]

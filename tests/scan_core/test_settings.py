@@ -138,6 +138,7 @@ WRONG = {
     },
     FrozenCluster: {
         "method": ["graph"],
+        "methods": [[], "scan", ["SCAN"], ["scan", "k-means"], ["scan", "kmeans", "scan"], None],
         "num_clusters": [1], "heads": [0], "neighbors": [0], "val_neighbors": [0], "entropy_weight": [-1],
         "steps": [0], "batch_size": [1], "lr": [0],
     },

@@ -1,6 +1,6 @@
 """Groups from stored embeddings: what each method proposes, and which proposal is kept."""
 
-import itertools
+import functools
 
 import numpy as np
 import pytest
@@ -8,26 +8,23 @@ import torch
 
 from scan_core.clustering import candidates as module
 from scan_core.clustering.candidates import (
-    agreement,
+    Candidates,
     assign,
     classify,
-    consensus,
     kept_head,
     log_probabilities,
     new_heads,
-    probabilities,
     propose,
     scan_heads,
 )
+from scan_core.clustering.consensus import agreement, consensus
 from scan_core.clustering.losses import scan_loss
-from tests.scan_core.clustering.test_spectral import groups, mined
+from tests.scan_core.clustering.test_spectral import groups, mined, one_cluster_per_group
 from tests.tiny import frozen_settings, refused
 
 NAMES = ["k-means", "graph", "graph, SCAN loss", *["SCAN loss"] * 3, "consensus", "consensus, SCAN loss"]
-
-
-def one_cluster_per_group(found, labels):
-    return len({*zip(labels.tolist(), found.tolist(), strict=True)}) == len(set(labels.tolist()))
+BY_METHOD = {"kmeans": NAMES[:1], "graph": NAMES[1:3], "scan": NAMES[3:], "temi": ["TEMI"], "turtle": ["TURTLE"]}
+SAID = ["k-means", "graph", "SCAN loss", "consensus", "TEMI", "TURTLE"]
 
 
 def proposed(sizes=(30, 30, 30), seed=0, **values):
@@ -36,21 +33,83 @@ def proposed(sizes=(30, 30, 30), seed=0, **values):
     return propose(points, mined(points, 5), frozen_settings(**values), seed, said.append), points, labels, said
 
 
-def test_every_method_finds_plain_groups_and_the_kept_head_gives_their_probabilities():
+def test_every_method_finds_plain_groups():
     found, points, labels, said = proposed()
-    assert found.names == NAMES and said == ["k-means", "graph", "SCAN loss", "consensus"]
+    assert found.names == NAMES and said == SAID[:4]
     assigned = assign(torch.from_numpy(points), found.joined()).numpy()
     for name, row in zip(NAMES, assigned, strict=True):
         assert name == "SCAN loss" or one_cluster_per_group(row, labels), name
     assert found.kept == int(np.argmax(found.agreement)) and found.agreement == agreement(assigned, NAMES, 3)
-    given = torch.from_numpy(points[:7])
-    wanted = log_probabilities(given, found.heads[found.kept])[0]
-    torch.testing.assert_close(kept_head(found)(given)[0].log_softmax(dim=1), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [0.45, 0.8])
+def test_the_kept_head_is_as_confident_on_average_as_it_agrees_and_keeps_each_cluster(wanted):
+    """Scattered points: on those that are far apart no temperature would do."""
+    points = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)))
+    heads = new_heads(1, 3, 8, torch.Generator().manual_seed(1))
+    found = Candidates(["graph"], [heads], [wanted])
+    with torch.no_grad():
+        given = kept_head(found, points)(points)[0]
+    assert given.softmax(dim=1).amax(dim=1).mean().item() == pytest.approx(wanted, abs=1e-4)
+    assert torch.equal(given.argmax(dim=1), assign(points, heads)[0])
+    plain = points @ heads[0][0].T
+    torch.testing.assert_close(given / given[0, 0], plain / plain[0, 0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("methods", [("scan",), ("graph", "scan")])
+def test_the_consensus_is_of_the_graph_and_all_heads(monkeypatch, methods):
+    seen = []
+
+    def spied(proposals, clusters, seed):
+        seen.append([len(each) for each in proposals])
+        return consensus(proposals, clusters, seed)
+
+    monkeypatch.setattr(module, "consensus", spied)
+    proposed(methods=methods)
+    assert seen == [[1, 3] if "graph" in methods else [3]]
 
 
 def test_the_head_of_the_largest_agreement_is_kept(monkeypatch):
     monkeypatch.setattr(module, "agreement", lambda assigned, names, clusters: [0.1, 0.2, 0.3, 0.1, 0.9, 0.2, 0.8, 0.7])
     assert proposed()[0].kept == 4
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(module, "CLASSIFIER_STEPS", 20)
+    monkeypatch.setattr(module, "FROM_CLUSTERS_STEPS", 5)
+    for name in ("temi_clusters", "turtle_clusters"):
+        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), steps=5))
+
+
+@pytest.mark.parametrize("method", BY_METHOD)
+def test_a_method_alone_proposes_what_is_its_own(method, few_steps):
+    found, _, _, said = proposed(methods=(method,))
+    assert found.names == BY_METHOD[method] and said == [name for name in SAID if name in found.names]
+    assert len(found.agreement) == len(found.names) and (len(found.names) > 1 or found.agreement == [1.0])
+
+
+def test_further_methods_come_last_and_change_no_other_proposal(few_steps):
+    every = proposed(methods=("turtle", "temi", "scan", "graph", "kmeans"))[0]
+    assert every.names == [*NAMES, "TEMI", "TURTLE"] and len(every.agreement) == len(every.names)
+    for one, other in zip(proposed()[0].joined(), every.joined(), strict=True):
+        assert torch.equal(one, other[: len(NAMES)])
+
+
+def test_temi_and_turtle_are_given_the_settings(few_steps, monkeypatch):
+    seen = []
+
+    def clusters(*given):
+        seen.append(given[:-1])
+        return labels
+
+    monkeypatch.setattr(module, "temi_clusters", clusters)
+    monkeypatch.setattr(module, "turtle_clusters", clusters)
+    _, labels = groups((30, 30, 30))
+    _, points, _, _ = proposed(methods=("temi", "turtle"), heads=7, neighbors=2)
+    (rows, near, *numbers), (spaces, count) = seen
+    assert np.array_equal(rows.numpy(), points) and np.array_equal(near.numpy(), mined(points, 2))
+    assert numbers == [3, 7] and count == 3 and [np.array_equal(each.numpy(), points) for each in spaces] == [True]
 
 
 def test_the_seed_decides_everything():
@@ -69,6 +128,7 @@ def test_too_few_images_or_neighbors_are_refused_and_as_many_clusters_as_images_
     refused(lambda: run(num_clusters=4), "cluster.num_clusters is 4", "3 images")
     refused(lambda: run(neighbors=3), "cluster.neighbors is 3", "2 neighbors were mined")
     assert "graph" not in run(num_clusters=3, neighbors=2).names
+    refused(lambda: run(neighbors=2, methods=("graph",)), "cluster.methods is graph alone", "at most 2")
 
 
 def test_the_first_step_of_the_heads_descends_the_scan_loss_by_hand():
@@ -92,43 +152,3 @@ def test_a_classifier_learns_labels_of_unseen_images_too():
     points, labels = groups((40, 40, 40))
     heads = classify(torch.from_numpy(points[::2]), torch.from_numpy(labels[::2]), 3, torch.Generator().manual_seed(0))
     assert np.array_equal(assign(torch.from_numpy(points[1::2]), heads)[0].numpy(), labels[1::2])
-
-
-def test_consensus_puts_together_what_most_heads_put_together_whatever_they_call_it():
-    labels = np.repeat([0, 1, 2], 20)
-    rng = np.random.default_rng(0)
-    rows = []
-    for order in itertools.permutations(range(3)):
-        noisy = np.where(rng.random(60) < 0.2, rng.integers(0, 3, 60), labels)
-        rows.append(np.eye(3, dtype=np.float32)[np.array(order)[noisy]])
-    found = consensus(np.stack(rows), 3, seed=0)
-    assert max((found == np.array(order)[labels]).mean() for order in itertools.permutations(range(3))) > 0.95
-
-
-@pytest.mark.parametrize("clusters", [2, 4])
-def test_agreement_is_the_best_of_all_renamings_and_each_method_has_one_vote(clusters):
-    assigned, names = np.random.default_rng(0).integers(0, clusters, (4, 25)), ["a", "b", "b", "c"]
-    orders = list(itertools.permutations(range(clusters)))
-
-    def share(a, b):
-        return max((np.array(order)[assigned[a]] == assigned[b]).mean() for order in orders)
-
-    wanted = [
-        [(share(0, 1) + share(0, 2)) / 2, share(0, 3)],  # not with itself
-        [share(1, 0), share(1, 2), share(1, 3)],
-        [share(2, 0), share(2, 1), share(2, 3)],
-        [share(3, 0), (share(3, 1) + share(3, 2)) / 2],
-    ]
-    np.testing.assert_allclose(agreement(assigned, names, clusters), [np.mean(each) for each in wanted])
-    assert agreement(assigned[:1], ["a"], clusters) == [1.0]
-
-
-def test_probabilities_are_those_of_each_head():
-    points, _ = groups((4, 4))
-    heads = new_heads(3, 2, 8, torch.Generator().manual_seed(0))
-    found = probabilities(torch.from_numpy(points), heads)
-    assert found.shape == (3, 8, 2)
-    for head in range(3):
-        logits = module.SHARPNESS * (points @ heads[0][head].numpy().T + heads[1][head].numpy())
-        wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(found[head], wanted, rtol=1e-5)

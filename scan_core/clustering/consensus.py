@@ -1,0 +1,48 @@
+"""What several clusterings of the same images have in common: their consensus, and how much each agrees with others."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from scan_core.clustering.spectral import kmeans_clusters
+
+STARTS = 5  # of k-means
+
+
+def consensus(proposals: list[np.ndarray], clusters: int, seed: int) -> np.ndarray:
+    """(N,) int64 clusters on which ``proposals`` agree, each the clusters (H,N) of a method's heads.
+
+    K-means on the first C principal components of all memberships: images that many heads put together have similar
+    rows, whatever the heads call their clusters. A method's heads share one vote, so that sixteen heads that start at
+    random do not outvote the graph.
+    """
+    memberships = [
+        np.eye(clusters, dtype=np.float32)[head] / np.sqrt(len(heads)) for heads in proposals for head in heads
+    ]
+    joined = np.concatenate(memberships, axis=1)  # (N,H*C)
+    joined -= joined.mean(axis=0)
+    basis = np.linalg.eigh((joined.T @ joined).astype(np.float64))[1][:, ::-1][:, :clusters]
+    rows = joined @ basis.astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
+    return kmeans_clusters(rows, clusters, seed, STARTS)[0]
+
+
+def agreement(assigned: np.ndarray, names: list[str], clusters: int) -> list[float]:
+    """For each row of (H,N) clusters, the share of images on which it agrees with the others: a mean over methods.
+
+    ``names`` (H,) are the methods: each has one vote, the mean over its rows, however many it has. Clusters are matched
+    one to one by the Hungarian method. A single row agrees with itself.
+    """
+    count = len(assigned)
+    shares = np.ones((count, count))
+    for one in range(count):
+        for other in range(one):
+            pairs = assigned[one] * clusters + assigned[other]
+            counts = np.bincount(pairs, minlength=clusters**2).reshape(clusters, clusters)
+            matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+            shares[one, other] = shares[other, one] = matched / assigned.shape[1]
+    np.fill_diagonal(shares, np.nan)
+    methods = [np.array(names) == name for name in dict.fromkeys(names)]
+    votes = [
+        [float(np.nanmean(row[method])) for method in methods if not np.isnan(row[method]).all()] for row in shares
+    ]
+    return [float(np.mean(each)) if each else 1.0 for each in votes]

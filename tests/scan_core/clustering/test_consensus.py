@@ -1,0 +1,44 @@
+"""What several clusterings have in common."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from scan_core.clustering.consensus import agreement, consensus
+
+
+def test_consensus_puts_together_what_most_heads_put_together_whatever_they_call_it():
+    labels = np.repeat([0, 1, 2], 20)
+    rng = np.random.default_rng(0)
+    rows = []
+    for order in itertools.permutations(range(3)):
+        noisy = np.where(rng.random(60) < 0.2, rng.integers(0, 3, 60), labels)
+        rows.append(np.array(order)[noisy])
+    found = consensus([np.stack(rows)], 3, seed=0)
+    assert max((found == np.array(order)[labels]).mean() for order in itertools.permutations(range(3))) > 0.95
+
+
+def test_the_heads_of_a_method_share_one_vote():
+    """Two methods that are certain outvote thirty heads of a third, though these are of one opinion."""
+    certain, other = np.repeat([0, 1], 20), np.tile([0, 1], 20)
+    found = consensus([certain[None], certain[None], np.stack([other] * 30)], 2, seed=0)
+    assert np.array_equal(found, certain) or np.array_equal(found, 1 - certain)
+
+
+@pytest.mark.parametrize("clusters", [2, 4])
+def test_agreement_is_the_best_of_all_renamings_and_each_method_has_one_vote(clusters):
+    assigned, names = np.random.default_rng(0).integers(0, clusters, (4, 25)), ["a", "b", "b", "c"]
+    orders = list(itertools.permutations(range(clusters)))
+
+    def share(a, b):
+        return max((np.array(order)[assigned[a]] == assigned[b]).mean() for order in orders)
+
+    wanted = [
+        [(share(0, 1) + share(0, 2)) / 2, share(0, 3)],  # not with itself
+        [share(1, 0), share(1, 2), share(1, 3)],
+        [share(2, 0), share(2, 1), share(2, 3)],
+        [share(3, 0), (share(3, 1) + share(3, 2)) / 2],
+    ]
+    np.testing.assert_allclose(agreement(assigned, names, clusters), [np.mean(each) for each in wanted])
+    assert agreement(assigned[:1], ["a"], clusters) == [1.0]
