@@ -98,6 +98,8 @@ def test_run_sets_the_settings_once_and_then_keeps_what_a_person_changed(project
     shutil.copytree(tmp_path / "photos", tmp_path / "others")
     done = scan("run", "others")
     assert "plan      6 groups" in done.stderr and project[-1].data.path == "others"
+    done = scan("run", "others", "--labels", "folders")
+    assert "plan      2 groups" in done.stderr and project[-1].data.labels == "folders"
     kept = tmp_path / ".scan"
     assert any("num_clusters: 7" in each.read_text() for each in kept.glob("params-*.yaml"))
 

@@ -46,13 +46,14 @@ def test_every_method_finds_plain_groups():
 def test_the_kept_head_is_as_confident_on_average_as_it_agrees_and_keeps_each_cluster(wanted):
     """Scattered points: on those that are far apart no temperature would do."""
     points = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)))
-    heads = new_heads(1, 3, 8, torch.Generator().manual_seed(1))
+    weight, _ = new_heads(1, 3, 8, torch.Generator().manual_seed(1))
+    heads = weight, torch.tensor([[0.02, -0.05, 0.03]])
     found = Candidates(["graph"], [heads], [wanted])
     with torch.no_grad():
         given = kept_head(found, points)(points)[0]
     assert given.softmax(dim=1).amax(dim=1).mean().item() == pytest.approx(wanted, abs=1e-4)
     assert torch.equal(given.argmax(dim=1), assign(points, heads)[0])
-    plain = points @ heads[0][0].T
+    plain = points @ heads[0][0].T + heads[1][0]
     torch.testing.assert_close(given / given[0, 0], plain / plain[0, 0], rtol=1e-3, atol=1e-4)
 
 
