@@ -249,9 +249,9 @@ def test_only_clustering_does_without_augmentation():
             validate(kind, {**dumped(kind), "augmentation": dumped(NoAugmentation)})
 
 
-def test_none_trains_no_epoch():
+def test_none_and_frozen_train_no_epoch():
     epochs = {method: VALID[kind].trained_epochs for method, kind in PRETEXTS.items()}
-    assert epochs == {method: 0 if method == "none" else 2 for method in PRETEXTS}
+    assert epochs == {method: 0 if method in ("none", "frozen") else 2 for method in PRETEXTS}
 
 
 @pytest.mark.parametrize(
