@@ -163,8 +163,9 @@ def describe(found: Inspection, labels: str) -> list[str]:
     if "no split of its own" not in found.splits:
         lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
     if len(found.classes) > 1:
-        as_labels = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"
-        lines.append(f"subfolders are {as_labels}")
+        what = "subfolders" if found.settings.name in ("folder", "archive") else "labels"
+        used = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"
+        lines.append(f"{what} are {used}")
     return titled("found", lines)
 
 

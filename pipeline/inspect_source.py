@@ -26,7 +26,7 @@ from scan_core.data.types import Finding, Item, Source, Split
 from scan_core.errors import ScanError
 
 SAMPLE = 96  # images that are decoded
-SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored: not more than the images have
+SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored
 COLUMNS, TILE, GAP = 12, 96, 6  # of the contact sheet; tile and gap in pixels
 SPLIT_NAMES: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabeled", None: "train"}
 
@@ -53,10 +53,14 @@ class Inspection:
     read_seconds: float = 0.0  # to go through all of the source without decoding it
 
     @property
+    def short_side(self) -> int:
+        """Pixels of the images' short side: half of them do not exceed it."""
+        return sorted(map(min, self.sizes))[(len(self.sizes) - 1) // 2] if self.sizes else 0
+
+    @property
     def side(self) -> int:
-        """The smallest of ``SHARP`` that holds the images' short side, which half of them do not exceed."""
-        short_side = sorted(map(min, self.sizes))[(len(self.sizes) - 1) // 2] if self.sizes else 0
-        return next((side for side in SHARP if side >= short_side), SHARP[-1])
+        """Pixels to store: the smallest of ``SHARP`` that holds the short side."""
+        return next((side for side in SHARP if side >= self.short_side), SHARP[-1])
 
 
 def kind_of(path: Path) -> str:

@@ -50,7 +50,7 @@ class Plan:
 
 def options(found: Inspection) -> list[Spaces]:
     """The frozen networks that may be used, the best first. None sees more pixels than the images have, beyond 128."""
-    side = max(side for side in SIDES if side <= max(found.side, SMALLEST))
+    side = max(side for side in SIDES if side <= max(found.short_side, SMALLEST))
     single: Spaces = ((LITE0, side),)
     return [(*single, (LITE2, side)), single, *([((LITE0, SMALLEST),)] if side > SMALLEST else [])]
 
@@ -176,6 +176,6 @@ def free_memory() -> float:
     try:
         most, used, stat = (Path(CGROUP, f"memory.{name}").read_text().strip() for name in ("max", "current", "stat"))
         cached = float(dict(line.split() for line in stat.splitlines())["inactive_file"])
-        return free if most == "max" else min(free, float(most) - float(used) + cached)
-    except (OSError, ValueError, KeyError):  # no cgroup of version 2
+        return min(free, float(most) - float(used) + cached)
+    except (OSError, ValueError, KeyError):  # no cgroup of version 2, or its limit is the word max
         return free

@@ -22,8 +22,8 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
     ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split.
     """
     protocol = "all" if labels == "none" else "split"
-    train, val = _split_sizes(found, protocol, found.images)
-    k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
+    train, _ = _split_sizes(found, protocol)
+    k = max(min(train - 1, NEIGHBORS), 1)
     cluster = read_preset(find_preset("photos")).cluster.model_dump(mode="json")
     return {
         "data": {
@@ -59,7 +59,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
     """
     side = min(found.side, TRAINED_AT)
     protocol = "all" if labels == "none" and not found.splits["val"] else "split"
-    train, val = _split_sizes(found, protocol, found.images)
+    train, val = _split_sizes(found, protocol)
     batch = max(min(256 if side > LARGE else 512, train // 4), 2)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
     oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
@@ -87,12 +87,15 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
     return suggested
 
 
-def _split_sizes(found: Inspection, protocol: str, kept: int) -> tuple[int, int]:
-    """How many of the ``kept`` images train and val hold at least, as good as surely."""
+def _split_sizes(found: Inspection, protocol: str) -> tuple[int, int]:
+    """How many images train and val hold at least, as good as surely."""
+    if protocol == "all":  # a split of the source is not used then
+        count = found.images - found.splits["unlabeled"]
+        return count, fewest(count, FIXED_SHARE)
     if found.splits["val"]:
         return found.splits["train"], found.splits["val"]
-    share = FIXED_SHARE if protocol == "all" else found.settings.val_fraction
-    return kept if protocol == "all" else fewest(kept, 1 - share), fewest(kept, share)
+    share = found.settings.val_fraction
+    return fewest(found.images, 1 - share), fewest(found.images, share)
 
 
 def _method(current: Params, batch: int) -> str:

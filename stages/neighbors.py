@@ -11,8 +11,10 @@ def neighbors(stage: Stage) -> None:
     folder, settings = stage.out(artifacts.NEIGHBORS), stage.params.neighbors
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
+        # A tenth of a small folder has few images. Pretext has refused that, unless nothing is trained.
+        k = settings.k if split == "train" else min(settings.k, len(embeddings) - 1)
         mined = mine_neighbors(
-            embeddings, settings.k, settings.exact_rows, settings.recall, stage.device, settings.smoothing
+            embeddings, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing
         )
         artifacts.save_array(folder / f"{split}.npy", mined.nearest)
         artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)
