@@ -13,9 +13,7 @@ def neighbors(stage: Stage) -> None:
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
         # A tenth of a small folder has few images. Pretext has refused that, unless nothing is trained.
         k = settings.k if split == "train" else min(settings.k, len(embeddings) - 1)
-        mined = mine_neighbors(
-            embeddings, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing
-        )
+        mined = mine_neighbors(embeddings, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing)
         artifacts.save_array(folder / f"{split}.npy", mined.nearest)
         artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)
         stage.tracker.metrics({f"{split}_similarity": float(mined.similarity.mean()), f"{split}_recall": mined.recall})
