@@ -28,7 +28,12 @@ from scan_core.errors import ScanError
 from tests.project import ROOT, environment, make_dvc_project, make_project, run, run_stages
 
 PAGE = ROOT / "docs" / "ledger.md"
-FROZEN = {"photos", "cifar10_frozen", "tiny_imagenet_50_frozen"}  # no experiment of the paper fits these
+FROZEN = {
+    "photos",
+    "photos_small",
+    "cifar10_frozen",
+    "tiny_imagenet_50_frozen",
+}  # no experiment of the paper fits these
 PRESETS = sorted(set(list_presets(ROOT / "presets")) - FROZEN)
 TINY_CLASSES = ["n02085620", "n02106662", "n02124075", "n01443537", "n02002724", "n07753592", "n07720875", "n04465501"]
 
