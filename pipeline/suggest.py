@@ -89,13 +89,14 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
 
 def _split_sizes(found: Inspection, protocol: str) -> tuple[int, int]:
     """How many images train and val hold at least, as good as surely."""
+    readable = found.images - len(found.refused)  # few images are all in the sample
     if protocol == "all":  # a split of the source is not used then
-        count = found.images - found.splits["unlabeled"]
+        count = readable - found.splits["unlabeled"]
         return count, fewest(count, FIXED_SHARE)
     if found.splits["val"]:
         return found.splits["train"], found.splits["val"]
     share = found.settings.val_fraction
-    return fewest(found.images, 1 - share), fewest(found.images, share)
+    return fewest(readable, 1 - share), fewest(readable, share)
 
 
 def _method(current: Params, batch: int) -> str:

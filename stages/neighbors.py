@@ -9,10 +9,11 @@ from scan_core.clustering.neighbors import mine_neighbors
 def neighbors(stage: Stage) -> None:
     """Mine neighbors.k neighbors inside train and inside val; write data/neighbors."""
     folder, settings = stage.out(artifacts.NEIGHBORS), stage.params.neighbors
+    untrained = (artifacts.EMBEDDINGS / "reduction.safetensors").exists()
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
-        # A tenth of a small folder has few images. Pretext has refused that, unless nothing is trained.
-        k = settings.k if split == "train" else min(settings.k, len(embeddings) - 1)
+        # Without training, a tenth of a small folder may have fewer images than there are neighbors.
+        k = min(settings.k, len(embeddings) - 1) if untrained and split == "val" else settings.k
         mined = mine_neighbors(embeddings, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing)
         artifacts.save_array(folder / f"{split}.npy", mined.nearest)
         artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)

@@ -47,7 +47,7 @@ class Piece:
     findings: list[Finding]  # what the source itself refused
 
 
-def pieces(source: Source, target: Target, most: int = CHUNK_ITEMS) -> Iterator[Piece]:
+def pieces(source: Source, target: Target, most: int | None = None) -> Iterator[Piece]:
     """``source`` cut by count and by bytes, always in the same places. An empty source is one empty piece."""
     image_bytes = 3 * target.size**2 // (1 if target.stored == "array" else PIXEL_BYTES_PER_JPEG_BYTE)
     number, size = 0, 0
@@ -60,7 +60,7 @@ def pieces(source: Source, target: Target, most: int = CHUNK_ITEMS) -> Iterator[
             items.append(each)
             size += image_bytes
             size += len(each.data) if isinstance(each.data, bytes) else getattr(each.data, "nbytes", 0)
-        if size >= CHUNK_BYTES or len(items) + len(findings) >= most:
+        if size >= CHUNK_BYTES or len(items) + len(findings) >= (most or CHUNK_ITEMS):
             yield Piece(number, items, findings)
             number, size, items, findings = number + 1, 0, [], []
     if items or findings or not number:
@@ -73,12 +73,12 @@ def ingest(
     folder: Path,
     workers: int,
     report: Callable[[int, int], None],
-    most: int = CHUNK_ITEMS,
+    most: int | None = None,
 ) -> int:
     """Decodes ``source`` into chunks in ``folder`` and returns how many chunks there are.
 
     ``report`` is called after each chunk with the totals so far: images taken, files not taken. A chunk has at ``most``
-    that many items.
+    that many items, by default ``CHUNK_ITEMS``.
     """
     taken = refused = chunks = 0
     with _Decoder(target, folder, workers) as decoder:

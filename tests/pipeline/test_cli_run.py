@@ -150,7 +150,7 @@ class Running:
 ])  # fmt: skip
 def test_the_end_of_the_pipeline_is_waited_for_and_said(tmp_path, monkeypatch, capsys, status, interrupted, code, said):
     monkeypatch.chdir(tmp_path)
-    running = Running(status, interrupted)
+    running, handler = Running(status, interrupted), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: running)
     ended = None
     try:
@@ -160,7 +160,7 @@ def test_the_end_of_the_pipeline_is_waited_for_and_said(tmp_path, monkeypatch, c
         print(error, file=sys.stderr)
     assert ended == code and said in capsys.readouterr().err
     assert running.waited == 1 + interrupted
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
