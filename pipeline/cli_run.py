@@ -1,12 +1,14 @@
 """``scan look`` and ``scan run``: from a folder of photos to groups, without a file being edited."""
 
 import json
+import multiprocessing
 import os
 import signal
 import statistics
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def run_source(photos: str, groups: int | None, labels: str, train: bool) -> Non
         if groups not in (None, current.cluster.num_clusters):
             change_params({"cluster": {"num_clusters": groups}}, f"{photos}: scan run --groups {groups}")
     else:
-        proposal = propose(photos, groups, labels, train)
+        proposal = propose_alone(photos, groups, labels, train)
         say("\n".join(proposal.lines))
         if kept := change_params(proposal.suggested, f"{photos}: as scan run suggests"):
             say(f"settings  the old params.yaml is {kept}")
@@ -106,6 +108,15 @@ def reproduce() -> None:
             raise typer.Exit(130) from None
     if status:
         raise ScanError(f"the pipeline did not end well; the line above says why, {LOG} has more; then run this again")
+
+
+def propose_alone(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:
+    """``propose`` in a process of its own, whose networks are out of memory before the pipeline starts."""
+    method = "fork" if sys.platform == "linux" else "spawn"
+    ends_silently = (signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, context, signal.signal, ends_silently) as pool:
+        return pool.submit(propose, photos, groups, labels, train).result()
 
 
 def propose(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:

@@ -64,7 +64,7 @@ def test_look_says_what_is_there_what_it_takes_and_the_settings_and_changes_noth
         "found     61 images, 48 x 36 pixels; JPEG", "1 other files",
         "1 of 61 looked at cannot be read, such as cut.jpg",
         "subfolders are not classes (--labels folders)",
-        "plan      6 groups by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128 px", "about 0:",
+        "plan      6 groups by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128 px", "about 1:",
         "instead, --train learns from these images alone: about 2:00:00, 3 GB", "num_clusters: 6", "method: frozen",
     ):  # fmt: skip
         assert each in said, each
