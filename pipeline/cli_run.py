@@ -56,11 +56,12 @@ def look(
         raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
     proposal = propose(photos, groups, labels, train)
     shown = write_contact_sheet(proposal.found, Path(sheet))
+    # Before anything is said of it: settings that do not go with the others are refused.
+    kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
     print("\n".join([*proposal.lines, f"sheet     {sheet} ({shown} images)"]))
     print(f"\nSettings for params.yaml ({'now there' if use else '--use puts them there'}):\n")
     print(as_yaml(proposal.suggested).strip())
     if use:
-        kept = change_params(proposal.suggested, f"{photos}: as scan look suggests")
         print("\nnext      dvc repro" + (f"; a copy of the old settings is {kept}" if kept else ""))
     else:
         print("\nnext      scan run does all of it")
