@@ -116,7 +116,8 @@ def scan_seconds(clusters: int, settings: "FrozenCluster") -> float:
 
     def step(heads: int) -> float:
         start = new_heads(heads, clusters, points.shape[1], generator)
-        return _seconds(lambda: scan_heads(points, near, start, 1.0, steps, settings, generator)) / steps
+        plan = (1.0, steps, settings.batch_size, settings.lr)
+        return _seconds(lambda: scan_heads(points, near, start, *plan, generator)) / steps
 
     return step(settings.heads) * settings.steps + step(1) * 2 * FROM_CLUSTERS_STEPS
 

@@ -26,7 +26,8 @@ SHARPNESS = 10.0  # logits per unit of a linear map: rows of length 1 give small
 KMEANS_STARTS = 5
 # The linear classifier that learns proposed clusters, and the SCAN loss that starts from them.
 CLASSIFIER_STEPS, CLASSIFIER_LR = 800, 1e-2
-FROM_CLUSTERS_STEPS, FROM_CLUSTERS_ENTROPY = 400, 2.0  # a large entropy weight would make the clusters equal in size
+FROM_CLUSTERS_STEPS, FROM_CLUSTERS_LR = 400, 1e-3
+FROM_CLUSTERS_ENTROPY = 2.0  # a large entropy weight would make the clusters equal in size
 
 Heads = tuple[Tensor, Tensor]  # weight (H,C,D), bias (H,C)
 
@@ -71,7 +72,8 @@ def propose(
         return classify(points, torch.from_numpy(labels), clusters, generator)
 
     def refined(heads: Heads) -> Heads:
-        return scan_heads(points, near, heads, FROM_CLUSTERS_ENTROPY, FROM_CLUSTERS_STEPS, settings, generator)
+        plan = (FROM_CLUSTERS_ENTROPY, FROM_CLUSTERS_STEPS, settings.batch_size, FROM_CLUSTERS_LR)
+        return scan_heads(points, near, heads, *plan, generator)
 
     if "kmeans" in methods:
         report("k-means")
@@ -85,12 +87,11 @@ def propose(
     if "scan" in methods:
         report("SCAN loss")
         start = new_heads(settings.heads, clusters, points.shape[1], generator)
-        heads = scan_heads(points, near, start, settings.entropy_weight, settings.steps, settings, generator)
+        plan = (settings.entropy_weight, settings.steps, settings.batch_size, settings.lr)
+        heads = scan_heads(points, near, start, *plan, generator)
         found.add("SCAN loss", heads)
         report("consensus")
-        graph_alone = [heads for name, heads in zip(found.names, found.heads, strict=True) if name == "graph"]
-        proposals = [assign(points, each).numpy() for each in (*graph_alone, heads)]
-        together = learned(consensus(proposals, clusters, seed))
+        together = learned(consensus(assign(points, heads).numpy(), clusters, seed))
         found.add("consensus", together)
         found.add("consensus, SCAN loss", refined(together))
     if "temi" in methods:
@@ -155,7 +156,8 @@ def scan_heads(
     heads: Heads,
     entropy_weight: float,
     steps: int,
-    settings: FrozenCluster,
+    batch_size: int,
+    lr: float,
     generator: torch.Generator,
 ) -> Heads:
     """``heads`` after the SCAN loss (paper, eq. 2) on pairs of ``points`` (N,D) and their ``neighbors`` (N,K)."""
@@ -167,7 +169,7 @@ def scan_heads(
         )
         return total.sum()
 
-    return _train(heads, loss, len(points), settings.batch_size, steps, settings.lr, generator)
+    return _train(heads, loss, len(points), batch_size, steps, lr, generator)
 
 
 def _train(

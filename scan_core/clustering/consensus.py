@@ -8,17 +8,13 @@ from scan_core.clustering.spectral import kmeans_clusters
 STARTS = 5  # of k-means
 
 
-def consensus(proposals: list[np.ndarray], clusters: int, seed: int) -> np.ndarray:
-    """(N,) int64 clusters on which ``proposals`` agree, each the clusters (H,N) of a method's heads.
+def consensus(proposals: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """(N,) int64 clusters on which ``proposals`` agree, the clusters (H,N) of several heads.
 
     K-means on the first C principal components of all memberships: images that many heads put together have similar
-    rows, whatever the heads call their clusters. A method's heads share one vote, so that sixteen heads that start at
-    random do not outvote the graph.
+    rows, whatever the heads call their clusters.
     """
-    memberships = [
-        np.eye(clusters, dtype=np.float32)[head] / np.sqrt(len(heads)) for heads in proposals for head in heads
-    ]
-    joined = np.concatenate(memberships, axis=1)  # (N,H*C)
+    joined = np.concatenate([np.eye(clusters, dtype=np.float32)[head] for head in proposals], axis=1)  # (N,H*C)
     joined -= joined.mean(axis=0)
     basis = np.linalg.eigh((joined.T @ joined).astype(np.float64))[1][:, ::-1][:, :clusters]
     rows = joined @ basis.astype(np.float32)
