@@ -14,16 +14,19 @@ from torch.nn import functional as F
 
 from scan_core.clustering.consensus import agreement, consensus
 from scan_core.clustering.losses import scan_loss
+from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.settings import FrozenCluster
-from scan_core.clustering.spectral import kmeans_clusters, spectral_clusters
+from scan_core.clustering.spectral import GRAPH_NEIGHBORS, kmeans_clusters, spectral_clusters
 from scan_core.clustering.temi import temi_clusters
 from scan_core.clustering.turtle import turtle_clusters
 from scan_core.errors import ScanError
 from scan_core.models.networks import ClusterHeads
 
-BATCH = 512
+LANDMARKS = 200_000  # images at most that are clustered as a whole; all others are seen in batches
+BATCH, BLOCK = 512, 16_384  # images at a time, in training and beyond it
 SHARPNESS = 10.0  # logits per unit of a linear map: rows of length 1 give small ones
 KMEANS_STARTS = 5
+MINING = (50_000, 0.95, "cpu")  # neighbors among landmarks: rows of an exact search at most, else the recall
 # The linear classifier that learns proposed clusters, and the SCAN loss that starts from them.
 CLASSIFIER_STEPS, CLASSIFIER_LR = 800, 1e-2
 FROM_CLUSTERS_STEPS, FROM_CLUSTERS_LR = 400, 1e-3
@@ -59,7 +62,9 @@ def propose(
     """All candidates of ``settings.methods`` for ``embeddings`` (N,D) float32, rows of length 1, and which is kept.
 
     ``neighbors`` (N,K) are positions, nearest first. ``report`` is called with the name of each method when it starts.
-    The methods run in the order below, whatever theirs in the settings. Raises ``ScanError`` if there are fewer images
+    The methods run in the order below, whatever theirs in the settings. K-means, the graph and the consensus divide the
+    first ``LANDMARKS`` images, which are a random part of all if their order is; a head learns to divide the others
+    likewise. Raises ``ScanError`` if there are fewer images
     than clusters, as many and only the graph is to divide them, or fewer neighbors than the settings ask for.
     """
     count, clusters, methods = len(embeddings), settings.num_clusters, settings.methods
@@ -68,8 +73,10 @@ def propose(
     generator = torch.Generator().manual_seed(seed)
     found = Candidates()
 
+    landmarks = embeddings[:LANDMARKS]
+
     def learned(labels: np.ndarray) -> Heads:
-        return classify(points, torch.from_numpy(labels), clusters, generator)
+        return classify(points[: len(labels)], torch.from_numpy(labels), clusters, generator)
 
     def refined(heads: Heads) -> Heads:
         plan = (FROM_CLUSTERS_ENTROPY, FROM_CLUSTERS_STEPS, settings.batch_size, FROM_CLUSTERS_LR)
@@ -77,11 +84,12 @@ def propose(
 
     if "kmeans" in methods:
         report("k-means")
-        labels, _ = kmeans_clusters(embeddings, clusters, seed, KMEANS_STARTS)
+        labels, _ = kmeans_clusters(landmarks, clusters, seed, KMEANS_STARTS)
         found.add("k-means", learned(labels))
     if "graph" in methods and clusters < count:  # eigsh finds fewer vectors than rows
         report("graph")
-        graph = learned(spectral_clusters(neighbors, clusters, seed))
+        mined = neighbors if len(landmarks) == count else mine_neighbors(landmarks, GRAPH_NEIGHBORS, *MINING).nearest
+        graph = learned(spectral_clusters(mined, clusters, seed))
         found.add("graph", graph)
         found.add("graph, SCAN loss", refined(graph))
     if "scan" in methods:
@@ -91,7 +99,7 @@ def propose(
         heads = scan_heads(points, near, start, *plan, generator)
         found.add("SCAN loss", heads)
         report("consensus")
-        together = learned(consensus(assign(points, heads).numpy(), clusters, seed))
+        together = learned(consensus(assign(points[:LANDMARKS], heads).numpy(), clusters, seed))
         found.add("consensus", together)
         found.add("consensus, SCAN loss", refined(together))
     if "temi" in methods:
@@ -137,7 +145,11 @@ def log_probabilities(points: Tensor, heads: Heads) -> Tensor:
 
 def assign(points: Tensor, heads: Heads) -> Tensor:
     """(N,D) to (H,N) int64: the most probable cluster under each head."""
-    return torch.stack([(points @ weight.T + bias).argmax(dim=1) for weight, bias in zip(*heads, strict=True)])
+    found = torch.empty(len(heads[0]), len(points), dtype=torch.long)
+    for row, weight, bias in zip(found, *heads, strict=True):
+        for part, block in zip(row.split(BLOCK), points.split(BLOCK), strict=True):
+            torch.argmax(block @ weight.T + bias, dim=1, out=part)
+    return found
 
 
 def classify(points: Tensor, labels: Tensor, clusters: int, generator: torch.Generator) -> Heads:
@@ -205,7 +217,7 @@ def kept_head(candidates: Candidates, points: Tensor) -> ClusterHeads:
     labels, that is what is known of how often it is right. No image changes its cluster.
     """
     weight, bias = (SHARPNESS * each[0] for each in candidates.heads[candidates.kept])
-    logits, wanted = points @ weight.T + bias, candidates.agreement[candidates.kept]
+    logits, wanted = points[:LANDMARKS] @ weight.T + bias, candidates.agreement[candidates.kept]
     low, high = 1e-2, 1e2
     for _ in range(40):  # the mean confidence falls as the temperature rises
         middle = (low * high) ** 0.5

@@ -14,10 +14,16 @@ def consensus(proposals: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     K-means on the first C principal components of all memberships: images that many heads put together have similar
     rows, whatever the heads call their clusters.
     """
-    joined = np.concatenate([np.eye(clusters, dtype=np.float32)[head] for head in proposals], axis=1)  # (N,H*C)
-    joined -= joined.mean(axis=0)
-    basis = np.linalg.eigh((joined.T @ joined).astype(np.float64))[1][:, ::-1][:, :clusters]
-    rows = joined @ basis.astype(np.float32)
+    from scipy.sparse import csr_array
+
+    heads, count = proposals.shape
+    columns = (proposals + clusters * np.arange(heads)[:, None]).T.ravel()
+    starts = np.arange(0, columns.size + 1, heads)
+    joined = csr_array((np.ones(columns.size, np.float32), columns, starts), shape=(count, heads * clusters))
+    mean = joined.mean(axis=0)
+    covariance = (joined.T @ joined).toarray() / count - np.outer(mean, mean)
+    basis = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :clusters].astype(np.float32)
+    rows = joined @ basis - (mean @ basis).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True).clip(min=1e-12)
     return kmeans_clusters(rows, clusters, seed, STARTS)[0]
 

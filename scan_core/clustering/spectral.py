@@ -8,6 +8,7 @@ GRAPH_NEIGHBORS = 20  # of each image
 REGULARIZATION = 0.01  # edges between all images, together as heavy as this share of an image's own edges
 TOLERANCE = 1e-4  # of the eigenvalues: k-means needs no more
 STARTS = 20  # of k-means
+BLOCK = 8_192  # rows of the graph at a time
 
 
 def spectral_clusters(neighbors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
@@ -42,16 +43,18 @@ def shared_neighbors(neighbors: np.ndarray) -> Any:
 
     An image is its own neighbor, too, so that no edge weighs nothing.
     """
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array, vstack
 
     count, k = neighbors.shape
     index = np.concatenate([np.arange(count)[:, None], neighbors], axis=1)  # (N,1+K)
     ends = np.arange(0, index.size + 1, k + 1)
     graph = csr_array((np.ones(index.size, np.float32), index.ravel(), ends), shape=(count, count))
-    edges = graph.maximum(graph.T)
+    edges, lists = graph.maximum(graph.T), graph.T.tocsr()
     edges.setdiag(0)
     edges.eliminate_zeros()
-    return (graph @ graph.T).multiply(edges).tocsr() / (k + 1)
+    # In blocks: most pairs that share a neighbor have no edge.
+    blocks = [(graph[row : row + BLOCK] @ lists).multiply(edges[row : row + BLOCK]) for row in range(0, count, BLOCK)]
+    return vstack(blocks, format="csr") / (k + 1)
 
 
 def kmeans_clusters(features: np.ndarray, num_clusters: int, seed: int, starts: int) -> tuple[np.ndarray, np.ndarray]:

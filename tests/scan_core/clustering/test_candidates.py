@@ -60,14 +60,33 @@ def test_the_kept_head_is_as_confident_on_average_as_it_agrees_and_keeps_each_cl
 def test_the_consensus_is_of_all_heads_and_of_nothing_else(monkeypatch):
     """The graph has no vote in it: it would be a copy of the graph, and agree with it."""
     seen = []
-
-    def spied(proposals, clusters, seed):
-        seen.append(len(proposals))
-        return consensus(proposals, clusters, seed)
-
-    monkeypatch.setattr(module, "consensus", spied)
+    monkeypatch.setattr(module, "consensus", counted(consensus, seen))
     proposed()
-    assert seen == [3]
+    assert seen == [(3, 90)]
+
+
+def test_of_very_many_images_the_first_are_landmarks_from_which_all_are_grouped(monkeypatch):
+    points, labels = groups((40, 40, 40))
+    order = np.random.default_rng(0).permutation(120)
+    points, labels = points[order], labels[order]
+    seen = []
+    monkeypatch.setattr(module, "LANDMARKS", 50)
+    monkeypatch.setattr(module, "BLOCK", 32)
+    monkeypatch.setattr(module, "GRAPH_NEIGHBORS", 5)
+    for name in ("kmeans_clusters", "spectral_clusters", "consensus"):
+        monkeypatch.setattr(module, name, counted(getattr(module, name), seen))
+    found = propose(points, mined(points, 5), frozen_settings(), 0, lambda _: None)
+    assert seen == [(50, 8), (50, 5), (3, 50)]
+    for name, row in zip(NAMES, assign(torch.from_numpy(points), found.joined()).numpy(), strict=True):
+        assert name == "SCAN loss" or one_cluster_per_group(row, labels), name
+
+
+def counted(function, seen):
+    def run(given, *rest):
+        seen.append(given.shape)
+        return function(given, *rest)
+
+    return run
 
 
 def test_the_head_of_the_largest_agreement_is_kept(monkeypatch):
