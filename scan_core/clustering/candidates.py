@@ -146,9 +146,10 @@ def log_probabilities(points: Tensor, heads: Heads) -> Tensor:
 def assign(points: Tensor, heads: Heads) -> Tensor:
     """(N,D) to (H,N) int64: the most probable cluster under each head."""
     found = torch.empty(len(heads[0]), len(points), dtype=torch.long)
-    for row, weight, bias in zip(found, *heads, strict=True):
-        for part, block in zip(row.split(BLOCK), points.split(BLOCK), strict=True):
-            torch.argmax(block @ weight.T + bias, dim=1, out=part)
+    for start in range(0, len(points), BLOCK):
+        block = points[start : start + BLOCK]
+        for row, weight, bias in zip(found, *heads, strict=True):
+            row[start : start + BLOCK] = (block @ weight.T + bias).argmax(dim=1)
     return found
 
 
