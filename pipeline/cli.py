@@ -14,7 +14,7 @@ from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
 from pipeline.progress import say
 from pipeline.tracking.spool import tracking_address, without_passwords
-from scan_core.errors import ScanError
+from scan_core.errors import ScanError, exhausted
 
 
 class Commands(typer.core.TyperGroup):
@@ -26,8 +26,11 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:  # of scan show | head: typer ends quietly
             raise
-        except (ScanError, OSError) as error:
-            say(f"scan: error: {without_passwords(' '.join(str(error).split()))}")
+        except Exception as error:
+            words = exhausted(error)
+            if not words and not isinstance(error, ScanError | OSError):
+                raise
+            say(f"scan: error: {without_passwords(' '.join((words or str(error)).split()))}")
             sys.exit(1)
 
 

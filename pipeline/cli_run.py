@@ -97,6 +97,7 @@ def reproduce() -> None:
     program = Path(sys.executable).parent
     variables = {**os.environ, "PATH": f"{program}{os.pathsep}{os.environ.get('PATH', '')}"}
     SCRATCH.mkdir(exist_ok=True)
+    killed = killed_for_memory()
     with LOG.open("w") as log:
         running = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=log, env=variables)
         try:
@@ -107,8 +108,22 @@ def reproduce() -> None:
             signal.signal(signal.SIGINT, before)
             say("scan: interrupted; the same command carries on from here")
             raise typer.Exit(130) from None
+    if status and killed_for_memory() > killed:
+        raise ScanError(
+            "the machine ran out of memory and ended the stage; close other programs, or give fewer images, "
+            "then run this again"
+        )
     if status:
         raise ScanError(f"the pipeline did not end well; the line above says why, {LOG} has more; then run this again")
+
+
+def killed_for_memory() -> int:
+    """How many processes this machine has ended since its start because memory ran out. 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:  # not Linux
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def propose_alone(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:

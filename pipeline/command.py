@@ -14,7 +14,11 @@ import typer
 from pipeline.progress import clock, say
 from pipeline.resume import launched
 from pipeline.stage import Stage
-from scan_core.errors import DamagedFile, ScanError
+from scan_core.errors import DamagedFile, ScanError, exhausted
+
+# What takes most of a stage's memory, as settings.
+LARGEST = {"prepare": "data.size", "embed": "embed.spaces or their side"}
+LARGEST |= {name: f"{name}.batch_size" for name in ("pretext", "cluster", "selflabel")}
 
 
 def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
@@ -38,7 +42,7 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
                 traceback.print_exc()
             rank = launched()[0]
             if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
-                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug)}")
+                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug, name)}")
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
         # The outputs are in place, so the stage has succeeded, whatever happens to its records.
         try:
@@ -78,7 +82,7 @@ def run(app: typer.Typer) -> NoReturn:
     os._exit(status if isinstance(status, int) else int(status is not None))
 
 
-def one_line(error: BaseException, debug: bool = False) -> str:
+def one_line(error: BaseException, debug: bool = False, stage: str = "") -> str:
     """What happened, in one line, and what to do; for an unexpected error, how to see more."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the next run resumes from what is saved"
@@ -87,4 +91,6 @@ def one_line(error: BaseException, debug: bool = False) -> str:
         return f"{text}; delete it and run dvc repro"
     if isinstance(error, ScanError):
         return text
+    if words := exhausted(error, LARGEST.get(stage, "the number of images")):
+        return words
     return f"{type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")

@@ -71,16 +71,18 @@ def embed_frozen_spaces(stage: Stage) -> None:
 
 def embed_rows(network: "FrozenNetwork", images: "Images", rows: "Tensor", file: Path, name: str) -> np.ndarray:
     """(N,D) float32 features of ``rows`` (N,), memory-mapped from ``file``, in which an earlier run may have begun."""
+    from scan_core.data.npy import create_array
     from scan_core.models.frozen import embed_frozen
 
     note, done = file.with_suffix(".done"), 0
     if note.exists():
-        features, done = np.lib.format.open_memmap(file, "r+"), int(note.read_text())
+        features: np.ndarray = np.lib.format.open_memmap(file, "r+")
+        done = int(note.read_text())
         say(f"embed     resuming {name} after {done:,} images")
     with CountProgress("embed", len(rows)) as progress:
         for batch in embed_frozen(network, images, rows[done:]):
             if not done:
-                features = np.lib.format.open_memmap(file, "w+", np.float32, (len(rows), batch.shape[1]))
+                features = create_array(file, np.float32, (len(rows), batch.shape[1]))
             features[done : done + len(batch)] = batch
             done += len(batch)
             artifacts.replace_text(note, str(done))

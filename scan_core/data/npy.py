@@ -1,5 +1,6 @@
 """Images in the rows of a .npy array."""
 
+import os
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,18 @@ def _map(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise ScanError(f"{path} is a .npy file that cannot be read ({error}); get or write it again") from error
+
+
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new memory-mapped array at ``path``, whose room on the disk is taken at once.
+
+    Raises ``OSError`` if there is not enough: a write to a mapping would end the process without a word.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def row_name(file: str, row: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from scan_core.data.chunks import Chunk, load_thumbs, to_color
 from scan_core.data.duplicates import THUMB, exact_groups, joining, near_pairs, rows_to_keep
+from scan_core.data.npy import create_array
 from scan_core.data.settings import Data
 from scan_core.data.splits import channel_statistics, choose_rows, content_order, official
 from scan_core.data.types import Finding, Split
@@ -143,7 +144,7 @@ class _Thumbs:
 
     def _gather(self) -> np.ndarray:
         path, shape = self.folder / "thumbs.npy", (len(self.order), THUMB, THUMB, 3)
-        thumbs = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+        thumbs = create_array(path, np.uint8, shape)
         chunk_of = self.locations[self.order, 0]
         first_row = np.searchsorted(self.locations[:, 0], np.arange(chunk_of.max(initial=0) + 1))
         by_chunk = np.argsort(chunk_of, kind="stable")

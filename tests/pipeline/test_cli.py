@@ -116,6 +116,17 @@ def test_an_error_is_one_line_without_passwords(monkeypatch, kind):
     assert done.output == "scan: error: no answer from postgresql+psycopg://anna:***@host:5432/mlflow\n"
 
 
+def test_a_full_disk_is_one_line_whichever_library_says_it_and_other_errors_show_where(monkeypatch):
+    def fail(root):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(delivery, "send_waiting", fail)
+    text = "I/O error: No space left on device (os error 28)"
+    assert scan("send").output.startswith("scan: error: no room is left on the disk; make room")
+    text = "a mistake in the program"
+    assert isinstance(scan("send").exception, RuntimeError)
+
+
 @pytest.mark.parametrize(
     "address", ["sqlite:////home/anna/mlflow.db", "http://host:5000", "https://anna@host/mlflow", "postgresql://host/a"]
 )

@@ -143,12 +143,16 @@ class Running:
         return self.status
 
 
-@pytest.mark.parametrize(("status", "interrupted", "code", "said"), [
-    (0, False, None, ""),
-    (1, False, 1, "the pipeline did not end well; the line above says why"),
-    (0, True, 130, "interrupted; the same command carries on from here"),
+@pytest.mark.parametrize(("status", "interrupted", "killed", "code", "said"), [
+    (0, False, (7, 8), None, ""),
+    (1, False, (7, 7), 1, "the pipeline did not end well; the line above says why"),
+    (1, False, (7, 8), 1, "the machine ran out of memory and ended the stage; close other programs, or give fewer"),
+    (0, True, (7, 8), 130, "interrupted; the same command carries on from here"),
 ])  # fmt: skip
-def test_the_end_of_the_pipeline_is_waited_for_and_said(tmp_path, monkeypatch, capsys, status, interrupted, code, said):
+def test_the_end_of_the_pipeline_is_waited_for_and_said(
+    tmp_path, monkeypatch, capsys, status, interrupted, killed, code, said
+):
+    monkeypatch.setattr(cli_run, "killed_for_memory", iter(killed).__next__)
     monkeypatch.chdir(tmp_path)
     running, handler = Running(status, interrupted), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: running)
@@ -161,6 +165,13 @@ def test_the_end_of_the_pipeline_is_waited_for_and_said(tmp_path, monkeypatch, c
     assert ended == code and said in capsys.readouterr().err
     assert running.waited == 1 + interrupted
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
+def test_processes_that_the_machine_ended_are_counted_from_its_start(monkeypatch):
+    assert cli_run.killed_for_memory() >= 0
+    monkeypatch.setattr(cli_run.Path, "read_text", lambda path: "oom_kill_total 5\noom_kill 3\nother 9\n")
+    assert cli_run.killed_for_memory() == 3
 
 
 def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
