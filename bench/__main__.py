@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import frozen, mining, prepare, recipes, startup, steps, views
+from bench import clustering, frozen, mining, prepare, recipes, startup, steps, views
 from bench.machine import machine
 from bench.timing import Row, measure_alone
 
@@ -47,6 +47,9 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
         (steps.compare_with_ceiling, (steps.embedding, SECONDS, FEW_ROUNDS, "resnet18")),
     ]),
     "frozen": ("Frozen networks", [(frozen.measure, (SECONDS, ROUNDS)), (frozen.measure_runs, ())]),
+    "clustering": ("Groups from stored embeddings", [
+        (clustering.measure, ()), (clustering.measure_million, ()), (clustering.measure_published, ()),
+    ]),
     "mining": ("Neighbors", [(mining.measure_exact, ()), (mining.measure_approximate, ())]),
     "prepare": ("Preparing images", [(prepare.measure, (IMAGES, ROUNDS))]),
     "startup": ("Start-up", [(startup.measure, (FEW_ROUNDS,))]),

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +193,11 @@ def _result_file(run: Run) -> Path:
 
 
 def _pretext_key(run: Run) -> str:
-    """Equal for runs that can share the pretext task."""
-    params = run.params()
-    groups = ("seed", "precision", "data", "backbone", "pretext")
-    return json.dumps({group: params.model_dump(mode="json")[group] for group in groups}, sort_keys=True)
+    """Equal for runs that can share the pretext task, or the features of frozen networks, whatever the seed."""
+    frozen = run.params().pretext.method == "frozen"
+    values = (replace(run, seed=0) if frozen else run).params().model_dump(mode="json")
+    groups = ("data", "embed") if frozen else ("seed", "precision", "data", "backbone", "pretext")
+    return json.dumps({group: values[group] for group in groups}, sort_keys=True)
 
 
 def deliver_to_mlflow(say: Callable[[str], None]) -> None:

@@ -67,7 +67,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels,
             "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
-            "duplicates": "keep", "protocol": protocol, "mean": None, "std": None,
+            "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {
             "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,

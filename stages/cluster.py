@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from scan_core.clustering.settings import FrozenCluster, ScanCluster
 
 
+FEW = 10  # images for each cluster: with fewer, most methods find little
+
+
 def cluster(stage: Stage) -> None:
     """Train heads with the SCAN loss, or cluster stored embeddings; write models/cluster.safetensors."""
     from scan_core.clustering.settings import ScanCluster
@@ -35,6 +38,7 @@ def cluster_images(stage: Stage, settings: "ScanCluster") -> None:
     images, rows, stats = stage.images(compute)
     train, val = (torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val"))
     steps = check_batch("cluster", settings.batch_size, len(rows["train"]))
+    warn_of_many(settings.num_clusters, len(rows["train"]))
     pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
     state = start_scan(settings, pretext, params.seed, fabric)
     loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
@@ -69,6 +73,7 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
         for split in ("train", "val")
     )
     near = artifacts.load_neighbors("train", len(train))
+    warn_of_many(settings.num_clusters, len(train))
     candidates = propose(train, near, settings, stage.params.seed, lambda name: say(f"cluster   {name}"))
     assigned = assign(torch.from_numpy(val), candidates.joined()).to(torch.int32).numpy()  # (H,N_val)
     kept, names, shares = candidates.kept, candidates.names, candidates.agreement
@@ -90,6 +95,12 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
     artifacts.save_csv(stage.out(artifacts.PLOTS / "cluster_heads.csv"), rows, ["head", "method", "agreement", "kept"])
     stage.tracker.event("tags", values={"scan.method": names[kept]})
     stage.tracker.metrics({"agreement": shares[kept]})
+
+
+def warn_of_many(clusters: int, images: int) -> None:
+    """Says so if clusters have fewer than ten images on average."""
+    if clusters > images / FEW:
+        say(f"cluster   {clusters} clusters of {images} images are many: fewer than {FEW} images in each")
 
 
 app = command("cluster", cluster)

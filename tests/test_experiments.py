@@ -103,6 +103,12 @@ def test_the_runs_of_a_sweep_share_one_pretext_task_per_seed(name):
     assert keys == {_pretext_key(Run("digits_quick", 1))} != {_pretext_key(Run("digits_quick", 2))}
 
 
+def test_all_seeds_of_frozen_networks_are_one_worker_s_so_that_their_features_are_made_once():
+    rows = EXPERIMENTS["frozen_cifar10"].rows
+    keys = {_pretext_key(row.run("cifar10_frozen", seed)) for row in rows for seed in (1, 2)}
+    assert len(keys) == len(rows) == 2
+
+
 def test_all_are_all_experiments():
     assert list(select_experiments(["all"])) == list(ALL)
 

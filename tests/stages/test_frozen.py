@@ -10,6 +10,7 @@ from scan_core.images.store import ArrayImages
 from scan_core.models import frozen
 from scan_core.models.files import Preprocessing, save_backbone
 from scan_core.models.networks import architecture, build_backbone
+from stages.cluster import warn_of_many
 from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run_stage, run_stages, set_params
 from tests.tiny import BACKBONE, CPU
 
@@ -122,3 +123,10 @@ def test_settings_that_contradict_one_another_are_refused(tmp_path, changes, sai
     project = make_project(tmp_path / "project", FROZEN)
     set_params(project, changes)
     assert said in error_of(project, "source")
+
+
+@pytest.mark.parametrize(("clusters", "said"), [(10, ""), (11, "cluster   11 clusters of 100 images are many: fewer")])
+def test_more_clusters_than_a_tenth_of_the_images_are_said(capsys, clusters, said):
+    warn_of_many(clusters, 100)
+    heard = "".join(capsys.readouterr())
+    assert said in heard and bool(said) == bool(heard)
