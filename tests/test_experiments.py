@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from experiments import labeled, runs, workers
 from experiments.__main__ import EXPERIMENTS as ALL
 from experiments.__main__ import app, select_experiments
-from experiments.frozen import by_method
+from experiments.frozen import FROZEN_EXPERIMENTS, by_method
 from experiments.labeled import without_false_positives
 from experiments.ledger import replace_blocks, summary, write_ledger
 from experiments.runs import Result, Run, _pretext_key, _result_file, deliver_to_mlflow, run_all
@@ -104,7 +104,7 @@ def test_the_runs_of_a_sweep_share_one_pretext_task_per_seed(name):
 
 
 def test_all_seeds_of_frozen_networks_are_one_worker_s_so_that_their_features_are_made_once():
-    rows = EXPERIMENTS["frozen_cifar10"].rows
+    rows = FROZEN_EXPERIMENTS["frozen_cifar10"].rows
     keys = {_pretext_key(row.run("cifar10_frozen", seed)) for row in rows for seed in (1, 2)}
     assert len(keys) == len(rows) == 2
 
