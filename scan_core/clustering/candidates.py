@@ -26,6 +26,7 @@ LANDMARKS = 200_000  # images at most that are clustered as a whole; all others 
 BATCH, BLOCK = 512, 16_384  # images at a time, in training and beyond it
 SHARPNESS = 10.0  # logits per unit of a linear map: rows of length 1 give small ones
 KMEANS_STARTS = 5
+GRAPH_VOTES = 0.5  # in the consensus, for each head's vote: a whole one makes the consensus a copy of the graph
 MINING = (50_000, 0.95, "cpu")  # neighbors among landmarks: rows of an exact search at most, else the recall
 # The linear classifier that learns proposed clusters, and the SCAN loss that starts from them.
 CLASSIFIER_STEPS, CLASSIFIER_LR = 800, 1e-2
@@ -73,7 +74,7 @@ def propose(
     generator = torch.Generator().manual_seed(seed)
     found = Candidates()
 
-    landmarks = embeddings[:LANDMARKS]
+    landmarks, graph_labels = embeddings[:LANDMARKS], None
 
     def learned(labels: np.ndarray) -> Heads:
         return classify(points[: len(labels)], torch.from_numpy(labels), clusters, generator)
@@ -89,7 +90,8 @@ def propose(
     if "graph" in methods and clusters < count:  # eigsh finds fewer vectors than rows
         report("graph")
         mined = neighbors if len(landmarks) == count else mine_neighbors(landmarks, GRAPH_NEIGHBORS, *MINING).nearest
-        graph = learned(spectral_clusters(mined, clusters, seed))
+        graph_labels = spectral_clusters(mined, clusters, seed)
+        graph = learned(graph_labels)
         found.add("graph", graph)
         found.add("graph, SCAN loss", refined(graph))
     if "scan" in methods:
@@ -99,7 +101,11 @@ def propose(
         heads = scan_heads(points, near, start, *plan, generator)
         found.add("SCAN loss", heads)
         report("consensus")
-        together = learned(consensus(assign(points[:LANDMARKS], heads).numpy(), clusters, seed))
+        proposals, votes = assign(points[:LANDMARKS], heads).numpy(), [1.0] * settings.heads
+        if graph_labels is not None:
+            proposals = np.concatenate([proposals, graph_labels[None]])
+            votes.append(GRAPH_VOTES * settings.heads)
+        together = learned(consensus(proposals, votes, clusters, seed))
         found.add("consensus", together)
         found.add("consensus, SCAN loss", refined(together))
     if "temi" in methods:

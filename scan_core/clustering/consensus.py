@@ -8,18 +8,19 @@ from scan_core.clustering.spectral import kmeans_clusters
 STARTS = 5  # of k-means
 
 
-def consensus(proposals: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """(N,) int64 clusters on which ``proposals`` agree, the clusters (H,N) of several heads.
+def consensus(proposals: np.ndarray, votes: list[float], clusters: int, seed: int) -> np.ndarray:
+    """(N,) int64 clusters on which ``proposals`` (H,N) agree, each of which has as many of ``votes`` (H,).
 
-    K-means on the first C principal components of all memberships: images that many heads put together have similar
-    rows, whatever the heads call their clusters.
+    K-means on the first C principal components of all memberships: images that many proposals put together have similar
+    rows, whatever they call their clusters.
     """
     from scipy.sparse import csr_array
 
     heads, count = proposals.shape
     columns = (proposals + clusters * np.arange(heads)[:, None]).T.ravel()
     starts = np.arange(0, columns.size + 1, heads)
-    joined = csr_array((np.ones(columns.size, np.float32), columns, starts), shape=(count, heads * clusters))
+    weights = np.tile(np.sqrt(np.array(votes, np.float32)), count)
+    joined = csr_array((weights, columns, starts), shape=(count, heads * clusters))
     mean = joined.mean(axis=0)
     covariance = (joined.T @ joined).toarray() / count - np.outer(mean, mean)
     basis = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :clusters].astype(np.float32)

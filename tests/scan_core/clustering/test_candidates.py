@@ -57,12 +57,21 @@ def test_the_kept_head_is_as_confident_on_average_as_it_agrees_and_keeps_each_cl
     torch.testing.assert_close(given / given[0, 0], plain / plain[0, 0], rtol=1e-3, atol=1e-4)
 
 
-def test_the_consensus_is_of_all_heads_and_of_nothing_else(monkeypatch):
-    """The graph has no vote in it: it would be a copy of the graph, and agree with it."""
-    seen = []
-    monkeypatch.setattr(module, "consensus", counted(consensus, seen))
-    proposed()
-    assert seen == [(3, 90)]
+@pytest.mark.parametrize("methods", [("scan",), ("graph", "scan")])
+def test_the_consensus_is_of_all_heads_and_the_graph_has_half_as_many_votes(monkeypatch, methods):
+    given = []
+
+    def spied(proposals, votes, clusters, seed):
+        given.append((proposals, votes))
+        return consensus(proposals, votes, clusters, seed)
+
+    monkeypatch.setattr(module, "consensus", spied)
+    found, points, _, _ = proposed(methods=methods)
+    ((proposals, votes),) = given
+    assigned = assign(torch.from_numpy(points), found.joined()).numpy()
+    heads = [row for name, row in zip(found.names, assigned, strict=True) if name == "SCAN loss"]
+    assert np.array_equal(proposals[:3], np.stack(heads))
+    assert votes == ([1.0, 1.0, 1.0, 1.5] if "graph" in methods else [1.0, 1.0, 1.0]) and len(proposals) == len(votes)
 
 
 def test_of_very_many_images_the_first_are_landmarks_from_which_all_are_grouped(monkeypatch):
@@ -76,7 +85,7 @@ def test_of_very_many_images_the_first_are_landmarks_from_which_all_are_grouped(
     for name in ("kmeans_clusters", "spectral_clusters", "consensus"):
         monkeypatch.setattr(module, name, counted(getattr(module, name), seen))
     found = propose(points, mined(points, 5), frozen_settings(), 0, lambda _: None)
-    assert seen == [(50, 8), (50, 5), (3, 50)]
+    assert seen == [(50, 8), (50, 5), (4, 50)]
     for name, row in zip(NAMES, assign(torch.from_numpy(points), found.joined()).numpy(), strict=True):
         assert name == "SCAN loss" or one_cluster_per_group(row, labels), name
 

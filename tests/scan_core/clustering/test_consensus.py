@@ -15,8 +15,15 @@ def test_consensus_puts_together_what_most_heads_put_together_whatever_they_call
     for order in itertools.permutations(range(3)):
         noisy = np.where(rng.random(60) < 0.2, rng.integers(0, 3, 60), labels)
         rows.append(np.array(order)[noisy])
-    found = consensus(np.stack(rows), 3, seed=0)
+    found = consensus(np.stack(rows), [1.0] * len(rows), 3, seed=0)
     assert max((found == np.array(order)[labels]).mean() for order in itertools.permutations(range(3))) > 0.95
+
+
+@pytest.mark.parametrize(("votes", "winner"), [([1.0, 1.0, 5.0], 1), ([3.0, 3.0, 1.0], 0)])
+def test_votes_decide_between_opinions(votes, winner):
+    opinions = np.repeat([0, 1], 20), np.tile([0, 1], 20)
+    found = consensus(np.stack([opinions[0], opinions[0], opinions[1]]), votes, 2, seed=0)
+    assert np.array_equal(found, opinions[winner]) or np.array_equal(found, 1 - opinions[winner])
 
 
 @pytest.mark.parametrize("clusters", [2, 4])
