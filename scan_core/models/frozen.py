@@ -5,8 +5,10 @@ would be faster still, but then features of photos differ by enough to change th
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +36,9 @@ class FrozenNetwork:
         self._shift = torch.tensor(expected.mean, device=device).view(3, 1, 1) * 255
         self._scale = torch.tensor(expected.std, device=device).view(3, 1, 1) * 255
         try:
+            if getattr(module, "dynamic_img_size", False) and getattr(module, "pos_embed", None) is not None:
+                # Positions are resampled to the images' size here, once, and not in each forward pass.
+                cast(Any, module).set_input_size(img_size=(self.side, self.side))
             self._run = _on_gpu(module, device) if device.type == "cuda" else _on_cpu(module, self.side)
         except RuntimeError as error:
             what = " ".join(str(error).split())[:200]
@@ -82,12 +87,15 @@ def _on_gpu(module: nn.Module, device: torch.device) -> Callable[[Tensor], np.nd
 
 
 def _on_cpu(module: nn.Module, side: int) -> Callable[[Tensor], np.ndarray]:
+    # OpenVINO reports each first import to its makers over the network, unless the package that does so is missing.
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     example = torch.zeros(2, 3, side, side)
     exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    _drop_resampling(exported.graph)
     # Not openvino.convert_model, which reports its use to its makers over the network.
     frontend = FrontEndManager().load_by_framework("pytorch")
     disabled = logging.root.manager.disable
@@ -105,6 +113,18 @@ def _on_cpu(module: nn.Module, side: int) -> Callable[[Tensor], np.ndarray]:
         return features
 
     return run
+
+
+def _drop_resampling(graph: torch.fx.Graph) -> None:
+    """Removes each resampling of positions to the size that they have, which OpenVINO could not run.
+
+    timm leaves it out itself, but not when a network is exported.
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._upsample_bicubic2d_aa.vec):
+        given = node.args[0]
+        if given.meta["val"].shape == node.meta["val"].shape:
+            node.replace_all_uses_with(given)
+            graph.erase_node(node)
 
 
 def embed_frozen(network: FrozenNetwork, images: Images, rows: Tensor) -> Iterator[np.ndarray]:

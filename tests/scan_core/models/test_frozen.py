@@ -73,6 +73,20 @@ def test_another_side_a_mirror_and_gray_images(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("model", "side"), [("test_vit", 32), ("vit_small_patch14_reg4_dinov2.lvd142m", 28)])
+def test_a_transformer_sees_images_of_another_size_than_it_was_trained_on(tmp_path, model, side):
+    path, settings = tmp_path / "a.safetensors", backbone_settings(name="timm", width=64, model=model)
+    network, generator = build_backbone(settings, 3), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():  # new, DINOv2's layers add next to nothing
+            value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    save_backbone(path, network.state_dict(), {"network": architecture(settings)}, settings, EXPECTED)
+    found = FrozenNetwork(path, CPU, side=side)(batch(side=side))
+    np.testing.assert_allclose(found, by_torch(path, batch(side=side)), rtol=1e-3, atol=1e-4)
+    assert found.std(axis=0).mean() > 1e-2, "features that are all the same would prove nothing"
+
+
+@pytest.mark.slow
 def test_a_network_that_does_not_take_the_side_is_named(tmp_path):
     path = saved(tmp_path / "a.safetensors", backbone_settings(name="timm", width=64, model="test_vit"))
     refused(lambda: FrozenNetwork(path, CPU, side=17), "images are 17x17", "patches")
