@@ -11,7 +11,7 @@
 - ``pretext``: SimCLR, MoCo, BYOL, instance discrimination, rotation: a loop each.
 - ``clustering``: neighbors, the SCAN loss, self-labeling; groups from the embeddings of frozen networks.
 - ``evaluation``: scores with labels and without.
-- ``weights``: weights that others have published, by name or from a checkpoint.
+- ``weights``: weights that others have published, by name, from the hub or from a checkpoint.
 
 A subpackage's settings are in its ``settings``.
 

@@ -1,1 +1,1 @@
-"""Weights that others have published: by name, or from a checkpoint."""
+"""Weights that others have published: from a package, from the hub, or from a checkpoint."""

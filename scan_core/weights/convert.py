@@ -47,12 +47,18 @@ class Imported:
 
 
 def import_checkpoint(
-    path: Path, kind: str, name: str | None = None, model: str | None = None, stem: str | None = None
+    path: Path,
+    kind: str,
+    name: str | None = None,
+    model: str | None = None,
+    stem: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Imported:
     """The weights in the file ``path``, in the form that ``kind`` (one of ``KINDS``) publishes.
 
     If they are None, ``name`` and ``stem`` of a ResNet and ``model`` of a DINO transformer are inferred from the
-    tensors; timm's ``model`` must be given.
+    tensors; timm's ``model`` must be given. ``config`` is timm's ``pretrained_cfg`` of this file: the images that it
+    expects. It takes precedence over the one that timm has for ``model``.
     Raises ``ScanError`` if the file cannot be read safely, or if its keys or shapes are not the network's.
     """
     if kind not in KINDS:
@@ -68,7 +74,7 @@ def import_checkpoint(
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"from": kind, "file": path.name, "sha256": sha256, "network": architecture(settings)}
-    return Imported(settings, network.state_dict(), left_out, origin, *_preprocessing(network, settings))
+    return Imported(settings, network.state_dict(), left_out, origin, *_preprocessing(network, settings, config or {}))
 
 
 def map_keys(state: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -183,13 +189,18 @@ def _dino_name(tensors: Mapping[str, Tensor], path: Path) -> str:
     return name
 
 
-def _preprocessing(network: nn.Module, settings: Backbone) -> tuple[int, Preprocessing, tuple[str, ...]]:
-    """The images that the weights were evaluated on: size before the crop and the rest, and notes for the user."""
+def _preprocessing(
+    network: nn.Module, settings: Backbone, given: Mapping[str, Any]
+) -> tuple[int, Preprocessing, tuple[str, ...]]:
+    """The images that the weights were evaluated on: size before the crop and the rest, and notes for the user.
+
+    ``given`` takes precedence over timm's ``pretrained_cfg`` of the network.
+    """
     if settings.name != "timm":
         return 256, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD), ()
     import timm
 
-    name, config = settings.model or "", cast(Any, network).pretrained_cfg
+    name, config = settings.model or "", {**cast(Any, network).pretrained_cfg, **given}
     notes = list(config.get("notes") or ())
     if len(timm.list_models(f"{name}.*", pretrained=True)) > 1:
         notes.append(f"mean, std and size are those of {name}.{config['tag']}; for others give --model with their tag")

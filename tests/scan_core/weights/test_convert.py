@@ -180,7 +180,7 @@ def test_clip_wants_its_own_normalization_and_leaves_its_projection_out():
     settings = backbone_settings(name="timm", width=64, model="vit_base_patch32_clip_224.openai")
     with torch.device("meta"):
         whole, network = timm.create_model(settings.model), timm.create_model(settings.model, num_classes=0)
-    size, images, notes = convert._preprocessing(network, settings)
+    size, images, notes = convert._preprocessing(network, settings, {})
     assert (size, images.side, images.mean[0], images.std[0]) == (249, 224, 0.48145466, 0.26862954)
     assert "QuickGELU" in notes[0], "what timm says of these weights"
     taken, left_out = convert._without_classifier(whole.state_dict(), network)

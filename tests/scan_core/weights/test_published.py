@@ -36,7 +36,7 @@ def test_published_weights_are_timms_network_with_every_tensor_of_the_file_in_it
 
 def test_a_name_that_is_not_known_a_missing_package_and_a_damaged_file_are_refused(tmp_path, monkeypatch):
     name = "efficientnet_lite0"
-    refused(lambda: load_published("resnet"), "no weights resnet", name)
+    refused(lambda: load_published("resnet"), "no weights resnet", "scan weights list")
     monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], package="not-there"))
     refused(lambda: load_published(name), "package not-there", "make setup")
     damaged = tmp_path / "a.pth"
