@@ -19,23 +19,57 @@ def list_weights() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from scan_core.weights.hub import ON_HUB
     from scan_core.weights.published import PUBLISHED
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("name", "MB", "features", "pixels", "trained on", "with labels", "license"):
         table.add_column(column, justify="right" if column in ("MB", "features", "pixels") else "left", no_wrap=True)
-    for name, each in PUBLISHED.items():
+    for name, each in {**PUBLISHED, **ON_HUB}.items():
         numbers = map(str, (each.megabytes, each.features, each.side))
-        table.add_row(name, *numbers, each.trained_on, "yes" if each.uses_labels else "no", each.license)
+        table.add_row(name, *numbers, each.trained_on, each.labels, each.license)
     Console(highlight=False).print(table)
+    print("\nThe EfficientNets are installed. scan weights get NAME downloads the others, or any network")
+    print("that timm has on the Hugging Face hub: its name there, timm/NAME.")
 
 
 @weights.command("get")
-def get_weights(name: str = typer.Argument(help="A name of scan weights list.")) -> None:
-    """Write published weights to weights/NAME.safetensors."""
+def get_weights(
+    name: str = typer.Argument(help="A name of scan weights list, or timm/NAME for another network of timm's."),
+    revision: str | None = typer.Option(
+        None, help="A branch, tag or commit on the hub; by default that of the file that is there, or else the newest."
+    ),
+) -> None:
+    """Write published weights to weights/NAME.safetensors. What is not installed is downloaded from the hub."""
+    from pipeline.weights import weights_file
+    from scan_core.weights.hub import is_on_hub, load_from_hub, recorded_origin
     from scan_core.weights.published import load_published
 
-    _write_weights(name, load_published(name), Path(f"weights/{name}.safetensors"))
+    path = weights_file(name, Path())
+    if not is_on_hub(name):
+        if revision is not None:
+            raise ScanError(
+                f"--revision is {revision}; only weights on the hub have revisions, and {name} is not there"
+            )
+        _write_weights(name, load_published(name), path)
+    elif revision is None and _is_intact(path) and (origin := recorded_origin(path)):
+        print(f"{path} is there, from {origin['repository']} at revision {origin['revision']}")
+        print("--revision main gets the newest")
+    else:
+        with load_from_hub(name, path, revision) as found:
+            read = (found.origin[key] for key in ("repository", "revision", "license"))
+            _write_weights("{} at revision {}, license {}".format(*read), found, path)
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the file of weights can be used."""
+    from scan_core.models.files import load_frozen
+
+    try:
+        load_frozen(path)
+    except ScanError:
+        return False
+    return True
 
 
 @weights.command("import")

@@ -6,14 +6,16 @@ from pathlib import Path
 from pipeline.params import Params
 from scan_core.data.open import resolve
 from scan_core.errors import ScanError
+from scan_core.weights.hub import OWNER, is_on_hub
 from scan_core.weights.published import PUBLISHED, load_published
 
 FOLDER = Path("weights")  # of the project
 
 
 def weights_file(name: str, root: Path) -> Path:
-    """The file of weights: of a name of ``scan weights list``, made if it is missing, or a path from the project."""
-    return root / FOLDER / f"{name}.safetensors" if name in PUBLISHED else resolve(name, root)
+    """The file of weights, which may be missing: of a name of ``scan weights get``, or a path from the project."""
+    named = name in PUBLISHED or is_on_hub(name)
+    return root / FOLDER / f"{name.removeprefix(OWNER)}.safetensors" if named else resolve(name, root)
 
 
 def named_weights(params: Params) -> list[tuple[str, str]]:
@@ -23,13 +25,15 @@ def named_weights(params: Params) -> list[tuple[str, str]]:
 
 
 def sign_weights(key: str, name: str, root: Path) -> str:
-    """The SHA-256 of the file of weights, which is made first if they are published and it is missing.
+    """The SHA-256 of the file of weights, which is made first if it is missing and a package has them.
 
-    ``key`` is the setting, for the error. Raises ``ScanError`` if there is no file.
+    ``key`` is the setting, for the error. Raises ``ScanError`` if there is no file: a run downloads no weights.
     """
     path = weights_file(name, root)
     if name in PUBLISHED and not path.exists():
         write_published(name, path)
+    if not path.is_file() and is_on_hub(name):
+        raise ScanError(f"{key} is {name}; there is no file at {path}: download it with scan weights get {name}")
     if not path.is_file():
         known = ", ".join(PUBLISHED)
         raise ScanError(

@@ -19,6 +19,8 @@ from pipeline.weights import sign_weights, weights_file
 from scan_core.errors import ScanError
 from scan_core.models.files import load_backbone
 from scan_core.models.networks import build_backbone
+from scan_core.weights.hub import ON_HUB
+from scan_core.weights.published import PUBLISHED
 from tests.project import ROOT, completed, merge
 
 
@@ -158,7 +160,10 @@ def test_published_weights_are_made_where_they_are_first_named_and_always_the_sa
 
 
 def test_the_list_fits_a_terminal_and_says_whether_labels_were_used():
-    lines = CliRunner().invoke(app, ["weights", "list"]).stdout.splitlines()
+    output = CliRunner().invoke(app, ["weights", "list"]).stdout
+    lines, _ = (part.splitlines() for part in output.split("\n\n"))
     assert all(len(line) <= 80 for line in lines) and "with labels" in lines[0]
-    assert [line.split()[0] for line in lines[1:]] == ["efficientnet_lite0", "efficientnet_lite2"]
-    assert all(line.split()[-2:] == ["yes", "Apache-2.0"] for line in lines[1:])
+    rows = {line.split()[0]: line.split()[-2:] for line in lines[1:]}
+    assert list(rows) == [*PUBLISHED, *ON_HUB]
+    assert rows["efficientnet_lite0"] == ["yes", "Apache-2.0"]
+    assert rows["dinov2_base_reg4"][0] == "no" and rows["clip_vit_l14"][0] == rows["siglip2_base"][0] == "captions"
