@@ -1,12 +1,12 @@
 """Labels, which only ``evaluate`` reads, and the splits of the source itself."""
 
-import csv
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from scan_core.data.chunks import Chunk
+from scan_core.data.csv_rows import csv_rows
 from scan_core.data.settings import Data
 from scan_core.data.types import Source, Split, class_order
 from scan_core.errors import ScanError
@@ -67,33 +67,15 @@ def read_labels(path: Path) -> dict[str, str]:
     Raises ``ScanError`` if the file or a column is missing, if it is not CSV in UTF-8, or if a source has two labels.
     """
     labels: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            for name in ("source", "label"):
-                if header.count(name) != 1:
-                    raise ScanError(
-                        f'{path} has {header.count(name)} columns named "{name}"; its columns are '
-                        f"{', '.join(header) or 'none'}; its first line needs one source and one label, separated by "
-                        "commas"
-                    )
-            for line in lines:
-                row = dict(zip(header, line, strict=False))
-                source, label = row.get("source", ""), row.get("label", "").strip()
-                if not label:
-                    continue
-                if not source:
-                    raise ScanError(f'{path}, line {lines.line_num}: the label "{label}" has no source; name its image')
-                if labels.setdefault(source, label) != label:
-                    raise ScanError(
-                        f'{path}, line {lines.line_num}: {source} is "{label}" here and "{labels[source]}" above; '
-                        "a source can have one label; remove one of the lines"
-                    )
-    except UnicodeDecodeError as error:
-        raise ScanError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise ScanError(f"{path}, line {lines.line_num}: {error}; repair that line") from error
-    except OSError as error:
-        raise ScanError(f"{path} cannot be read: {error.strerror}; data.labels must name a .csv file") from error
+    for line, row in csv_rows(path, ("source", "label"), "data.labels"):
+        source, label = row.get("source", ""), row.get("label", "").strip()
+        if not label:
+            continue
+        if not source:
+            raise ScanError(f'{path}, line {line}: the label "{label}" has no source; name its image')
+        if labels.setdefault(source, label) != label:
+            raise ScanError(
+                f'{path}, line {line}: {source} is "{label}" here and "{labels[source]}" above; '
+                "a source can have one label; remove one of the lines"
+            )
     return labels
