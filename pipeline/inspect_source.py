@@ -78,7 +78,8 @@ def inspect_source(path: str, base: Data, root: Path, scratch: Path, workers: in
 
     ``base`` holds the limits for decoding. Raises ``ScanError`` if there is no image.
     """
-    values = dict(base) | {"name": kind_of(resolve(path, root)), "path": path, "labels": "folders", "store": "array"}
+    values = dict(base) | {"name": kind_of(resolve(path, root)), "path": path, "labels": "folders", "boxes": None}
+    values["store"] = "array"
     found = Inspection(path, Data(**values))
     source = open_source(found.settings, root, root)
     started = time.monotonic()

@@ -27,7 +27,7 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
     cluster = read_preset(find_preset("photos")).cluster.model_dump(mode="json")
     return {
         "data": {
-            "name": found.settings.name, "path": found.path, "labels": labels,
+            "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
             "size": min(found.side, max(side for _, side in spaces)), "view": None, "fit": "crop", "store": "auto",
             "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
@@ -65,7 +65,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
     oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
     suggested: dict[str, Any] = {
         "data": {
-            "name": found.settings.name, "path": found.path, "labels": labels,
+            "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
             "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
             "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },

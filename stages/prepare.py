@@ -13,7 +13,7 @@ from pipeline.stage import Stage
 from scan_core.data.chunks import Chunk
 from scan_core.data.decode import target_of
 from scan_core.data.ingest import check_rejected, ingest, load_chunks
-from scan_core.data.labels import images_of, labels_and_splits, numbered, read_labels
+from scan_core.data.labels import images_of, labels_and_splits, names_to_label, numbered, read_labels
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
 from scan_core.data.store import Plan, plan_store, write_store
@@ -21,7 +21,7 @@ from scan_core.data.types import Finding, Source
 from scan_core.errors import ScanError
 
 # A decoded image depends on these settings. The others can change without decoding again.
-DECODING = ("name", "path", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
+DECODING = ("name", "path", "boxes", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
 
 
 def prepare(stage: Stage) -> None:
@@ -53,7 +53,7 @@ def prepare(stage: Stage) -> None:
     counts |= {"labelled": int((numbers >= 0).sum()), "across_splits": plan.across}
     stage.tracker.metrics({**counts})
     say(f"prepare   {summary(counts)}")
-    if unmatched := csv_labels.keys() - images_of(csv_labels, catalog.names).keys():
+    if unmatched := csv_labels.keys() - images_of(csv_labels, names_to_label(catalog.names, settings)).keys():
         say(
             f"prepare   warning: {len(unmatched):,} of {len(csv_labels):,} rows of {settings.labels} name no image, "
             f"such as {min(unmatched)!r}; the source has {catalog.names[0]!r}"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, open_image, short_side, square
+from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, crop, open_image, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
 from scan_core.data.types import Finding, Item, Split
 
@@ -88,9 +88,14 @@ def decode_chunk(
     warnings.simplefilter("ignore")  # decoders warn about harmless oddities
     images: list[_Image] = []
     findings = list(findings)
+    opened: tuple[object, Image.Image] | None = None
     for item in items:
         try:
-            images.append(_decode(item, target))
+            # The parts of an image share its data: it is decoded once for all of them.
+            if opened is None or opened[0] is not item.data:
+                opened = None  # so that only one image is in memory
+                opened = item.data, open_image(item.data, target)
+            images.append(_resize(item, opened[1], target))
         except (Refused, MemoryError) as error:
             findings.append(_refusal(item, error))
     is_array, all_gray = target.stored == "array", all(image.gray for image in images)
@@ -134,9 +139,10 @@ class _Image(NamedTuple):
     sums: np.ndarray  # jpeg store: (2,1,3), because the pixels are not kept; array store: (2,0,3)
 
 
-def _decode(item: Item, target: Target) -> _Image:
-    """Raises ``Refused`` or ``MemoryError``."""
-    image = open_image(item.data, target)
+def _resize(item: Item, image: Image.Image, target: Target) -> _Image:
+    """``image`` is the decoded ``item``, or what it is a part of. Raises ``Refused`` or ``MemoryError``."""
+    if item.box:
+        image = crop(image, item.box)
     if target.stored == "array":
         image = square(image, target)
         data, sums = image.tobytes(), _NO_SUMS

@@ -13,6 +13,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from scan_core.data.settings import Data
+from scan_core.data.types import Box
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MAX_ASPECT = 4  # long side per short side in the jpeg store: a strip one pixel wide would grow to millions of pixels
@@ -21,6 +22,7 @@ ICON = b"\0\0\1\0"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MEBIBYTE = 2**20
 MAX_SIDE = 65536  # pixels; resize is given no longer side, because its memory grows with it
+MIN_BOX = 2  # pixels per side
 UNKNOWN = "not an image of a known format"
 EMPTY = "empty file"
 TOO_LARGE = "too large for the memory"
@@ -40,11 +42,12 @@ class Target:
     fit: Literal["crop", "pad", "stretch"]
     stored: Literal["array", "jpeg"]
     max_pixels: int
+    unreduced: bool = False  # a JPEG is decoded at its full size, because boxes count its pixels
 
 
 def target_of(settings: Data) -> Target:
     """The target that ``settings`` ask for."""
-    return Target(settings.size, settings.fit, settings.stored, settings.max_pixels)
+    return Target(settings.size, settings.fit, settings.stored, settings.max_pixels, settings.boxes is not None)
 
 
 def open_image(data: str | bytes | np.ndarray, target: Target) -> Image.Image:
@@ -82,8 +85,11 @@ def _plain_jpeg(data: bytes, target: Target) -> Image.Image | None:
         return None
     try:
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
-        large = min(height, width) >= 2 * _decoded_side(width, height, target) or height * width > target.max_pixels
-        if large or color_space not in ("YCbCr", "Gray"):
+        if (
+            _reduced(width, height, target)
+            or height * width > target.max_pixels
+            or color_space not in ("YCbCr", "Gray")
+        ):
             return None
         pixels = simplejpeg.decode_jpeg(data, "RGB" if color_space == "YCbCr" else "GRAY")  # raises on warnings
     except (ValueError, MemoryError):
@@ -107,8 +113,8 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
         raise Refused("an image without pixels")
     is_jpeg = image.format in ("JPEG", "MPO")
     if is_jpeg:
-        wanted = _decoded_side(width, height, target)
-        if min(width, height) >= 2 * wanted:
+        if _reduced(width, height, target):
+            wanted = _decoded_side(width, height, target)
             image.draft(None, (wanted, wanted))
     else:
         image.load()  # PIL turns a TIFF upright, libheif a HEIF, and both set the orientation to 1
@@ -145,6 +151,11 @@ def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
         raise Refused("a HEIC image; install the package pillow-heif, which reads it") from None
     source.seek(0)
     return Image.open(source, formats=("HEIF",))
+
+
+def _reduced(width: int, height: int, target: Target) -> bool:
+    """Whether a JPEG is reduced while it is decoded."""
+    return not target.unreduced and min(width, height) >= 2 * _decoded_side(width, height, target)
 
 
 def _decoded_side(width: int, height: int, target: Target) -> int:
@@ -206,6 +217,20 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     if numbers.min() < low or numbers.max() > high:
         low, high = float(numbers.min()), float(numbers.max())
     return Image.fromarray(np.round((numbers - low) * (255 / (high - low or 1))).astype(np.uint8))
+
+
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """The part of ``image`` in ``box``, whose edges are rounded to whole pixels and clipped to the image.
+
+    Raises ``Refused`` if what is left has fewer than ``MIN_BOX`` pixels per side.
+    """
+    across, down = image.size if box.relative else (1, 1)
+    left, right = (round(min(max(edge * across, 0), image.width)) for edge in (box.left, box.left + box.width))
+    top, bottom = (round(min(max(edge * down, 0), image.height)) for edge in (box.top, box.top + box.height))
+    if min(right - left, bottom - top) < MIN_BOX:
+        size = f"{right - left} x {bottom - top} of the image's {image.width:,} x {image.height:,} pixels"
+        raise Refused(f"the box holds {size}; at least {MIN_BOX} x {MIN_BOX} are needed")
+    return image.crop((left, top, right, bottom))
 
 
 def square(image: Image.Image, target: Target) -> Image.Image:

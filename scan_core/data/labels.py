@@ -1,6 +1,6 @@
 """Labels, which only ``evaluate`` reads, and the splits of the source itself."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from scan_core.data.chunks import Chunk
 from scan_core.data.csv_rows import csv_rows
 from scan_core.data.settings import Data
-from scan_core.data.types import Source, Split, class_order
+from scan_core.data.types import Source, Split, class_order, image_name
 from scan_core.errors import ScanError
 
 
@@ -25,14 +25,21 @@ def labels_and_splits(
         return labels, splits
     if settings.labels == "none":
         return [None] * len(labels), splits
-    image_of = images_of(csv_labels, catalog.names)
+    image_of = images_of(csv_labels, names_to_label(catalog.names, settings))
     if csv_labels and not image_of:
         raise ScanError(
             f"data.labels is {settings.labels}, which names no image of the source; it has {next(iter(csv_labels))!r}, "
             f"the source has {catalog.names[0]!r}; write the names as the source has them"
         )
     label_of = {name: csv_labels[source] for source, name in image_of.items()}
+    if settings.boxes:  # a part without a label of its own has its image's
+        return [label_of.get(name, label_of.get(image_name(name))) for name in catalog.names], splits
     return [label_of.get(name) for name in catalog.names], splits
+
+
+def names_to_label(names: Sequence[str], settings: Data) -> set[str]:
+    """What a CSV file may give a label: the images ``names``; or if these are parts of images, the images, too."""
+    return {*names, *map(image_name, names)} if settings.boxes else set(names)
 
 
 def images_of(sources: Collection[str], names: Collection[str]) -> dict[str, str]:

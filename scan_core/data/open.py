@@ -12,13 +12,13 @@ def open_source(settings: Data, root: Path, home: Path) -> Source:
     """The source that ``settings.name`` selects.
 
     A relative ``settings.path`` starts at ``root``; named sets are in ``home``, or are downloaded into it.
-    Raises ``ScanError`` if there is nothing to read.
+    Raises ``ScanError`` if there is nothing to read, or if ``settings.boxes`` cannot be used.
     """
     if settings.name not in SOURCES_WITH_PATH:
         from scan_core.data.named_sets import open_named
 
         return open_named(settings, home)
-    from scan_core.data import archive, folder, npy, parquet
+    from scan_core.data import archive, boxes, folder, npy, parquet
 
     readers: dict[str, Callable[[Path, Data], Source]] = {
         "folder": folder.open_folder,
@@ -26,7 +26,11 @@ def open_source(settings: Data, root: Path, home: Path) -> Source:
         "parquet": parquet.open_parquet,
         "npy": npy.open_npy,
     }
-    return readers[settings.name](located(settings, root), settings)
+    source = readers[settings.name](located(settings, root), settings)
+    if settings.boxes is None:
+        return source
+    path = resolve(settings.boxes, root)
+    return boxes.parts_of(source, boxes.read_boxes(path), path)
 
 
 def located(settings: Data, root: Path) -> Path:

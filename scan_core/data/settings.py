@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from scan_core.settings import Count, Pixels, Positive, Probability, Settings
 
 SOURCES_WITH_PATH = ("folder", "archive", "parquet", "npy")
+SOURCES_WITH_BOXES = ("folder", "archive", "parquet")
 ARRAY_UP_TO = 128  # pixels; ``store: auto`` packs larger images as JPEGs, because an array would not fit in memory
 
 
@@ -22,6 +23,7 @@ class Data(Settings):
     ]  # fmt: skip
     path: str | None  # of folder, archive, parquet and npy; relative to the project
     labels: str  # folders: the source's own; none; or a .csv file with columns source,label
+    boxes: str | None  # parts of images, each an item of its own: a .csv file, or MegaDetector's .json; see boxes.py
     subset: Literal[50, 100, 200] | None  # number of imagenet's classes: the paper's subsets
     extra: Literal["pretext", "train", "none"]  # which split gets stl10's unlabeled images, or imagenet's other classes
     size: Pixels  # an array holds size x size pixels; a stored JPEG has this short side
@@ -57,6 +59,13 @@ class Data(Settings):
             raise ValueError(f"path is null; data.name {self.name} reads from a path: set it")
         if self.labels not in ("folders", "none") and not self.labels.endswith(".csv"):
             raise ValueError(f'labels is "{self.labels}"; folders, none or the path of a .csv file is allowed')
+        if self.boxes is not None and not self.boxes.endswith((".csv", ".json")):
+            raise ValueError(f'boxes is "{self.boxes}"; null or the path of a .csv or .json file is allowed')
+        if self.boxes is not None and self.name not in SOURCES_WITH_BOXES:
+            raise ValueError(
+                f"boxes is {self.boxes}; data.name {self.name} has no image files, and only null is allowed; "
+                f"boxes go with {', '.join(SOURCES_WITH_BOXES)}"
+            )
         if self.side > self.size:
             raise ValueError(f"view is {self.view}; at most data.size, {self.size}, is allowed")
         if self.stored == "jpeg" and self.fit != "crop":

@@ -19,7 +19,7 @@ def signature(settings: Data, root: Path, home: Path) -> dict[str, Any]:
     Of the named sets in ``home`` only imagenet is looked at (``imagenet_listing``). The others are their names: CIFAR's
     and STL-10's files are not read unless their checksums are right; MNIST's and Fashion-MNIST's have a checksum only
     as they are downloaded, so that a change to an unpacked file goes unnoticed.
-    Raises ``ScanError`` if there is nothing at ``data.path``.
+    Raises ``ScanError`` if there is nothing at ``data.path``, or no file ``data.labels`` or ``data.boxes``.
     """
     mtimes = hashlib.sha256()
     content: dict[str, Any] = {"name": settings.name}
@@ -34,6 +34,11 @@ def signature(settings: Data, root: Path, home: Path) -> dict[str, Any]:
         if not labels.is_file():
             raise ScanError(f"data.labels is {settings.labels}; there is no file {labels}")
         content["labels"] = _listing(labels, mtimes)
+    if settings.boxes is not None:
+        boxes = resolve(settings.boxes, root)
+        if not boxes.is_file():
+            raise ScanError(f"data.boxes is {settings.boxes}; there is no file {boxes}")
+        content["boxes"] = hashlib.sha256(boxes.read_bytes()).hexdigest()  # the pixels of all images depend on it
     return {"content": content, "mtimes": mtimes.hexdigest()}
 
 

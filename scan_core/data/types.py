@@ -13,14 +13,25 @@ import numpy as np
 Split = Literal["train", "val", "extra"]
 
 
-class Item(NamedTuple):
-    """One image that has not been decoded yet."""
+class Box(NamedTuple):
+    """A rectangle in an image that is upright as its EXIF tag says, in pixels or in shares of its width and height."""
 
-    name: str  # the source's own: a path inside the folder or archive, or set/row
+    left: float
+    top: float
+    width: float
+    height: float
+    relative: bool = False  # shares, not pixels
+
+
+class Item(NamedTuple):
+    """One image, or one part of an image, that has not been decoded yet."""
+
+    name: str  # the source's own: a path inside the folder or archive, or set/row; of a part see ``part_name``
     data: str | bytes | np.ndarray  # a file's path, an encoded image, or (height,width[,channels]) uint8 pixels
     label: str | None = None
     split: Split | None = None  # the source's own split; extra: beyond what is clustered
     is_declared_image: bool = False  # the source says that this is an image (a table's row), whatever the name ends in
+    box: Box | None = None  # the part of the image that is meant; None: all of it
 
 
 class Finding(NamedTuple):
@@ -40,6 +51,16 @@ class Source:
     total: int | None = None  # images, if the count is known before reading
     # Labels and splits by the names of all images, if an image alone cannot tell its own.
     layout: Callable[[Sequence[str]], tuple[list[str | None], list[Split | None]]] | None = None
+
+
+def part_name(image: str, number: int) -> str:
+    """The name of the part of ``image`` in its box ``number``, counted from 1."""
+    return f"{image}#{number}"
+
+
+def image_name(part: str) -> str:
+    """The image that ``part_name`` named a part of."""
+    return part.rpartition("#")[0]
 
 
 def printable(name: str) -> str:

@@ -75,6 +75,7 @@ WRONG = {
         "name": ["imagenet21k", None, "folder", "archive", "parquet", "npy"],  # the last four lack a path
         "path": [3, ["photos"]],
         "labels": ["files", "labels.txt", None, True],
+        "boxes": ["boxes", "boxes.txt", "boxes.csv", "", True],  # digits have no image files
         "subset": [10, "50", 50.5],
         "extra": ["all", None],
         "size": [7, 1025, 16.0, 16.5, "16", True],

@@ -9,6 +9,7 @@ import signal
 import sys
 import tarfile
 import zipfile
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ import pytest
 from PIL import Image
 
 from scan_core.data import ingest
+from scan_core.errors import ScanError
+from stages import prepare as prepare_stage
 from tests.project import OUTPUTS, SOURCE_OUTPUTS, error_of, files, half_done, make_project, run, run_stage, set_params
 
 pytestmark = pytest.mark.slow
@@ -399,3 +402,90 @@ def test_interrupted_it_says_so_in_one_line_and_goes_on_from_there(long_project)
     assert len(list((long_project / ".scan" / "resume").rglob("*.npz"))) >= 3
     run(long_project, sys.executable, "-m", "stages.prepare", SCAN_TRACKING="spool")
     assert "data/images/stats.json" in files(long_project)
+
+
+# --- boxes
+
+
+BOXES = [f"{name},{left},{top},6,7" for name in in_classes() for left, top in ((0, 0), (5, 4))]
+
+
+def write_boxes(project, rows=BOXES):
+    (project / "boxes.csv").write_text("\n".join(["source,left,top,width,height", *rows]))
+
+
+@pytest.fixture
+def boxes_project(project):
+    set_params(project, {"data": {"boxes": "boxes.csv", "fit": "stretch"}})
+    write_boxes(project)
+    return project
+
+
+def test_boxes_are_the_images_and_their_own_content_decides_their_side(boxes_project):
+    _, said = prepare(boxes_project)
+    table, pixels = items(boxes_project), array(boxes_project, "images/pixels-00000")
+    assert sorted(table["source"]) == sorted(f"{name}#{number}" for name in in_classes() for number in (1, 2))
+    for row, name in zip(pixels, table["source"], strict=True):
+        left, top = (0, 0) if name.endswith("#1") else (5, 4)
+        part = picture(int(name[-9:-6])).crop((left, top, left + 6, top + 7))
+        assert np.array_equal(row, np.asarray(part.resize((8, 8), Image.Resampling.BICUBIC))), name
+    assert labels(boxes_project) == {name: name.split("/")[0] for name in table["source"]}
+    sides = dict(zip(table["source"], table["split"], strict=True))
+    assert {sides[f"{name}#1"] == sides[f"{name}#2"] for name in in_classes()} == {True, False}
+    assert "prepare   80 images: " in said
+
+
+def test_images_without_a_box_are_listed_and_do_not_count_as_rejected(boxes_project):
+    write_boxes(boxes_project, [*BOXES[40:], f"{in_classes()[-1]},11,0,9,9"])
+    _, said = prepare(boxes_project)
+    assert "40 images: " in said and "; 1 rejected, 20 ignored, " in said
+    listed = {name: (kind, reason) for name, kind, reason in findings(boxes_project)}
+    assert listed.pop(f"{in_classes()[-1]}#3")[0] == "rejected"
+    assert listed == dict.fromkeys(in_classes()[:20], ("ignored", "no box in boxes.csv"))
+
+
+def test_a_run_that_was_cut_off_goes_on_unless_the_boxes_have_changed(boxes_project, tmp_path, monkeypatch):
+    write_boxes(boxes_project, BOXES[2:])
+    run_stage(boxes_project, "source")
+    assert made_by_hand(boxes_project, tmp_path / "log", monkeypatch) == list(range(10))
+    whole = outputs(boxes_project)
+
+    def cut_off():
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_stage, "check_rejected", mock.Mock(side_effect=ScanError("cut off")))
+            patch.setattr(ingest, "CHUNK_ITEMS", 8)
+            assert "cut off" in error_of(boxes_project, "prepare")
+        chunks = sorted((boxes_project / ".scan" / "resume").rglob("*.npz"))
+        chunks[3].unlink()
+
+    cut_off()
+    assert made_by_hand(boxes_project, tmp_path / "again", monkeypatch) == [3]
+    assert outputs(boxes_project) == whole
+    cut_off()
+    write_boxes(boxes_project, [row.replace(",6,7", ",7,6") for row in BOXES[2:]])  # the same names
+    run_stage(boxes_project, "source")
+    assert made_by_hand(boxes_project, tmp_path / "anew", monkeypatch) == list(range(10))
+    assert images_of(outputs(boxes_project)) != images_of(whole)
+
+
+def test_source_tells_other_boxes(boxes_project):
+    seen = {listing(boxes_project)}
+    write_boxes(boxes_project, BOXES[1:])
+    seen.add(listing(boxes_project))
+    set_params(boxes_project, {"data": {"boxes": None}})
+    assert len(seen | {listing(boxes_project)}) == 3
+
+
+@pytest.mark.parametrize(("change", "rows", "said"), [
+    ({"boxes": "nowhere.csv"}, [], "data.boxes is nowhere.csv; there is no file "),
+    ({"boxes": "boxes.txt"}, [], 'data.boxes is "boxes.txt"; null or the path of a .csv or .json file is allowed'),
+    ({"name": "npy"}, [], "data.boxes is boxes.csv; data.name npy has no image files"),
+    ({}, ["ant/000.png,1,2,-3,4"], 'boxes.csv, line 2: width is "-3"; a number of pixels of at least 0 is allowed'),
+    ({}, ["nowhere.png,1,2,3,4"], "boxes.csv, line 2: nowhere.png is not in the source, which has ant/000.png"),
+])  # fmt: skip
+def test_wrong_boxes_end_in_one_line_before_anything_is_decoded(boxes_project, monkeypatch, change, rows, said):
+    monkeypatch.setattr(ingest, "decode_chunk", None)
+    run_stage(boxes_project, "source")
+    set_params(boxes_project, {"data": change})
+    write_boxes(boxes_project, rows)
+    assert said in error_of(boxes_project, "source" if change else "prepare")
