@@ -55,6 +55,8 @@ def test_all_is_counted_and_what_can_be_read_of_a_sample_is_shown(photos, tmp_pa
     assert len(set(tiles[:22])) == 22 and set(tiles[22:]) == {b"\xff" * 96 * 96 * 3}
     found = inspect(photos, tmp_path, workers, BASE.model_copy(update={"max_pixels": 1000}))
     assert (len(found.refused), len(found.sizes), found.all_gray) == (23, 23, False)
+    boxed = BASE.model_copy(update={"name": "folder", "path": "elsewhere", "boxes": "elsewhere.csv"})
+    assert inspect(photos, tmp_path, workers, boxed).images == 23, "whole images, whatever is in use"
     assert write_contact_sheet(found, tmp_path / "sheet.png") == 0
 
 

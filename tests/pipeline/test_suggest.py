@@ -99,6 +99,7 @@ def test_labels_classes_and_numbers_of_images_decide(
     suggested = suggest_frozen(found, labels, SPACES) if frozen else suggest_training(found, DIGITS, labels)
     data, cluster = suggested["data"], suggested["cluster"]
     assert (data["labels"], data["protocol"], cluster["num_clusters"]) == (labels, protocol, groups)
+    assert data["boxes"] is None, "those in use are of another source"
     assert (suggested["neighbors"]["k"], cluster["neighbors"], cluster["val_neighbors"]) == (k, min(k, 20), min(k, 5))
     digests = np.random.default_rng(0).integers(0, 256, (train + val, 32), dtype=np.uint8)
     rows = choose_rows(["train" if val else None] * train + ["val"] * val, digests, DIGITS.data.model_copy(update=data))
