@@ -208,7 +208,7 @@ def test_an_interrupted_write_leaves_the_settings_whole(project, monkeypatch):
 
     before = PARAMS_FILE.read_bytes()
     monkeypatch.setattr("os.replace", broken)
-    assert "No space left" in failed("use", "cifar10")
+    assert "no room is left" in failed("use", "cifar10")
     assert PARAMS_FILE.read_bytes() == before
 
 
