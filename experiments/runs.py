@@ -27,7 +27,8 @@ from pipeline.fingerprint import run_key, stage_entries
 from pipeline.params import PARAMS_FILE, Params, read_yaml
 from pipeline.presets import BASE, PRESETS, complete, preset_values
 from pipeline.tracking.spool import tracking_address
-from pipeline.weights import named_weights, sign_weights
+from pipeline.weights import named_weights, sign_weights, weights_file
+from scan_core.data.open import resolve
 from scan_core.data.signature import signature
 from scan_core.errors import ScanError
 
@@ -70,9 +71,11 @@ class Run:
             for group in groups:
                 inner = inner[group]
             inner[last] = value
-        for group, key in (("data", "path"), ("backbone", "weights")):
-            if values[group][key]:  # relative to the project, but a worker has another folder
-                values[group][key] = str(Path(values[group][key]).expanduser().resolve())
+        # What is relative to the project: a worker has another folder.
+        if values["data"]["path"]:
+            values["data"]["path"] = str(resolve(values["data"]["path"], Path.cwd()))
+        if values["backbone"]["weights"]:
+            values["backbone"]["weights"] = str(weights_file(values["backbone"]["weights"], Path.cwd()))
         values = complete(values, read_yaml(PRESETS / BASE), drop=True)  # another method has other settings
         try:
             return Params.model_validate_json(json.dumps(values))

@@ -17,7 +17,6 @@ from pipeline.progress import TrainingProgress
 from pipeline.resume import ScratchFolder, launched, training_environment
 from pipeline.tracking.spool import NullTracker, Tracker
 from pipeline.weights import weights_file
-from scan_core.data.open import resolve
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -123,10 +122,6 @@ class Stage:
             return ArrayImages(compute.device, shards, *seen), index, stats
         blobs = [artifacts.IMAGES / f"jpeg-{number:05d}.bin" for number in range(len(shards))]
         return JpegImages(compute.device, blobs, shards, *seen), index, stats
-
-    def located(self, path: str | None) -> Path | None:
-        """A path of the settings, with ``~`` expanded; a relative one starts at the project."""
-        return None if path is None else resolve(path, self.root)
 
     def weights(self, name: str) -> Path:
         """The file of weights: published ones by their name, others by their path."""

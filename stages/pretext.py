@@ -36,7 +36,7 @@ def train_network(stage: Stage) -> None:
     for name, later in (("cluster", params.cluster), ("selflabel", params.selflabel)):
         check_batch(name, later.batch_size, len(rows["train"]))
     train = rows["pretext"]
-    weights = stage.located(params.backbone.weights)
+    weights = stage.weights(params.backbone.weights) if params.backbone.weights else None
     state = start_pretext(settings, params.backbone, stats["channels"], len(train), params.seed, fabric, weights)
     loop = train_pretext(state, images, train, settings, fabric)
     stage.train(state, loop, settings.trained_epochs, len(train) // settings.batch_size)

@@ -130,3 +130,13 @@ def test_more_clusters_than_a_tenth_of_the_images_are_said(capsys, clusters, sai
     warn_of_many(clusters, 100)
     heard = "".join(capsys.readouterr())
     assert said in heard and bool(said) == bool(heard)
+
+
+def test_weights_that_are_trained_on_go_by_the_same_names(tmp_path):
+    named = {"backbone": {**BACKBONE.model_dump(mode="json"), "weights": "timm/a"}, "pretext": {"method": "none"}}
+    project = make_project(tmp_path / "project", named)
+    network, images = build_backbone(BACKBONE, 3), Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+    path, origin = project / "weights" / "a.safetensors", {"network": architecture(BACKBONE)}
+    save_backbone(path, network.state_dict(), origin, BACKBONE, images)
+    run_stages(project, "source", "prepare", "pretext")
+    assert (project / "models" / "pretext.safetensors").is_file()
