@@ -355,7 +355,7 @@ def long_project(tmp_path):
 
 def started(project):
     """prepare, with the first chunks done."""
-    return half_done(project, f"{sys.executable} -m stages.prepare", saved="000003.npz", SCAN_WORKERS="2")
+    return half_done(project, "python -m stages.prepare", saved="000003.npz", SCAN_WORKERS="2")
 
 
 def made_by_hand(project, log, monkeypatch):

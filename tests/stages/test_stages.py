@@ -338,7 +338,7 @@ def test_killed_in_the_middle_of_its_one_epoch_and_run_again_gives_the_same_byte
     set_params(project, {stage: {"epochs": 1, "batch_size": 16}})
     run_stage(project, stage)
     whole = take(project, stage)
-    process = half_done(project, f"{sys.executable} -m stages.{stage}")
+    process = half_done(project, f"python -m stages.{stage}")
     process.kill()
     process.communicate()
     assert not (project / f"models/{stage}.safetensors").exists(), "it had finished before the kill"
@@ -415,7 +415,7 @@ def test_a_stage_that_is_at_work_is_left_alone(project):
 
 def test_a_changed_setting_does_not_resume(project):
     set_params(project, {"pretext": {"epochs": 12}})
-    process = half_done(project, f"{sys.executable} -m stages.pretext")
+    process = half_done(project, "python -m stages.pretext")
     process.kill()
     process.communicate()
     set_params(project, {"pretext": {"epochs": 3}})

@@ -391,7 +391,7 @@ def test_rows_of_an_array_are_mapped_and_copied(tmp_path, monkeypatch, shape, or
     expected = array.astype(np.uint8) * (255 if dtype is np.bool_ else 1)
     for _ in range(2):
         for row, (item, pixels) in enumerate(zip(source.read(), expected, strict=True)):
-            assert item[:1] + item[2:] == (f"a.npy/{row:07d}", None, None, False)
+            assert item[:1] + item[2:] == (f"a.npy/{row:07d}", None, None, False, None)
             assert type(item.data) is np.ndarray and item.data.dtype == np.uint8 and item.data.flags.c_contiguous
             assert np.array_equal(item.data, pixels[..., 0] if shape[3:] == (1,) else pixels)
             item.data[:] = 7
