@@ -101,9 +101,9 @@ def _pixels(path: Path, line: int, name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    least = 0 if name in ("width", "height") else -math.inf
-    if not math.isfinite(value) or value < least:
-        allowed = "a number of pixels" if least else "a number of pixels of at least 0"
+    is_length = name in ("width", "height")
+    if not math.isfinite(value) or (is_length and value < 0):
+        allowed = "a number of pixels of at least 0" if is_length else "a number of pixels"
         raise ScanError(f'{path}, line {line}: {name} is "{text}"; {allowed} is allowed')
     return value
 
