@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +50,7 @@ def measure(seconds: float, rounds: int) -> list[Row]:
                 channels_last(as_seen.contiguous(memory_format=torch.channels_last))
             return BATCH
 
-        loader = _loader(folder / "photos")
+        loader = torch.utils.data.DataLoader(Photos(folder / "photos"), BATCH, num_workers=os.cpu_count() or 1)
         batches = iter(loader)
 
         @torch.inference_mode()
@@ -99,26 +98,26 @@ def _store(folder: Path) -> JpegImages:
     return JpegImages(torch.device("cpu"), [store / "jpeg-00000.bin"], [table], [0.5] * 3, [0.5] * 3, SIDE)
 
 
-def _loader(photos: Path) -> Any:
-    from torch.utils.data import DataLoader
-    from torchvision.io import ImageReadMode, decode_jpeg, read_file
-    from torchvision.transforms import v2
+class Photos(torch.utils.data.Dataset[torch.Tensor]):
+    """JPEG files as torchvision decodes them. At the module's top, because worker processes load it by its name."""
 
-    files = sorted(photos.rglob("*.jpg"))
-    normalize = v2.Compose([
-        v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize([127 / 255] * 3, [128 / 255] * 3),
-    ])  # fmt: skip
+    def __init__(self, folder: Path) -> None:
+        from torchvision.transforms import v2
 
-    class Photos(torch.utils.data.Dataset[torch.Tensor]):
-        def __len__(self) -> int:
-            return len(files)
+        self.files = sorted(folder.rglob("*.jpg"))
+        self.normalize = v2.Compose([
+            v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([127 / 255] * 3, [128 / 255] * 3),
+        ])  # fmt: skip
 
-        def __getitem__(self, row: int) -> torch.Tensor:
-            pixels: torch.Tensor = normalize(decode_jpeg(read_file(str(files[row])), ImageReadMode.RGB))
-            return pixels
+    def __len__(self) -> int:
+        return len(self.files)
 
-    return DataLoader(Photos(), BATCH, num_workers=os.cpu_count() or 1)
+    def __getitem__(self, row: int) -> torch.Tensor:
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+        pixels: torch.Tensor = self.normalize(decode_jpeg(read_file(str(self.files[row])), ImageReadMode.RGB))
+        return pixels
 
 
 def measure_runs(counts: tuple[int, int, int] = (1000, 1000, 5000)) -> list[Row]:
