@@ -15,6 +15,7 @@ from bench.views import MEAN, SIMCLR, STD, STRONG, synthetic_images
 from scan_core.clustering.losses import confident_cross_entropy, scan_loss
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.clustering.settings import known_number
 from scan_core.compute import cuda_graphs
 from scan_core.compute.device import make_fabric, seed_everything
 from scan_core.images.store import ArrayImages
@@ -147,7 +148,7 @@ def _trainings(device: torch.device) -> dict[str, Training]:
         return state, train_scan(state, images, rows, neighbors, rows[:64], nearest, settings, fabric)
 
     def start_selflabeling() -> tuple[TrainingState, Progress]:
-        heads = new_model(lambda size: ClusterHeads(size, params.cluster.num_clusters, 1))
+        heads = new_model(lambda size: ClusterHeads(size, known_number(params.cluster), 1))
         state = start_selflabel(selflabel, heads, 0, fabric)
         return state, train_selflabel(state, images, rows, rows[:64], selflabel, fabric)
 

@@ -21,6 +21,7 @@ from pipeline.params import Params
 from scan_core.clustering.losses import confident_cross_entropy, scan_loss
 from scan_core.clustering.scan import start_scan, train_scan
 from scan_core.clustering.selflabel import start_selflabel, train_selflabel
+from scan_core.clustering.settings import known_number
 from scan_core.compute.cuda_graphs import CudaGraphed, cuda_graphed, make_capturable
 from scan_core.compute.device import make_fabric, seed_everything
 from scan_core.images.store import ArrayImages, Images
@@ -169,7 +170,7 @@ def selflabel_step(fabric: Any, network: str, batch: int) -> Candidates:
 
     def start() -> Any:
         backbone = build_backbone(params.backbone, images.channels)
-        heads = ClusterHeads(feature_size(backbone), params.cluster.num_clusters, 1)
+        heads = ClusterHeads(feature_size(backbone), known_number(params.cluster), 1)
         return start_selflabel(settings, Model(backbone, heads), 0, fabric)
 
     states = [start(), start()]

@@ -19,7 +19,7 @@ from pipeline.environment import use_threads, wanted_device
 from pipeline.params import Params, read_params
 from pipeline.stage import Stage
 from scan_core.clustering.scan import best_model, start_scan, train_scan
-from scan_core.clustering.settings import ScanCluster
+from scan_core.clustering.settings import ScanCluster, known_number
 from scan_core.compute.device import configure_compute, make_fabric, seed_everything
 from scan_core.errors import ScanError
 from scan_core.evaluation.metrics import clustering_metrics
@@ -72,7 +72,7 @@ def oracle(neighbors: Annotated[int, typer.Option(help="How many per image, true
     val = project.rows["val"], torch.from_numpy(mined["val"])
     for _ in train_scan(state, project.images, *train, *val, settings, project.fabric):
         pass
-    project.report(best_model(state).to(project.compute.device), settings.num_clusters)
+    project.report(best_model(state).to(project.compute.device), known_number(settings))
 
 
 def without_false_positives(neighbors: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def supervised() -> None:
     backbone = build_backbone(project.params.backbone, project.stats["channels"])
     model = Model(backbone, ClusterHeads(feature_size(backbone), len(values), 1)).to(project.compute.device)
     _train_supervised(project, model, rows, target, generator)
-    project.report(model, max(len(values), settings.num_clusters))
+    project.report(model, max(len(values), known_number(settings)))
 
 
 def _train_supervised(

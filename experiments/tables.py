@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.runs import SWEEP, Result, Run
 from pipeline.params import Params
+from scan_core.clustering.settings import known_number
 from scan_core.pretext.settings import FrozenPretext, NoPretext
 
 Changes = tuple[tuple[str, Any], ...]
@@ -148,7 +149,7 @@ def with_pretext(method: str) -> Callable[[Params], Changes]:
 
 def twice_the_clusters(preset: Params) -> Changes:
     """Twice as many clusters."""
-    return (("cluster.num_clusters", 2 * preset.cluster.num_clusters),)
+    return (("cluster.num_clusters", 2 * known_number(preset.cluster)),)
 
 
 KMEANS = {

@@ -14,12 +14,17 @@ SOURCE = Path("data/source.json")  # the signature of the source, for DVC
 WEIGHTS = Path("data/weights.json")  # the hash of the file backbone.weights, for DVC
 SPACES = Path("data/spaces.json")  # the hashes of the files that embed.spaces names, for DVC
 CODE = Path("data/code")  # {stage}.json: a digest of each module that the stage depends on, for DVC
-IMAGES = Path("data/images")  # shards, stats.json, and the rows of each split: pretext.npy, train.npy, val.npy
+# Shards, stats.json, the rows of each split in pretext.npy, train.npy, val.npy, and in copies.npy the row that each is
+# a copy of.
+IMAGES = Path("data/images")
 ITEMS = Path("data/items")  # items.parquet, findings.csv; read by evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; read by evaluate alone
-# train.npy, val.npy; of frozen networks also reduction.safetensors, and networks/<hash>.safetensors
+# {train,val}.npy; {train,val}_first.npy, the position in the split of the image that each is a copy of; bank.npy, whole
+# features of some of train, with the nearest of them in {train,val}_bank.npy and {train,val}_bank_similarity.npy; of
+# frozen networks also reduction.safetensors, and networks/<hash>.safetensors
 EMBEDDINGS = Path("data/embeddings")
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
+GROUPS = Path("data/groups.json")  # the number of groups: given, or estimated and why
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
 REJECTED = Path(".scan/rejected.csv")  # the findings, if they made prepare fail
@@ -27,6 +32,7 @@ PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.parquet")
 REPORT = Path("reports/report.html")
+VERDICT = Path("reports/verdict.json")  # how far the groups can be trusted, without labels
 SAMPLES = Path("reports/clusters.png")
 NEIGHBOR_SAMPLES = Path("reports/neighbors.png")
 
@@ -53,6 +59,7 @@ KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 MADE_BY = {  # folders and files → stage; a file that is not here has the name of its stage
     IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
     ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
+    VERDICT: "evaluate",
     SAMPLES: "evaluate", NEIGHBOR_SAMPLES: "evaluate",
 }  # fmt: skip
 
@@ -145,6 +152,29 @@ def load_rows(count: int) -> dict[str, np.ndarray]:
                 f"{IMAGES / split}.npy points at row {index.max()}; the store has {count} images: run dvc repro prepare"
             )
     return rows
+
+
+def load_firsts(count: int, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Split → (n,) int64: for each of its ``rows`` the position in them of the first copy of the same image.
+
+    Mostly that is the row's own position. The image store holds ``count`` images.
+    """
+    copies = load_array(IMAGES / "copies.npy", "int64", (count,))
+    firsts = {}
+    for split in ("train", "val"):
+        _, first, inverse = np.unique(copies[rows[split]], return_index=True, return_inverse=True)
+        firsts[split] = first[inverse]
+    return firsts
+
+
+def load_first(split: str, count: int) -> np.ndarray:
+    """What ``embed`` has stored of ``load_firsts`` for a ``split`` of ``count`` images."""
+    return load_array(EMBEDDINGS / f"{split}_first.npy", "int64", (count,))
+
+
+def load_number() -> int:
+    """The number of groups: ``cluster.num_clusters``, or what ``groups`` has estimated."""
+    return int(load_json(GROUPS)["number"])
 
 
 def load_shards(stats: dict[str, Any]) -> list[np.ndarray]:

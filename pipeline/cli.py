@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from pipeline.artifacts import CANDIDATES, METRICS, PREDICTIONS, REPORT, load_csv, load_json, require, step_titles
-from pipeline.cli_run import LABELS, PHOTOS, TRAIN, look, run_source, show_groups
+from pipeline.cli_run import GROUPS, LABELS, PHOTOS, TRAIN, compare_numbers, look, numbers_of, run_source, show_groups
 from pipeline.cli_weights import weights
 from pipeline.fingerprint import DVC_FILE
 from pipeline.params import read_params
@@ -151,12 +151,16 @@ def show_scores(scores: dict[str, Any], title: str) -> None:
 @app.command()
 def run(
     photos: str = typer.Argument(help=PHOTOS),
-    groups: int | None = typer.Option(None, min=2, help="How many groups; by default 10, or as many as classes."),
+    groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
     train: bool = typer.Option(False, "--train", help=TRAIN),
 ) -> None:
     """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups."""
-    run_source(photos, groups, labels, train)
+    numbers = numbers_of(groups)
+    if len(numbers) > 1:
+        compare_numbers(photos, [number for number in numbers if number != "auto"])
+        return
+    run_source(photos, numbers[0] if numbers else None, labels, train)
     show()
 
 

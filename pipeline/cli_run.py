@@ -21,9 +21,13 @@ from pipeline.inspect_source import Inspection, inspect_source, write_contact_sh
 from pipeline.params import read_params, validate
 from pipeline.presets import as_yaml, change_params, changed_params, flat
 from pipeline.progress import clock, say
+from pipeline.suggest import Number
 from scan_core.errors import ScanError
 
 PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
+GROUPS = (
+    "A number; auto: estimate it; several such as 5,10,20: compare them. By default as many as classes, or else auto."
+)
 LABELS = "none, or folders: then subfolders are classes."
 TRAIN = "Train a network on these images alone, instead of taking one that others have trained."
 SCRATCH = Path(".scan")
@@ -45,7 +49,7 @@ class Proposal:
 
 def look(
     photos: str = typer.Argument(help=PHOTOS),
-    groups: int | None = typer.Option(None, min=2, help="How many groups; by default 10, or as many as classes."),
+    groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
@@ -54,7 +58,7 @@ def look(
     """Look at a source: what it holds, what scan run would do, how long, and the settings. Nothing is run."""
     if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
-    proposal = propose(photos, groups, labels, train)
+    proposal = propose(photos, one_number(groups), labels, train)
     shown = write_contact_sheet(proposal.found, Path(sheet))
     # Before anything is said of it: settings that do not go with the others are refused.
     kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
@@ -67,7 +71,26 @@ def look(
         print("\nnext      scan run does all of it")
 
 
-def run_source(photos: str, groups: int | None, labels: str, train: bool) -> None:
+def numbers_of(groups: str | None) -> tuple[Number, ...]:
+    """What ``--groups`` says: () if it is left out. Raises ``ScanError``."""
+    if groups in (None, "auto"):
+        return ("auto",) if groups else ()
+    assert groups is not None
+    parts = [part.strip() for part in groups.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 1 for part in parts):
+        raise ScanError(f"--groups is {groups!r}; auto, a number from 2, or several such as 5,10,20 are allowed")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def one_number(groups: str | None) -> Number | None:
+    """``numbers_of`` if it is one, or None. Raises ``ScanError`` if it is several."""
+    numbers = numbers_of(groups)
+    if len(numbers) > 1:
+        raise ScanError(f"--groups is {groups}; scan run compares several numbers once it has run; give one here")
+    return numbers[0] if numbers else None
+
+
+def run_source(photos: str, groups: Number | None, labels: str, train: bool) -> None:
     """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``."""
     asked = {"photos": photos, "labels": labels, "train": train}
     earlier = load_json(RUN) if RUN.exists() else {}
@@ -83,6 +106,40 @@ def run_source(photos: str, groups: int | None, labels: str, train: bool) -> Non
             say(f"settings  the old params.yaml is {kept}")
         replace_text(RUN, json.dumps({"asked": asked, "settings": read_params().model_dump(mode="json")}, indent=1))
     reproduce()
+
+
+def compare_numbers(photos: str, numbers: list[int]) -> None:
+    """Prints how the images of the last run on ``photos`` fall into each of ``numbers`` of groups; changes nothing.
+
+    Raises ``ScanError`` if there are no embeddings of them, or more groups than the images allow.
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import artifacts
+    from pipeline.environment import use_threads
+    from scan_core.clustering.number import SAMPLE, divide
+
+    current = read_params()
+    if current.data.path != photos or not (artifacts.EMBEDDINGS / "train.npy").exists():
+        raise ScanError(f"{photos} has no embeddings here; scan run {photos} makes them: run that first")
+    train = artifacts.load_array(artifacts.EMBEDDINGS / "train.npy", "float32", (None, None))
+    points = train[np.unique(artifacts.load_first("train", len(train)))][:SAMPLE]
+    if max(numbers) >= len(points):
+        raise ScanError(f"--groups has {max(numbers)}, but there are {len(points)} images; fewer than that are allowed")
+    use_threads()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("groups", "largest", "smallest", "apart", "found twice"):
+        table.add_column(column, justify="right")
+    for each in divide(points, sorted(numbers), current.seed, lambda _: None):
+        shares = [f"{share:.0%}" for share in (each.largest, each.smallest)]
+        table.add_row(str(each.groups), *shares, f"{each.silhouette:.3f}", f"{each.agreement:.2f}")
+    Console().print(table)
+    print(
+        "\napart: silhouette in the embeddings, higher is better; found twice: how far two methods agree, 1 is the same"
+        f"\n\nnext      scan run {photos} --groups {numbers[0]}"
+    )
 
 
 def say_kept(written: dict[str, Any], current: dict[str, Any]) -> None:
@@ -126,7 +183,7 @@ def killed_for_memory() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def propose_alone(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:
+def propose_alone(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
     """``propose`` in a process of its own, whose networks are out of memory before the pipeline starts."""
     method = "fork" if sys.platform == "linux" else "spawn"
     ends_silently = (signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C
@@ -135,7 +192,7 @@ def propose_alone(photos: str, groups: int | None, labels: str, train: bool) -> 
         return pool.submit(propose, photos, groups, labels, train).result()
 
 
-def propose(photos: str, groups: int | None, labels: str, train: bool) -> Proposal:
+def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
     """Looks at a source and plans. Raises ``ScanError`` if there is nothing to group, or too little memory."""
     from pipeline.plan import choose, plan_frozen, plan_training
     from pipeline.suggest import default_groups, suggest_frozen, suggest_training
@@ -149,7 +206,7 @@ def propose(photos: str, groups: int | None, labels: str, train: bool) -> Propos
     say(f"measuring how fast this machine is on {len(found.sample)} of {found.images:,} images …")
     training = suggest_training(found, current, labels)
     clusters = groups or default_groups(found, labels)
-    if clusters > found.images:
+    if clusters != "auto" and clusters > found.images:
         raise ScanError(f"--groups is {clusters}, but there are {found.images} images; at most that many are allowed")
     trained = plan_training(found, validate(changed_params(training)[1], Path("params.yaml")))
     plan = choose([trained]) if train else choose(plan_frozen(found, clusters, photos_cluster()))
@@ -164,8 +221,9 @@ def propose(photos: str, groups: int | None, labels: str, train: bool) -> Propos
         instead = f"{clock(trained.seconds)}, {trained.memory / 1e9:.0f} GB"
         what = [f"{names},", "frozen: others have taught them ImageNet's labels", cost]
         what += [f"instead, --train learns from these images alone: about {instead}"]
-    lines = [*describe(found, labels), *titled("plan", [f"{clusters} groups by {what[0]}", *what[1:]])]
-    if clusters > found.images / FEW:
+    number = "as many groups as there seem to be," if clusters == "auto" else f"{clusters} groups"
+    lines = [*describe(found, labels), *titled("plan", [f"{number} by {what[0]}", *what[1:]])]
+    if clusters != "auto" and clusters > found.images / FEW:
         lines += titled("", [f"{clusters} groups of {found.images} images are many: fewer than {FEW} images in each"])
     return Proposal(found, suggested, lines)
 
@@ -210,20 +268,29 @@ def _range(sizes: list[tuple[int, int]]) -> str:
 
 
 def show_groups() -> None:
-    """Prints how many images each group has, the largest first, and how sure they are."""
+    """Prints how far the groups can be trusted, and how many images each has, the largest first."""
     import pyarrow.parquet as pq
     from rich.console import Console
     from rich.table import Table
 
-    rows = pq.read_table(require(PREDICTIONS), columns=["cluster", "probability"]).drop_null()
-    clusters, sure = rows["cluster"].to_pylist(), rows["probability"].to_pylist()
+    from pipeline.artifacts import GROUPS as NUMBER
+    from pipeline.artifacts import VERDICT
+    from pipeline.report.words import range_of, states_of, what_to_try, why
+
+    rows = pq.read_table(require(PREDICTIONS), columns=["cluster", "state"]).drop_null()
+    clusters, states = rows["cluster"].to_pylist(), rows["state"].to_pylist()
+    verdict, groups = load_json(VERDICT), load_json(NUMBER)
     counts = Counter(clusters)
+    pairs = Counter(zip(clusters, states, strict=True))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("group", "images", "share", "median probability"):
-        table.add_column(column, justify="right")
+    for column in ("group", "images", "share", "verdict", *(state for state, _ in states_of(verdict))):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
     for group, count in counts.most_common(SHOWN):
-        each = statistics.median(p for cluster, p in zip(clusters, sure, strict=True) if cluster == group)
-        table.add_row(str(group), f"{count:,}", f"{count / len(clusters):.1%}", f"{each:.2f}")
+        by_state = [f"{pairs[group, state]:,}" for state, _ in states_of(verdict)]
+        word = verdict["groups"][group]["word"]
+        table.add_row(str(group), f"{count:,}", f"{count / len(clusters):.1%}", word, *by_state)
+    print(f"{range_of(groups)}; verdict: {verdict['word'].upper()}\n")
     Console().print(table)
     if len(counts) > SHOWN:
         print(f"and {len(counts) - SHOWN} more")
+    print(f"\n{why(verdict)}" + (f"\nto try: {tried}" if (tried := what_to_try(verdict, groups)) else ""))

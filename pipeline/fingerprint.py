@@ -35,8 +35,10 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
     """
     entry = stage_entries()[stage]
     values = params.model_dump(mode="json")
-    groups = [key for key in entry.get("params", []) if "." not in key]  # the others lie in one of these
-    considered = {key: values[key] for key in groups} if depends_on is None else depends_on
+    named = entry.get("params", [])
+    keys = [key for key in named if "." not in key or key.split(".")[0] not in named]  # else its whole group counts
+    own = {key: functools.reduce(dict.__getitem__, key.split("."), values) for key in keys}
+    considered = own if depends_on is None else depends_on
     digest = hashlib.sha256(json.dumps(considered, sort_keys=True).encode())
     for dependency in sorted(entry["deps"]):
         hash_path(digest, Path(dependency))

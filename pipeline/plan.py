@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.inspect_source import Inspection
 from pipeline.params import Params
-from pipeline.suggest import Spaces
+from pipeline.suggest import Number, Spaces
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LITE0, LITE2 = "efficientnet_lite0", "efficientnet_lite2"
 SMALLEST = 128  # pixels that a frozen network sees: images are enlarged to them
 SIDES = (128, 160, 192, 224)
 PATIENCE = 600  # seconds: the best plan that ends within these is taken
+LIKELY = 20  # groups, if their number is to be estimated
 PROBED = 32  # images, from whose time that of the others is estimated
 # Seconds that do not depend on the images: stages start, networks are compiled, the report is written.
 STARTING, COMPILING = 70.0, 7.0
@@ -72,8 +73,9 @@ def choose(plans: list[Plan]) -> Plan:
     return patient[0] if patient else min(fitting, key=lambda plan: plan.seconds)
 
 
-def plan_frozen(found: Inspection, clusters: int, settings: "FrozenCluster") -> list[Plan]:
+def plan_frozen(found: Inspection, number: Number, settings: "FrozenCluster") -> list[Plan]:
     """A plan for each of ``options``."""
+    clusters = LIKELY if number == "auto" else number
     rates = {(name, side): embedding_seconds(name, side) for name, side in options(found)[0]}
     scan = scan_seconds(clusters, settings)
     plans = []

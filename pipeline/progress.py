@@ -84,6 +84,18 @@ class TrainingProgress(_Progress):
         return f"{self._loss}{self._images / max(time.monotonic() - self._started, 1e-9):,.0f} images/s"
 
 
+class StepProgress(_Progress):
+    """Steps of unequal length done, of a known number."""
+
+    def __init__(self, stage: str, what: str, total: int) -> None:
+        super().__init__(stage, what, total)
+        self._total = total
+
+    def update(self, done: int) -> None:
+        """So many are done."""
+        self._show(done, "", last=done == self._total)
+
+
 class CountProgress(_Progress):
     """Files read and skipped, files/s and, if ``total`` is known, time left."""
 

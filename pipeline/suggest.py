@@ -1,6 +1,6 @@
 """Settings that fit a source which ``inspect_source`` has looked at."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.inspect_source import Inspection
 from pipeline.params import Params
@@ -8,8 +8,8 @@ from pipeline.presets import find_preset, read_preset
 from scan_core.data.splits import FIXED_SHARE, fewest
 
 Spaces = tuple[tuple[str, int], ...]  # names of weights, each with the pixels that the network sees
+Number = int | Literal["auto"]  # of groups
 
-GROUPS = 10  # if there are no classes; fewer for few images
 NEIGHBORS = 50  # suggested for mining if there are as many images
 TRAINED_AT = 128  # pixels at most: a network can be trained from scratch on these, and the store is one array
 LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
@@ -29,7 +29,7 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
             "size": min(found.side, max(side for _, side in spaces)), "view": None, "fit": "crop", "store": "auto",
-            "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
+            "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
         "pretext": {"method": "frozen"},
@@ -46,10 +46,10 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
     }  # fmt: skip
 
 
-def default_groups(found: Inspection, labels: str) -> int:
-    """As many as classes, if folders are classes; else ten, or fewer for few images."""
+def default_groups(found: Inspection, labels: str) -> Number:
+    """As many as classes, if folders are classes; else the number is estimated from the images."""
     classes = len(found.classes) if labels == "folders" else 0
-    return classes if classes > 1 else min(GROUPS, max(2, found.images // 10))
+    return classes if classes > 1 else "auto"
 
 
 def suggest_training(found: Inspection, current: Params, labels: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
             "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
-            "duplicates": "keep", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
+            "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {
             "name": "resnet18", "width": 64, "stem": "stl" if side > 32 else "small", "model": None, "weights": None,

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.environment import use_threads
@@ -19,7 +21,7 @@ def cluster(stage: Stage) -> None:
     """Train heads with the SCAN loss, or cluster stored embeddings; write models/cluster.safetensors."""
     from scan_core.clustering.settings import ScanCluster
 
-    settings = stage.params.cluster
+    settings = stage.params.cluster.model_copy(update={"num_clusters": artifacts.load_number()})
     cluster_images(stage, settings) if isinstance(settings, ScanCluster) else cluster_embeddings(stage, settings)
 
 
@@ -36,9 +38,11 @@ def cluster_images(stage: Stage, settings: "ScanCluster") -> None:
     compute = stage.use(configure_compute(params.precision, stage.device))
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
-    train, val = (torch.from_numpy(artifacts.load_neighbors(split, len(rows[split]))) for split in ("train", "val"))
+    distinct, near = load_distinct(len(rows["train"]))
+    rows["train"], train = rows["train"][distinct], torch.from_numpy(near)
+    val = torch.from_numpy(artifacts.load_neighbors("val", len(rows["val"])))
     steps = check_batch("cluster", settings.batch_size, len(rows["train"]))
-    warn_of_many(settings.num_clusters, len(rows["train"]))
+    warn_of_many(artifacts.load_number(), len(rows["train"]))
     pretext, _ = load_model(artifacts.MODELS / "pretext.safetensors")
     state = start_scan(settings, pretext, params.seed, fabric)
     loop = train_scan(state, images, rows["train"], train, rows["val"], val, settings, fabric)
@@ -72,8 +76,11 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
         artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
         for split in ("train", "val")
     )
-    near = artifacts.load_neighbors("train", len(train))
-    warn_of_many(settings.num_clusters, len(train))
+    distinct, near = load_distinct(len(train))
+    train = train if len(distinct) == len(train) else train[distinct]
+    if near.shape[1] < stage.params.neighbors.k:  # of few images
+        settings = settings.model_copy(update={"neighbors": min(settings.neighbors, near.shape[1])})
+    warn_of_many(artifacts.load_number(), len(train))
     candidates = propose(train, near, settings, stage.params.seed, lambda name: say(f"cluster   {name}"))
     assigned = assign(torch.from_numpy(val), candidates.joined()).to(torch.int32).numpy()  # (H,N_val)
     kept, names, shares = candidates.kept, candidates.names, candidates.agreement
@@ -95,6 +102,15 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
     artifacts.save_csv(stage.out(artifacts.PLOTS / "cluster_heads.csv"), rows, ["head", "method", "agreement", "kept"])
     stage.tracker.event("tags", values={"scan.method": names[kept]})
     stage.tracker.metrics({"agreement": shares[kept]})
+
+
+def load_distinct(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of ``count`` images of train, the positions (M,) of those that are no copies, and their neighbors (M,K) in them.
+
+    Each set of copies has one vote, however many they are.
+    """
+    distinct, near = np.unique(artifacts.load_first("train", count)), artifacts.load_neighbors("train", count)
+    return distinct, near if len(distinct) == count else np.searchsorted(distinct, near[distinct])
 
 
 def warn_of_many(clusters: int, images: int) -> None:

@@ -33,10 +33,40 @@ def embed_pretext(stage: Stage) -> None:
     images, rows, _ = stage.images(compute)
     model, _ = load_model(artifacts.MODELS / "pretext.safetensors")
     projected = stage.params.embed.features == "projector"
-    folder = stage.out(artifacts.EMBEDDINGS)
-    for split in ("train", "val"):
-        embedded = embed_rows(model.to(compute.device), images, rows[split], projected, compute)
-        artifacts.save_array(folder / f"{split}.npy", embedded.cpu().numpy())
+    folder, bank = stage.out(artifacts.EMBEDDINGS), None
+    for split, first in save_firsts(folder, rows).items():
+        distinct, inverse = np.unique(first, return_inverse=True)
+        embedded = embed_rows(model.to(compute.device), images, rows[split][distinct], projected, compute).cpu().numpy()
+        every = embedded if len(distinct) == len(first) else embedded[inverse]
+        artifacts.save_array(folder / f"{split}.npy", every)
+        bank = save_bank_neighbors(folder, split, [every], distinct, bank)
+
+
+def save_firsts(folder: Path, rows: "dict[str, Tensor]") -> dict[str, np.ndarray]:
+    """Writes and returns which image of its split each image is a copy of: all of them share the first one's vector."""
+    count = artifacts.load_json(artifacts.IMAGES / "stats.json")["count"]
+    firsts = artifacts.load_firsts(count, {split: index.numpy() for split, index in rows.items()})
+    for split, first in firsts.items():
+        artifacts.save_array(folder / f"{split}_first.npy", first)
+    return firsts
+
+
+def save_bank_neighbors(
+    folder: Path, split: str, features: list[np.ndarray], distinct: np.ndarray, bank: np.ndarray | None
+) -> np.ndarray:
+    """Writes how near each image of ``split`` is to those of the bank, which evaluate needs of the whole features.
+
+    The bank is made, written and returned if there is none yet: of the ``distinct`` images of train, which comes first.
+    """
+    from scan_core.evaluation.belonging import BANK, bank_of, nearest_in_bank
+
+    if bank is None:
+        bank = bank_of([space[distinct[:BANK]] for space in features])
+        artifacts.save_array(folder / "bank.npy", bank)
+    cosine, nearest = nearest_in_bank(features, bank)
+    artifacts.save_array(folder / f"{split}_bank.npy", nearest)
+    artifacts.save_array(folder / f"{split}_bank_similarity.npy", cosine)
+    return bank
 
 
 def embed_frozen_spaces(stage: Stage) -> None:
@@ -51,8 +81,10 @@ def embed_frozen_spaces(stage: Stage) -> None:
     settings, signatures = stage.params.embed, artifacts.load_json(artifacts.SPACES)
     compute = stage.use(configure_compute("fp32", stage.device))
     images, rows, _ = stage.images(compute)
-    every = torch.unique(torch.cat([rows["train"], rows["val"]]))
     scratch, folder = stage.scratch({"embed": settings.model_dump(mode="json")}), stage.out(artifacts.EMBEDDINGS)
+    firsts = save_firsts(folder, rows)
+    seen = {split: rows[split][first] for split, first in firsts.items()}
+    every = torch.unique(torch.cat([seen["train"], seen["val"]]))
     features, spaces = [], []
     for number, (space, sha256) in enumerate(zip(settings.spaces, signatures["sha256"], strict=True)):
         weights = stage.weights(space.weights)
@@ -62,10 +94,14 @@ def embed_frozen_spaces(stage: Stage) -> None:
         copy = folder / "networks" / f"{sha256[:16]}.safetensors"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(weights, copy)
-    of_split = {split: torch.searchsorted(every, rows[split]).numpy() for split in ("train", "val")}
-    reduction = fit_reduction([space[of_split["train"]] for space in features], settings.dimensions)
+    of_split = {split: torch.searchsorted(every, each).numpy() for split, each in seen.items()}
+    distinct = np.unique(firsts["train"])
+    reduction = fit_reduction([space[of_split["train"][distinct]] for space in features], settings.dimensions)
+    bank = None
     for split, positions in of_split.items():
-        artifacts.save_array(folder / f"{split}.npy", reduction([space[positions] for space in features]))
+        of_images = [space[positions] for space in features]
+        artifacts.save_array(folder / f"{split}.npy", reduction(of_images))
+        bank = save_bank_neighbors(folder, split, of_images, distinct, bank)
     save_reduction(folder / "reduction.safetensors", reduction, spaces)
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,7 @@ def evaluate(stage: Stage) -> None:
     images, rows, stats = stage.images(compute)
     splits = load_splits(images, rows, stats["count"], compute)
     metrics = score_splits(
-        splits, params.cluster.num_clusters, params.selflabel.threshold, params.cluster.val_neighbors,
+        splits, artifacts.load_number(), params.selflabel.threshold, params.cluster.val_neighbors,
         params.evaluate.kmeans_runs, params.evaluate.probes,
     )  # fmt: skip
 
@@ -47,9 +49,10 @@ def evaluate(stage: Stage) -> None:
         return images.crops(rows[reported][positions]).permute(0, 2, 3, 1).cpu().numpy()
 
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
-    write_predictions(stage.out(artifacts.PREDICTIONS), splits, reported)
+    verdict, states = judge(stage, splits, reported)
+    write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, reported)
     log_scores(stage, metrics, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
-    write_plots_and_page(stage, stats, splits, metrics, pixels_of)
+    write_plots_and_page(stage, stats, splits, metrics, verdict, pixels_of)
     log_files(stage)
 
 
@@ -60,22 +63,24 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
     from scan_core.models.inference import log_probabilities, probabilities_of, small_pixels
 
     labels = artifacts.load_array(artifacts.LABELS / "labels.npy", "int64", (count,))
+    labeled = bool((labels >= 0).any())
     predictions: dict[str, dict[str, Prediction]] = {split: {} for split in SPLITS}
     embeddings = {
         split: artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[split]), None))
         for split in SPLITS
     }
+    firsts = {split: artifacts.load_first(split, len(rows[split])) for split in SPLITS}
     for name in MODELS:
         path = artifacts.MODELS / f"{name}.safetensors"
         if is_of_frozen(path):  # its network has seen each image once, for the embeddings
             head = load_frozen_head(path)
-            for split in SPLITS:
-                predictions[split][name] = Prediction.of(probabilities_of(head, embeddings[split]))
-            continue
-        model = load_model(path)[0].to(compute.device)
-        for split in SPLITS:
-            log_p = log_probabilities(model, images, rows[split], compute)[0]  # (N,C)
-            predictions[split][name] = Prediction.of(log_p.exp().cpu().numpy())
+            found = {split: probabilities_of(head, embeddings[split]) for split in SPLITS}  # (N,C)
+        else:
+            model = load_model(path)[0].to(compute.device)
+            log_p = {split: log_probabilities(model, images, rows[split], compute)[0] for split in SPLITS}
+            found = {split: each.exp().cpu().numpy() for split, each in log_p.items()}
+        for split in SPLITS:  # copies are where their first is
+            predictions[split][name] = Prediction.of(found[split][firsts[split]])
     heads = artifacts.load_array(artifacts.ASSIGNMENTS / "heads.npy", "int32", (None, len(rows["val"])))
     splits = {}
     for split in SPLITS:
@@ -83,7 +88,7 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
         splits[split] = SplitData(
             rows=index,
             labels=labels[index],
-            pixels=small_pixels(images, rows[split]).numpy(),
+            pixels=small_pixels(images, rows[split]).numpy() if labeled else np.empty((size, 0), np.float32),
             embeddings=embeddings[split],
             neighbors=artifacts.load_neighbors(split, size),
             predictions=predictions[split],
@@ -92,8 +97,31 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
     return splits
 
 
-def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str) -> None:
-    """One row per image: its item, and its two most probable clusters. Files that are no images of the store follow.
+def judge(stage: Stage, splits: "dict[str, SplitData]", reported: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Writes and returns the verdict on the groups, and returns the state of each image by split. No label is seen."""
+    from scan_core.evaluation.belonging import fit_belonging, judge_images
+    from scan_core.evaluation.verdict import judge_groups
+
+    train, near = splits["train"], {}
+    for split, data in splits.items():
+        shape = (len(data.rows), None)
+        near[split] = (
+            artifacts.load_array(artifacts.EMBEDDINGS / f"{split}_bank_similarity.npy", "float32", shape),
+            artifacts.load_array(artifacts.EMBEDDINGS / f"{split}_bank.npy", "int64", shape),
+        )
+    distinct, number = np.unique(artifacts.load_first("train", len(train.rows))), artifacts.load_number()
+    found = judge_groups(train.embeddings[distinct], train.final.cluster[distinct], number, stage.params.seed)
+    bank = distinct[: len(artifacts.load_array(artifacts.EMBEDDINGS / "bank.npy", "float16", (None, None), mmap=True))]
+    fitted = fit_belonging(near["train"][0][bank], train.final.cluster[bank], found)
+    states = {split: judge_images(fitted, *near[split], data.final.cluster) for split, data in splits.items()}
+    verdict = asdict(found) | {"images": dict(Counter(states[reported].tolist()))}
+    artifacts.save_json(stage.out(artifacts.VERDICT), verdict)
+    stage.tracker.event("tags", values={"scan.verdict": found.word}, parent=True)
+    return verdict, states
+
+
+def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[str, np.ndarray], reported: str) -> None:
+    """One row per image: its item, its two most probable clusters, its state. Files that are no images follow.
 
     Those have their finding, such as rejected, in place of a split, and neither id nor cluster.
     """
@@ -101,7 +129,8 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str)
     import pyarrow.parquet as pq
 
     # If all images are reported on, they are those of train, and val is a part of them.
-    parts = [splits["train"]] if reported == "train" else list(splits.values())
+    names = ["train"] if reported == "train" else list(splits)
+    parts = [splits[name] for name in names]
     items = pq.read_table(artifacts.require(artifacts.ITEMS / "items.parquet"))
     table = items.take(pa.array(np.concatenate([data.rows for data in parts])))
     clusters = np.concatenate([data.final.clusters for data in parts])
@@ -109,6 +138,7 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", reported: str)
     for rank, (cluster, probability) in enumerate(PREDICTED):
         table = table.append_column(cluster, pa.array(clusters[:, rank]))
         table = table.append_column(probability, pa.array(probabilities[:, rank]))
+    table = table.append_column("state", pa.array(np.concatenate([states[name] for name in names])))
     stored = set(items["source"].to_pylist())
     left_out = [row for row in artifacts.load_csv(artifacts.ITEMS / "findings.csv") if row["source"] not in stored]
     others = {"source": [row["source"] for row in left_out], "split": [row["kind"] for row in left_out]}
@@ -123,6 +153,7 @@ def write_plots_and_page(
     stats: dict[str, Any],
     splits: "dict[str, SplitData]",
     metrics: dict[str, dict[str, Any]],
+    verdict: dict[str, Any],
     pixels_of: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     """The data of the plots, the pictures of clusters and neighbors, and the page that shows all of them."""
@@ -133,14 +164,15 @@ def write_plots_and_page(
     params, data = stage.params, splits[reported_split(stage.params.data.protocol)]
     val = len(splits["val"].rows)
     classes: list[str] = artifacts.load_json(artifacts.LABELS / "classes.json")
-    matched = predicted_classes(data.labels, data.final, params.cluster.num_clusters)
+    groups = artifacts.load_json(artifacts.GROUPS)
+    matched = predicted_classes(data.labels, data.final, groups["number"])
     names = {cluster: classes[label] for cluster, label in matched.items()}
     assignments = {
         name: artifacts.load_array(artifacts.ASSIGNMENTS / f"{name}.npy", "int32", (None, val)) for name in MODELS
     }
     frozen = params.cluster.method == "frozen"
     candidates = artifacts.load_csv(artifacts.PLOTS / "cluster_heads.csv") if frozen else []
-    plots = plot_tables(params, splits, assignments, metrics, names, classes, candidates)
+    plots = plot_tables(params, groups, splits, assignments, metrics, names, classes, candidates)
     for name, columns in PLOT_COLUMNS.items():
         artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), plots[name], columns)
     for name in ("pretext", *MODELS):
@@ -149,7 +181,7 @@ def write_plots_and_page(
     draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, data.neighbors)
     pictures = stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES)
     kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
-    write_report(stage.out(artifacts.REPORT), params, stats, metrics, kept, names, plots, *pictures)
+    write_report(stage.out(artifacts.REPORT), params, groups, verdict, stats, metrics, kept, names, plots, *pictures)
 
 
 def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
@@ -177,7 +209,14 @@ def log_files(stage: Stage) -> None:
     """Completes the run's row in MLflow: report, plots, environment, and the executions that made the run."""
     tracker = stage.tracker
     pictures = (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES)
-    for path in (artifacts.METRICS, artifacts.PREDICTIONS, artifacts.REPORT, *pictures, artifacts.PLOTS):
+    for path in (
+        artifacts.METRICS,
+        artifacts.VERDICT,
+        artifacts.PREDICTIONS,
+        artifacts.REPORT,
+        *pictures,
+        artifacts.PLOTS,
+    ):
         tracker.artifact(stage.staged(path), parent=True)
     tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
     stage.log_completion()

@@ -1,9 +1,11 @@
 """neighbors: each image's nearest others in feature space."""
 
+import numpy as np
+
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.stage import Stage
-from scan_core.clustering.neighbors import mine_neighbors
+from scan_core.clustering.neighbors import mine_distinct
 
 
 def neighbors(stage: Stage) -> None:
@@ -12,9 +14,12 @@ def neighbors(stage: Stage) -> None:
     untrained = (artifacts.EMBEDDINGS / "reduction.safetensors").exists()
     for split in ("train", "val"):
         embeddings = artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (None, None))
-        # Without training, a tenth of a small folder may have fewer images than there are neighbors.
-        k = min(settings.k, len(embeddings) - 1) if untrained and split == "val" else settings.k
-        mined = mine_neighbors(embeddings, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing)
+        first = artifacts.load_first(split, len(embeddings))
+        # Without training, a small folder may have fewer images than there are neighbors, in val or without its copies.
+        k = min(settings.k, max(len(np.unique(first)) - 1, 1)) if untrained else settings.k
+        mined = mine_distinct(
+            embeddings, first, k, settings.exact_rows, settings.recall, stage.device, settings.smoothing
+        )
         artifacts.save_array(folder / f"{split}.npy", mined.nearest)
         artifacts.save_array(folder / f"{split}_similarity.npy", mined.similarity)
         stage.tracker.metrics({f"{split}_similarity": float(mined.similarity.mean()), f"{split}_recall": mined.recall})

@@ -38,6 +38,7 @@ def prepare(stage: Stage) -> None:
     artifacts.save_json(images / "stats.json", write_store(plan, catalog, locations, settings, chunks, images))
     for split, rows in plan.rows.items():
         artifacts.save_array(images / f"{split}.npy", rows)
+    artifacts.save_array(images / "copies.npy", plan.copies)
 
     findings = [*catalog.findings, *plan.findings]
     save_items(stage.out(artifacts.ITEMS), plan, catalog.names, findings, settings)

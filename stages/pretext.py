@@ -31,10 +31,12 @@ def train_network(stage: Stage) -> None:
     fabric = make_fabric(compute.precision, compute.device.type)
     images, rows, stats = stage.images(compute)
     # What later stages would refuse, before hours of training.
-    for split in ("train", "val"):
-        check_neighbors(params.neighbors.k, len(rows[split]), split)
-    for name, later in (("cluster", params.cluster), ("selflabel", params.selflabel)):
-        check_batch(name, later.batch_size, len(rows["train"]))
+    firsts = artifacts.load_firsts(stats["count"], {split: index.numpy() for split, index in rows.items()})
+    distinct = {split: len(set(first.tolist())) for split, first in firsts.items()}  # copies count once
+    for split, count in distinct.items():
+        check_neighbors(params.neighbors.k, count, split)
+    check_batch("cluster", params.cluster.batch_size, distinct["train"])
+    check_batch("selflabel", params.selflabel.batch_size, len(rows["train"]))
     train = rows["pretext"]
     weights = stage.weights(params.backbone.weights) if params.backbone.weights else None
     state = start_pretext(settings, params.backbone, stats["channels"], len(train), params.seed, fabric, weights)

@@ -21,7 +21,7 @@ from pipeline.presets import BASE, complete
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("scan_core", "pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
-STAGES = ("prepare", "pretext", "embed", "neighbors", "cluster", "selflabel", "evaluate")
+STAGES = ("prepare", "pretext", "embed", "neighbors", "groups", "cluster", "selflabel", "evaluate")
 LABEL_STAGES = {"prepare", "evaluate"}
 TINY: dict[str, Any] = {
     "precision": "fp32",
@@ -41,18 +41,22 @@ SOURCE_OUTPUTS = {
 }
 OUTPUTS = {
     *SOURCE_OUTPUTS,
-    *(f"data/images/{name}" for name in ("pixels-00000.npy", "pretext.npy", "train.npy", "val.npy", "stats.json")),
+    *(f"data/images/{name}.npy" for name in ("pixels-00000", "copies", "pretext", "train", "val")),
+    *("data/images/stats.json", "data/groups.json"),
     *("data/items/items.parquet", "data/items/findings.csv", "data/labels/labels.npy", "data/labels/classes.json"),
-    *("data/embeddings/train.npy", "data/embeddings/val.npy"),
+    *(f"data/embeddings/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_first")),
+    *(f"data/embeddings/{name}.npy" for name in ("bank", "train_bank", "val_bank")),
+    *(f"data/embeddings/{split}_bank_similarity.npy" for split in ("train", "val")),
     *(f"data/neighbors/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_similarity")),
     *(f"data/assignments/{name}.npy" for name in ("cluster", "heads", "selflabel")),
     *(f"models/{name}.safetensors" for name in ("pretext", "cluster", "selflabel")),
     "models/selflabel.json",
-    *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html"),
+    *("reports/metrics.json", "reports/predictions.parquet", "reports/report.html", "reports/verdict.json"),
+    "reports/verdict.json",
     *("reports/clusters.png", "reports/neighbors.png"),
     *(f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")),
     *(f"reports/plots/{name}.csv" for name in ("accuracy_cluster", "accuracy_selflabel", "candidates", "confusion")),
-    *(f"reports/plots/{name}.csv" for name in ("accuracy_at_coverage", "purity", "sizes")),
+    *(f"reports/plots/{name}.csv" for name in ("accuracy_at_coverage", "numbers", "purity", "sizes", "tree")),
 }  # fmt: skip
 
 

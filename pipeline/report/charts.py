@@ -47,15 +47,18 @@ Rows = list[dict[str, Any]]  # of a plot's CSV file; numbers may be text
 Chart = dict[str, str]  # title, text and svg; empty if there is nothing to draw
 
 
-def draw_charts(plots: dict[str, Rows], names: dict[int, str], clusters: int, method: str) -> list[Chart]:
+def draw_charts(plots: dict[str, Rows], names: dict[int, str], groups: dict[str, Any], method: str) -> list[Chart]:
     """One chart for every plot that has data.
 
-    ``names`` are the classes matched to clusters, ``clusters`` is C, ``method`` is that of the pretext task.
+    ``names`` are the classes matched to clusters, ``groups`` is what the stage groups has found, ``method`` is that of
+    the pretext task.
     """
+    clusters = groups["number"]
     pretext, selflabel, titles = plots["pretext"], plots["selflabel"], step_titles(plots["candidates"])
     if plots["candidates"]:  # nothing was trained for epochs
         plots = plots | {"accuracy_cluster": [], "accuracy_selflabel": []}
     charts = [
+        _numbers(plots["numbers"], groups),
         _lines("Pretext loss", f"{PRETEXT_LOSSES.get(method, '')}, mean over each epoch.", pretext, {"loss": ""}),
         _lines("Spread of the embeddings",
                "The effective rank: over how many dimensions the embeddings of a batch spread. A fall toward 1 is a "
@@ -90,6 +93,7 @@ def draw_charts(plots: dict[str, Rows], names: dict[int, str], clusters: int, me
         _confusion(plots["confusion"], names, clusters),
         _purity(plots["purity"]),
         _sizes(plots["sizes"]),
+        _tree(plots["tree"], plots["sizes"], names),
     ]  # fmt: skip
     return [chart for chart in charts if chart]
 
@@ -228,6 +232,73 @@ def _sizes(rows: Rows) -> Chart:
     axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     text = "The share of each split's images in each cluster" + (", sorted within each split." if many else ".")
     return _chart("Cluster sizes", text, figure)
+
+
+def _tree(rows: Rows, sizes: Rows, names: dict[int, str]) -> Chart:
+    """Empty if there are fewer than three groups, or too many to be told apart."""
+    groups = len(rows) + 1
+    if not 3 <= groups <= MAX_CLUSTERS_DRAWN:
+        return {}
+    clusters = max(int(row["cluster"]) for row in sizes) + 1
+    joined = {clusters + number: row for number, row in enumerate(rows)}
+    heights, order = dict[int, float](), list[int]()
+
+    def place(node: int) -> float:
+        """Draws the node's branches; returns the height of its line."""
+        if node not in joined:
+            order.append(node)
+            heights[node] = float(len(order) - 1)
+            return heights[node]
+        row = joined[node]
+        children = [int(row["first"]), int(row["second"])]
+        ends = [place(child) for child in children]
+        at = float(row["similarity"])
+        for child, end in zip(children, ends, strict=True):
+            start = float(joined[child]["similarity"]) if child in joined else left
+            axis.plot([start, at], [end, end], color=BLUE, linewidth=1.2)
+        axis.plot([at, at], ends, color=BLUE, linewidth=1.2)
+        return sum(ends) / 2
+
+    most, least = (float(row["similarity"]) for row in (rows[0], rows[-1]))
+    left = max(most, least) + 0.06 * max(most - least, 0.01)
+    figure, axis = plt.subplots(figsize=(4.6, max(2.8, 0.19 * groups + 0.8)))
+    place(clusters + len(rows) - 1)
+    labels = [f"{node} {short_name(names[node])}" if node in names else str(node) for node in order]
+    axis.set_yticks(range(groups), labels, fontsize=8 if groups <= 25 else 6)
+    axis.set(xlabel="mean similarity of their images", ylim=(groups - 0.5, -0.5))
+    axis.set_xlim(left, min(most, least) - 0.06 * max(most - least, 0.01))
+    axis.grid(axis="y", visible=False)
+    return _chart(
+        "Which clusters are alike",
+        "The most similar clusters merge first, at the left. To read many clusters "
+        "as few, take together what has merged left of a line of your choice.",
+        figure,
+    )
+
+
+def _numbers(rows: Rows, groups: dict[str, Any]) -> Chart:
+    """The criterion at each number of groups that was tried; empty if the number was given."""
+    if not rows:
+        return {}
+    figure, axis = plt.subplots(figsize=(4.6, 2.8))
+    numbers = [int(row["groups"]) for row in rows]
+    axis.axvspan(
+        groups["low"], groups["high"], color=BLUE, alpha=0.12, label=f"plausible: {groups['low']} to {groups['high']}"
+    )
+    axis.axvline(groups["number"], color=ORANGE, linewidth=1.2, label=f"taken: {groups['number']}")
+    axis.plot(numbers, [float(row["score"]) for row in rows], color=BLUE, marker=".", linewidth=1.5)
+    axis.set_xscale("log")
+    ticks = [number for number in (2, 5, 10, 20, 50, 100, 200) if number <= numbers[-1]]
+    axis.set_xticks(ticks, [str(number) for number in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel="clusters", ylabel="separation")
+    axis.legend()
+    return _chart(
+        "How many clusters",
+        "How well separated the clusters of the neighbor graph are if it is divided into so "
+        "many. The number was estimated from this curve, without labels.",
+        figure,
+    )
 
 
 def _chart(title: str, text: str, figure: Figure) -> Chart:

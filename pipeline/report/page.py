@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable
+from dataclasses import astuple
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from pipeline.artifacts import step_titles
 from pipeline.params import Params
 from pipeline.report.charts import MAX_CLUSTERS_DRAWN, draw_charts
+from pipeline.report.words import range_of, states_of, what_to_try, why
 from scan_core.evaluation.scores import COVERAGES, PURITY_AT, SplitData, accuracy_at_coverage, accuracy_by_epoch
+from scan_core.evaluation.tree import merge_tree
 
 Metrics = dict[str, dict[str, Any]]  # by split and step
 
@@ -68,6 +71,8 @@ PLOT_COLUMNS = {  # of the CSV file of each plot
     "purity": ["k", "split", "purity"],
     "candidates": ["head", "method", "agreement", "kept", "acc"],
     "sizes": ["cluster", "split", "images"],
+    "tree": ["first", "second", "similarity", "images"],
+    "numbers": ["groups", "score", "silhouette", "silhouette_by_group", "agreement", "largest", "smallest"],
 }
 
 
@@ -78,6 +83,7 @@ def reported_split(protocol: str) -> str:
 
 def plot_tables(
     params: Params,
+    groups: dict[str, Any],
     splits: dict[str, SplitData],
     assignments: dict[str, np.ndarray],
     metrics: Metrics,
@@ -90,7 +96,7 @@ def plot_tables(
     ``assignments`` are the (epochs,N) clusters of val after each epoch, ``names`` the classes matched to clusters,
     ``classes`` the names of the labels, and ``candidates`` what cluster says of each head, if it clustered embeddings.
     """
-    clusters, data = params.cluster.num_clusters, splits[reported_split(params.data.protocol)]
+    clusters, data = groups["number"], splits[reported_split(params.data.protocol)]
     by_epoch = {name: accuracy_by_epoch(splits["val"].labels, each, clusters) for name, each in assignments.items()}
     heads = splits["val"].heads
     accuracies = accuracy_by_epoch(splits["val"].labels, heads, clusters) if candidates and heads is not None else []
@@ -111,6 +117,8 @@ def plot_tables(
             if f"purity_{k}" in metrics[split]["neighbors"]
         ],
         "candidates": [(*row.values(), acc) for row, acc in zip(candidates, accuracies or repeat(""), strict=False)],
+        "tree": [astuple(merge) for merge in merge_tree(data.embeddings, data.final.cluster, clusters)],
+        "numbers": [tuple(row[name] for name in PLOT_COLUMNS["numbers"]) for row in groups.get("tried", [])],
         "sizes": [(cluster, split, size) for split in splits for cluster, size in enumerate(sizes[split])],
     }
     return {name: [dict(zip(PLOT_COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
@@ -119,6 +127,8 @@ def plot_tables(
 def write_report(
     path: Path,
     params: Params,
+    groups: dict[str, Any],
+    verdict: dict[str, Any],
     stats: dict[str, Any],
     metrics: Metrics,
     kept: dict[str, str],
@@ -129,8 +139,9 @@ def write_report(
 ) -> None:
     """Fills in page.html.j2.
 
-    ``stats`` are those of the image store, ``kept`` is the choice of self-labeling, ``names`` are the classes matched
-    to clusters, ``samples`` and ``neighbors`` are pictures.
+    ``groups`` is what groups has found, ``verdict`` how far they can be trusted, ``stats`` are those of the image
+    store, ``kept`` is the choice of self-labeling, ``names`` are the classes matched to clusters, ``samples`` and
+    ``neighbors`` are pictures.
     """
     template = jinja2.Template(
         Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"),
@@ -143,6 +154,12 @@ def write_report(
     probes = metrics["val"].get("uses_labels", {})
     page = template.render(
         params=params.model_dump(mode="json"),
+        groups=groups,
+        verdict=verdict,
+        why=why(verdict),
+        what_to_try=what_to_try(verdict, groups),
+        range_of=range_of(groups),
+        states=states_of(verdict),
         stats=stats,
         kept=kept,
         final=reported["selflabel"],
@@ -157,7 +174,7 @@ def write_report(
         max_drawn=MAX_CLUSTERS_DRAWN,
         samples=_encoded(samples),
         neighbors=_encoded(neighbors),
-        charts=draw_charts(plots, names, params.cluster.num_clusters, params.pretext.method),
+        charts=draw_charts(plots, names, groups, params.pretext.method),
     )
     path.write_text(page, encoding="utf-8")
 
@@ -169,7 +186,8 @@ def _encoded(picture: Path) -> str:
 def score_table(scores: dict[str, Any], titles: dict[str, str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """The column titles, and for each step of ``titles`` its name and cells, of one split's ``scores``."""
     measures = [measure for measure in MEASURES if any(measure in scores[step] for step in titles)]
-    rows = [(label, [score_cell(scores[step], measure) for measure in measures]) for step, label in titles.items()]
+    scored = {step: label for step, label in titles.items() if scores[step]}  # k-means has no scores without labels
+    rows = [(label, [score_cell(scores[step], measure) for measure in measures]) for step, label in scored.items()]
     return [MEASURES[measure] for measure in measures], rows
 
 

@@ -29,11 +29,11 @@ def consensus(proposals: np.ndarray, votes: list[float], clusters: int, seed: in
     return kmeans_clusters(rows, clusters, seed, STARTS)[0]
 
 
-def agreement(assigned: np.ndarray, names: list[str], clusters: int) -> list[float]:
+def agreement(assigned: np.ndarray, names: list[str], clusters: int, voiceless: str = "") -> list[float]:
     """For each row of (H,N) clusters, the share of images on which it agrees with the others: a mean over methods.
 
     ``names`` (H,) are the methods: each has one vote, the mean over its rows, however many it has. Clusters are matched
-    one to one by the Hungarian method. A single row agrees with itself.
+    one to one by the Hungarian method. A single row agrees with itself. The method ``voiceless`` has no vote.
     """
     count = len(assigned)
     shares = np.ones((count, count))
@@ -44,7 +44,7 @@ def agreement(assigned: np.ndarray, names: list[str], clusters: int) -> list[flo
             matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
             shares[one, other] = shares[other, one] = matched / assigned.shape[1]
     np.fill_diagonal(shares, np.nan)
-    methods = [np.array(names) == name for name in dict.fromkeys(names)]
+    methods = [np.array(names) == name for name in dict.fromkeys(names) if name != voiceless]
     votes = [
         [float(np.nanmean(row[method])) for method in methods if not np.isnan(row[method]).all()] for row in shares
     ]

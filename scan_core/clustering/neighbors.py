@@ -59,6 +59,29 @@ def mine_neighbors(
     return _mine(embeddings, k, exact_rows, recall, gpu)
 
 
+def mine_distinct(
+    embeddings: np.ndarray,
+    first: np.ndarray,
+    k: int,
+    exact_rows: int,
+    recall: float,
+    device: str = "auto",
+    smoothing: int = 0,
+) -> Mined:
+    """``mine_neighbors``, with all copies of an image as one.
+
+    ``first`` (N,) are the positions of the images that rows are copies of, mostly their own. Only those are neighbors,
+    and a copy has the neighbors of its first: ten frames of one moment are not each other's ten neighbors.
+    """
+    distinct, inverse = np.unique(first, return_inverse=True)
+    if len(distinct) == len(first):
+        return mine_neighbors(embeddings, k, exact_rows, recall, device, smoothing)
+    if len(distinct) == 1:
+        raise ScanError(f"all {len(first)} images are copies of one; add others, or set data.duplicates to keep")
+    mined = mine_neighbors(embeddings[distinct], k, exact_rows, recall, device, smoothing)
+    return Mined(distinct[mined.nearest][inverse], mined.similarity[inverse], mined.recall)
+
+
 def smooth(embeddings: np.ndarray, mined: Mined) -> np.ndarray:
     """The weighted mean of each row and its ``mined`` nearest ones, of unit length: (N,D) float32.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scan_core.clustering.losses import imbalance, scan_loss
-from scan_core.clustering.settings import ScanCluster
+from scan_core.clustering.settings import ScanCluster, known_number
 from scan_core.compute.device import seed_everything
 from scan_core.compute.distributed import all_gather, local_shard
 from scan_core.errors import ScanError
@@ -40,7 +40,7 @@ class ScanState(TrainingState):
 def start_scan(settings: ScanCluster, pretext: Model, seed: int, fabric: Fabric) -> ScanState:
     """``settings.heads`` new heads on the trained backbone, their optimizer and the generator, on the device."""
     generator = seed_everything(seed)
-    heads = ClusterHeads(feature_size(pretext.backbone), settings.num_clusters, settings.heads)
+    heads = ClusterHeads(feature_size(pretext.backbone), known_number(settings), settings.heads)
     module = Model(pretext.backbone, heads, frozen=settings.train == "head").to(fabric.device)
     optimizer = build_optimizer(settings.optimizer, module, fabric)
     return ScanState(module=module, optimizer=optimizer, generator=generator)

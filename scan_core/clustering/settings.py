@@ -42,11 +42,14 @@ def check_neighbors(k: int, count: int, split: str = "") -> None:
         raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
 
 
+NumClusters = Literal["auto"] | TwoOrMore  # auto: it is estimated from the embeddings
+
+
 class ScanCluster(Settings):
     """The SCAN loss (paper, eq. 2) trains heads, and the network under them, on views of the images."""
 
     method: Literal["scan"]
-    num_clusters: TwoOrMore
+    num_clusters: NumClusters
     heads: Count
     neighbors: CountOrZero  # 0: another view of the same image
     val_neighbors: Count
@@ -63,6 +66,8 @@ class ScanCluster(Settings):
     def _prior_fits(self) -> "ScanCluster":
         if self.prior is None:
             return self
+        if self.num_clusters == "auto":
+            raise ValueError("prior is set, but num_clusters is auto; null is allowed, or give the number of clusters")
         if len(self.prior) != self.num_clusters:
             raise ValueError(
                 f"prior has {len(self.prior)} values; one per cluster, {self.num_clusters}, or null is allowed"
@@ -77,7 +82,7 @@ class FrozenCluster(Settings):
 
     method: Literal["frozen"]
     methods: Annotated[tuple[Literal["kmeans", "graph", "scan", "temi", "turtle"], ...], Field(min_length=1)]
-    num_clusters: TwoOrMore
+    num_clusters: NumClusters
     heads: Count  # that the SCAN loss trains, and TEMI
     neighbors: Count  # that it draws from
     val_neighbors: Count  # of the neighbor agreement that is reported
@@ -95,6 +100,13 @@ class FrozenCluster(Settings):
 
 
 Cluster = Annotated[ScanCluster | FrozenCluster, Field(discriminator="method")]
+
+
+def known_number(settings: ScanCluster | FrozenCluster) -> int:
+    """``num_clusters`` as a number. Raises ``ScanError`` if it is auto."""
+    if settings.num_clusters == "auto":
+        raise ScanError("cluster.num_clusters is auto; a number is needed here, such as 10")
+    return settings.num_clusters
 
 
 class Selflabel(Settings):

@@ -8,20 +8,68 @@ GRAPH_NEIGHBORS = 20  # of each image
 REGULARIZATION = 0.01  # edges between all images, together as heavy as this share of an image's own edges
 TOLERANCE = 1e-4  # of the eigenvalues: k-means needs no more
 STARTS = 20  # of k-means
+FINER, FINER_STARTS = 4, 2  # times as many clusters, which are then merged
 BLOCK = 8_192  # rows of the graph at a time
 
 
-def spectral_clusters(neighbors: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """(N,) int64 clusters of the graph that joins each image with its nearest ``neighbors`` (N,K), self excluded.
+def spectral_clusters(neighbors: np.ndarray, num_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two divisions, (N,) int64 each, of the graph that joins each image with its nearest ``neighbors`` (N,K).
+
+    The first C eigenvectors of the normalized graph become rows of length 1, and k-means divides them, into clusters of
+    similar size. The second division has no such preference: k-means divides the rows into four times as many, and
+    those that the graph joins most are merged. Memory grows as N·K and as N·C.
+    """
+    rows = unit_rows(eigenvectors(neighbors, num_clusters, seed)[1])
+    equal, _ = kmeans_clusters(rows, num_clusters, seed, STARTS)
+    fine, _ = kmeans_clusters(rows, min(FINER * num_clusters, len(rows)), seed, FINER_STARTS)
+    return equal, merged(shared_neighbors(neighbors[:, :GRAPH_NEIGHBORS]), fine, num_clusters)
+
+
+def merged(graph: Any, clusters: np.ndarray, num_clusters: int) -> np.ndarray:
+    """(N,) int64: ``clusters`` (N,) merged two by two until ``num_clusters`` are left.
+
+    Merged are those with the most edges of ``graph`` (N,N) between them, compared with the geometric mean of all edges
+    that each has. A large cluster that was cut has many edges along the cut, a small one that is apart has few.
+    """
+    used, index = np.unique(clusters, return_inverse=True)
+    links = np.zeros((len(used), len(used)))
+    edges = graph.tocoo()
+    np.add.at(links, (index[edges.row], index[edges.col]), edges.data)
+    name, alive = np.arange(len(used)), np.ones(len(used), dtype=bool)
+    for _ in range(len(used) - num_clusters):
+        root = np.sqrt(links.sum(axis=1).clip(min=1e-12))
+        strength = np.where(alive[:, None] & alive, links / np.outer(root, root), -1)
+        np.fill_diagonal(strength, -1)
+        one, other = np.unravel_index(strength.argmax(), strength.shape)
+        links[one] += links[other]
+        links[:, one] += links[:, other]
+        links[other] = links[:, other] = 0
+        alive[other] = False
+        name[name == other] = one
+    return np.unique(name[index], return_inverse=True)[1].astype(np.int64)
+
+
+def modularity(graph: Any, clusters: np.ndarray) -> float:
+    """The share of the edges of ``graph`` (N,N) inside ``clusters`` (N,), less the share that chance puts there.
+
+    Newman and Girvan 2004.
+    """
+    edges, degrees = graph.tocoo(), np.asarray(graph.sum(axis=1)).ravel()
+    inside = edges.data[clusters[edges.row] == clusters[edges.col]].sum(dtype=np.float64)
+    shares = np.bincount(clusters, degrees) / degrees.sum()
+    return float(inside / degrees.sum() - (shares**2).sum())
+
+
+def eigenvectors(neighbors: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest ``count`` eigenvalues (C,) and their vectors (N,C) of the normalized graph of ``neighbors`` (N,K).
 
     An edge weighs as much as the share of neighbors that its images have in common. Weak edges between all images
     (Amini et al. 2013, regularized spectral clustering) join what would be apart: a few photos that have only each
-    other would be a cluster of their own. The first C eigenvectors of the normalized graph become rows of length 1, and
-    k-means divides them. Memory grows as N·K and as N·C.
+    other would be a cluster of their own. The largest value comes first; it is 1. ``count`` is less than N.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    count, weights = len(neighbors), shared_neighbors(neighbors[:, :GRAPH_NEIGHBORS]).astype(np.float64)
+    images, weights = len(neighbors), shared_neighbors(neighbors[:, :GRAPH_NEIGHBORS]).astype(np.float64)
     degrees = np.asarray(weights.sum(axis=1)).ravel()
     extra = REGULARIZATION * degrees.mean()
     root = 1 / np.sqrt(degrees + extra)
@@ -31,11 +79,17 @@ def spectral_clusters(neighbors: np.ndarray, num_clusters: int, seed: int) -> np
         product: np.ndarray = root * (weights @ scaled + extra * scaled.mean())
         return product
 
-    start = np.random.default_rng(seed).standard_normal(count)  # scipy's own start is not seeded
-    operator = LinearOperator((count, count), matvec=normalized, dtype=np.float64)
-    _, vectors = eigsh(operator, k=num_clusters, which="LA", v0=start, tol=TOLERANCE)
-    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-    return kmeans_clusters(rows.astype(np.float32), num_clusters, seed, STARTS)[0]
+    start = np.random.default_rng(seed).standard_normal(images)  # scipy's own start is not seeded
+    operator = LinearOperator((images, images), matvec=normalized, dtype=np.float64)
+    values, vectors = eigsh(operator, k=count, which="LA", v0=start, tol=TOLERANCE)
+    order = np.argsort(-values, kind="stable")
+    return values[order], vectors[:, order]
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """``vectors`` (N,C) with rows of length 1, float32."""
+    rows: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+    return rows.astype(np.float32)
 
 
 def shared_neighbors(neighbors: np.ndarray) -> Any:

@@ -45,7 +45,7 @@ class Chunk:
 
 
 def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
-    """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (N,16,16,3) uint8."""
+    """Writes ``file`` (.npz), whole or not at all. ``thumbs`` is (N,32,32,3) uint8."""
     arrays = {name: value for name, value in vars(chunk).items() if isinstance(value, np.ndarray)}
     rows = np.empty(len(chunk.names), [(name, value.dtype, value.shape[1:]) for name, value in arrays.items()])
     for name, value in arrays.items():
@@ -71,7 +71,7 @@ def load_chunk(file: Path) -> Chunk:
 
 
 def load_thumbs(file: Path) -> np.ndarray:
-    """The thumbnails of the chunk in ``file``, (N,16,16,3) uint8."""
+    """The thumbnails of the chunk in ``file``, (N,32,32,3) uint8."""
     with np.load(file, allow_pickle=False) as saved:
         thumbs: np.ndarray = saved["thumbs"]
         return thumbs
@@ -135,7 +135,7 @@ class _Image(NamedTuple):
     data: bytes  # array store: the pixels, gray or color; jpeg store: the JPEG
     gray: bool
     shape: tuple[int, int]  # height, width
-    thumb: bytes  # (16,16,3) uint8
+    thumb: bytes  # (32,32,3) uint8
     sums: np.ndarray  # jpeg store: (2,1,3), because the pixels are not kept; array store: (2,0,3)
 
 

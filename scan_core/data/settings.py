@@ -31,7 +31,7 @@ class Data(Settings):
     fit: Literal["crop", "pad", "stretch"]  # how a rectangular image becomes square
     store: Literal["auto", "array", "jpeg"]
     shard_rows: Count  # images per file of the store
-    duplicates: Literal["keep", "drop"]
+    duplicates: Literal["keep", "together", "drop"]  # copies count as one in clustering; drop: exact ones are left out
     protocol: Literal["split", "all"]  # split: val is held out and reported; all: every image trains and is reported
     val_fraction: Annotated[float, Field(gt=0, lt=1)]  # each image's probability of val, if the source has no split
     split_seed: Annotated[int, Field(ge=0, lt=2**64)]

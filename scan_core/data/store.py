@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scan_core.data.chunks import Chunk, load_thumbs, to_color
-from scan_core.data.duplicates import THUMB, exact_groups, joining, near_pairs, rows_to_keep
+from scan_core.data.duplicates import THUMB, exact_groups, first_of_copies, joining, near_pairs
 from scan_core.data.npy import create_array
 from scan_core.data.settings import Data
 from scan_core.data.splits import channel_statistics, choose_rows, content_order, official
@@ -28,6 +28,7 @@ class Plan:
 
     order: np.ndarray  # (N,) int64: rows of the catalog
     rows: dict[str, np.ndarray]  # pretext, train, val: rows of the store
+    copies: np.ndarray  # (N,) int64: the row of the store that each row is a copy of, or itself
     channels: int
     mean: list[float]
     std: list[float]
@@ -47,11 +48,13 @@ def plan_store(catalog: Chunk, locations: np.ndarray, splits: list[Split | None]
     by_split = by_split[wanted[by_split]]
     candidates = by_split[content_order(catalog.digests[by_split])]
     equal, near = find_duplicates(catalog, locations, candidates, folder)
-    order = candidates
+    first = np.arange(len(candidates))
+    if settings.duplicates != "keep":
+        first = first_of_copies(len(candidates), equal, near)
+    stays = np.ones(len(candidates), dtype=bool)
     if settings.duplicates == "drop" and not official(splits):
-        keep = rows_to_keep(len(candidates), np.concatenate([near, equal]))
-        keep[equal[:, 1]] = False  # copies go even if the first of them goes
-        order = candidates[keep]
+        stays[equal[:, 1]] = False
+    order, copies = candidates[stays], (np.cumsum(stays) - 1)[first[stays]]
     rows = choose_rows([splits[row] for row in order], catalog.digests[order], settings)
     channels = 1 if catalog.gray.all() else 3
     mean, std = _mean_and_std(catalog, order[rows["train"]], channels, settings)
@@ -60,7 +63,7 @@ def plan_store(catalog: Chunk, locations: np.ndarray, splits: list[Split | None]
         in_val[:] = False
     findings = duplicate_findings([catalog.names[row] for row in candidates], equal, near, in_train, in_val)
     across = int((_also_in(in_train, equal, near) & in_val).sum())
-    return Plan(order, rows, channels, mean, std, findings, across)
+    return Plan(order, rows, copies, channels, mean, std, findings, across)
 
 
 def _mean_and_std(catalog: Chunk, train: np.ndarray, channels: int, settings: Data) -> tuple[list[float], list[float]]:
@@ -83,13 +86,13 @@ def find_duplicates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of equal images, (P,2), and of near duplicates, (P',2), int64 positions in ``order``, the smaller first.
 
-    An image is paired with the first image that equals it. Only that first one is paired with its near duplicates.
-    ``order`` (N,) are rows of the catalog, ordered by content.
+    An image is paired with the first image that equals it. Only that first one is paired with its near duplicates,
+    and only if it has as many pixels as a thumbnail. ``order`` (N,) are rows of the catalog, ordered by content.
     """
     positions = np.arange(len(order))
     first = exact_groups(catalog.digests[order])
     is_first = first == positions
-    firsts = positions[is_first]
+    firsts = positions[is_first & (catalog.shapes[order].min(axis=1) >= THUMB)]
     near = firsts[near_pairs(catalog.hashes[order[firsts]], _Thumbs(folder, locations, order[firsts]))]
     return np.stack([first, positions], axis=1)[~is_first], near
 

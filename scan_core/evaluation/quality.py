@@ -51,7 +51,13 @@ def neighbor_agreement(clusters: np.ndarray, neighbors: np.ndarray) -> float | N
 
 
 def silhouette(embeddings: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Equals ``sklearn.metrics.silhouette_score(embeddings, clusters, metric="cosine")`` (Rousseeuw 1987).
+    """The mean of ``silhouettes``; None if fewer than two clusters are used."""
+    values = silhouettes(embeddings, clusters)
+    return None if values is None else float(values.mean())
+
+
+def silhouettes(embeddings: np.ndarray, clusters: np.ndarray) -> np.ndarray | None:
+    """(N,) float64, equal to ``sklearn.metrics.silhouette_samples`` with ``metric="cosine"`` (Rousseeuw 1987).
 
     ``embeddings`` is (N,D) of length 1; None if fewer than two clusters are used. The mean cosine distance to a set of
     unit rows is one minus the product with the mean of the set. Time and memory therefore grow as N·C, not as N·N, and
@@ -63,7 +69,7 @@ def silhouette(embeddings: np.ndarray, clusters: np.ndarray) -> float | None:
     sizes = np.bincount(index).astype(np.float64)  # (C,)
     sums = np.zeros((len(used), embeddings.shape[1]))  # (C,D)
     np.add.at(sums, index, embeddings)
-    total = 0.0
+    found = np.empty(len(clusters))
     for start in range(0, len(clusters), BLOCK):
         rows = embeddings[start : start + BLOCK].astype(np.float64)  # (B,D)
         cluster = index[start : start + BLOCK]  # (B,)
@@ -77,8 +83,8 @@ def silhouette(embeddings: np.ndarray, clusters: np.ndarray) -> float | None:
         larger = np.maximum(within, nearest)
         # Rounding may leave the distance between exact copies just off zero.
         values = np.where((others > 0) & (larger > 1e-12), (nearest - within) / np.maximum(larger, 1e-12), 0.0)
-        total += float(values.sum())
-    return total / len(clusters)
+        found[start : start + BLOCK] = values
+    return found
 
 
 def linear_predictability(embeddings: np.ndarray, clusters: np.ndarray) -> float | None:

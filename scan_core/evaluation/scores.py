@@ -58,7 +58,7 @@ class SplitData:
 
     rows: np.ndarray  # (N,) int64 rows of the image store
     labels: np.ndarray  # (N,) int64; -1: unknown
-    pixels: np.ndarray  # (N,P) float32 in [0,1], for a baseline
+    pixels: np.ndarray  # (N,P) float32 in [0,1], for a baseline; P is 0 without labels
     embeddings: np.ndarray  # (N,D) float32 of length 1
     neighbors: np.ndarray  # (N,K) int64 positions in the split, the nearest first
     predictions: dict[str, Prediction]  # of the models after "cluster" and after "selflabel"
@@ -81,10 +81,13 @@ def score_splits(
     """All scores of ``train`` and ``val`` by split and step: what ``metrics.json`` holds.
 
     ``threshold`` is the probability above which an image is confident, ``val_neighbors`` how many neighbors count for
-    the neighbor agreement. ``probes`` adds ``uses_labels`` to val.
+    the neighbor agreement. ``probes`` adds ``uses_labels`` to val. Without labels there is nothing to compare with
+    k-means, which is left out.
     """
     train, val = splits["train"], splits["val"]
-    baselines = [fit_kmeans(features, num_clusters, kmeans_runs) for features in (train.pixels, train.embeddings)]
+    labeled = any((data.labels >= 0).any() for data in splits.values())
+    features = (train.pixels, train.embeddings) if labeled else ()
+    baselines = [fit_kmeans(each, num_clusters, kmeans_runs) for each in features]
     metrics = {
         name: score_split(data, baselines, num_clusters, threshold, val_neighbors) for name, data in splits.items()
     }
@@ -98,11 +101,15 @@ def score_splits(
 def score_split(
     data: SplitData, baselines: list[list["KMeans"]], num_clusters: int, threshold: float, val_neighbors: int
 ) -> dict[str, dict[str, float]]:
-    """The scores of one split by step; ``baselines`` are the k-means fits on train's pixels and on its embeddings."""
+    """The scores of one split by step; ``baselines``: k-means fits on train's pixels and on its embeddings, or none."""
     labels, neighbors = data.labels, data.neighbors[:, :val_neighbors]
+    kmeans = [
+        kmeans_scores(fits, features, labels, num_clusters)
+        for fits, features in zip(baselines, (data.pixels, data.embeddings), strict=False)
+    ] or [{}, {}]
     return {
-        "kmeans_pixels": kmeans_scores(baselines[0], data.pixels, labels, num_clusters),
-        "kmeans_embeddings": kmeans_scores(baselines[1], data.embeddings, labels, num_clusters),
+        "kmeans_pixels": kmeans[0],
+        "kmeans_embeddings": kmeans[1],
         **{name: model_scores(labels, each, num_clusters, threshold) for name, each in data.predictions.items()},
         "neighbors": purity_scores(labels, data.neighbors),
         "quality": quality_scores(data.final.cluster, data.embeddings, neighbors, data.heads),

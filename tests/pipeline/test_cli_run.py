@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import cli_run, plan
-from pipeline.artifacts import PREDICTIONS
+from pipeline.artifacts import GROUPS as NUMBER
+from pipeline.artifacts import PREDICTIONS, VERDICT, save_json
 from pipeline.cli import app
 from pipeline.params import read_params
 from tests.project import ROOT, environment, make_dvc_project, run
@@ -64,8 +65,9 @@ def test_look_says_what_is_there_what_it_takes_and_the_settings_and_changes_noth
         "found     61 images, 48 x 36 pixels; JPEG", "1 other files",
         "1 of 61 looked at cannot be read, such as cut.jpg",
         "subfolders are not classes (--labels folders)",
-        "plan      6 groups by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128 px", "about 1:",
-        "instead, --train learns from these images alone: about 2:00:00, 3 GB", "num_clusters: 6", "method: frozen",
+        "plan      as many groups as there seem to be, by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128",
+        "about 1:",
+        "instead, --train learns from these images alone: about 2:00:00, 3 GB", "num_clusters: auto", "method: frozen",
     ):  # fmt: skip
         assert each in said, each
     assert (tmp_path / "params.yaml").read_bytes() == before and project == []
@@ -97,17 +99,42 @@ def test_run_sets_the_settings_once_and_then_keeps_what_a_person_changed(project
     assert scan("run", "photos", "--groups", "7").exit_code == 0 and project[-1].cluster.num_clusters == 7
     shutil.copytree(tmp_path / "photos", tmp_path / "others")
     done = scan("run", "others")
-    assert "plan      6 groups" in done.stderr and project[-1].data.path == "others"
+    assert "plan      as many groups as there seem" in done.stderr and project[-1].data.path == "others"
     done = scan("run", "others", "--labels", "folders")
     assert "plan      2 groups" in done.stderr and project[-1].data.labels == "folders"
     kept = tmp_path / ".scan"
     assert any("num_clusters: 7" in each.read_text() for each in kept.glob("params-*.yaml"))
 
 
+def test_several_numbers_of_groups_are_compared_on_stored_embeddings(project, tmp_path):
+    assert scan("run", "photos").exit_code == 0
+    rng, folder = np.random.default_rng(0), tmp_path / "data" / "embeddings"
+    folder.mkdir(parents=True)
+    rows = np.repeat(np.eye(4, 8), 30, axis=0) + rng.normal(0, 0.05, (120, 8))
+    rows = rng.permutation(rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    np.save(folder / "train.npy", np.concatenate([rows, rows[:1]]))
+    np.save(folder / "train_first.npy", np.append(np.arange(120), 0))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = scan("run", "photos", "--groups", "8,4,2")
+    assert done.exit_code == 0 and len(project) == 1, "nothing was run"
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["groups", "largest", "smallest", "apart", "found", "twice"]
+    assert [line[0] for line in lines[1:4]] == ["2", "4", "8"]
+    assert lines[2][1:3] == ["25%", "25%"] and lines[2][4] == "1.00"
+    assert float(lines[2][3]) > max(float(lines[1][3]), float(lines[3][3]))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "there are 120 images" in scan("run", "photos", "--groups", "5,120").stderr
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["look", "nowhere"], "there is nothing at "),
     (["run", "empty"], "empty holds no image among its 1 files"),
     (["run", "few"], "few holds 3 images; at least 4 are needed to find groups"),
+    (["run", "photos", "--groups", "5,10"], "photos has no embeddings here; scan run photos makes them"),
+    (["look", "photos", "--groups", "5,10"], "--groups is 5,10; scan run compares several numbers once it has run"),
+    (["run", "photos", "--groups", "1"], "--groups is '1'; auto, a number from 2, or several such as 5,10,20"),
+    (["run", "photos", "--groups", "many"], "--groups is 'many'; auto, a number from 2"),
+    (["run", "photos", "--groups", "5,,7"], "--groups is '5,,7'; auto, a number from 2"),
     (["run", "photos", "--groups", "61"], "--groups is 61, but there are 60 images"),
     (["run", "photos", "--labels", "dates"], "--labels is dates; none or folders is allowed"),
     (["look", "photos", "--sheet", "a.pdf"], "--sheet is a.pdf; a .png or .jpg file is allowed"),
@@ -177,11 +204,18 @@ def test_processes_that_the_machine_ended_are_counted_from_its_start(monkeypatch
 def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     PREDICTIONS.parent.mkdir()
-    rows = {"cluster": [1, 1, 1, 0, None], "probability": [0.5, 0.7, 0.9, 0.25, None]}
+    rows = {"cluster": [1, 1, 1, 0, None], "state": ["sure", "sure", "to check", "fits nowhere", None]}
     pq.write_table(pa.table(rows), PREDICTIONS)
+    groups = [{"word": word, "size": size, "figures": {}} for word, size in (("weak", 1), ("strong", 3))]
+    states = {"sure": 2, "to check": 1, "fits nowhere": 1}
+    save_json(VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": states})
+    save_json(NUMBER, {"given": False, "number": 2, "low": 2, "high": 4, "tried": []})
     cli_run.show_groups()
-    _, first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["1", "3", "75.0%", "0.70"] and second.split() == ["0", "1", "25.0%", "0.25"]
+    headline, _, _, first, second, _, why, tried = capsys.readouterr().out.splitlines()
+    assert headline == "2 groups (2 to 4 are plausible); verdict: WEAK"
+    assert first.split() == ["1", "3", "75.0%", "strong", "2", "1", "0"]
+    assert second.split() == ["0", "1", "25.0%", "weak", "0", "0", "1"]
+    assert why == "of 2 groups 1 hold together, 1 look mixed" and tried.startswith("to try: fewer groups")
 
 
 def test_the_script_of_the_clone_needs_no_activated_environment(tmp_path):

@@ -45,6 +45,17 @@ def test_its_own_settings_and_dependencies_count_and_others_do_not(project, chan
     assert (fingerprint("neighbors", read_params()) != before) == counts
 
 
+@pytest.mark.parametrize(("change", "counts"), [
+    ({"cluster": {"num_clusters": 9}}, True), ({"seed": 7}, True), ({"cluster": {"heads": 3}}, False),
+])  # fmt: skip
+def test_of_a_group_only_the_setting_that_is_named_counts(project, change, counts):
+    """The stage groups depends on cluster.num_clusters alone."""
+    (project / "data" / "neighbors").mkdir()
+    before = fingerprint("groups", read_params())
+    set_params(project, change)
+    assert (fingerprint("groups", read_params()) != before) == counts
+
+
 def test_the_key_of_a_run_counts_all_parameters_and_all_code_but_no_data(project):
     before = run_key(read_params(), source_key())
     (project / TRAIN).write_bytes(b"2")

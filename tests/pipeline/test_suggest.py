@@ -71,7 +71,7 @@ def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gra
 def test_any_settings_become_those_of_frozen_networks(preset, other, count, short, spaces, stored):
     values = changed(preset_values(ROOT / "presets" / f"{preset}.yaml"), other).model_dump(mode="json")
     after = changed(values, suggest_frozen(seen(count, short, oblong=10), "none", spaces))
-    assert (after.data.path, after.data.labels, after.data.duplicates) == ("photos", "none", "keep")
+    assert (after.data.path, after.data.labels, after.data.duplicates) == ("photos", "none", "together")
     assert (after.data.size, after.data.view, after.data.mean, after.data.fit) == (stored, None, None, "crop")
     assert tuple((each.weights, each.side) for each in after.embed.spaces) == spaces
     assert (after.pretext.method, after.backbone.weights, after.selflabel.epochs) == ("frozen", None, 0)
@@ -80,10 +80,10 @@ def test_any_settings_become_those_of_frozen_networks(preset, other, count, shor
 
 
 @pytest.mark.parametrize(("labels", "classes", "train", "val", "protocol", "k", "frozen_k", "groups"), [
-    ("none", 0, 4, 0, "all", 1, 3, 2), ("none", 9, 45, 0, "all", 1, 44, 4), ("none", 3, 300, 0, "all", 13, 50, 10),
-    ("none", 3, 3000, 0, "all", 50, 50, 10), ("folders", 3, 300, 0, "split", 38, 50, 3),
-    ("folders", 1, 3000, 0, "split", 50, 50, 10), ("folders", 40, 30, 40, "split", 29, 29, 40),
-    ("none", 40, 40, 30, "split", 29, 50, 7),
+    ("none", 0, 4, 0, "all", 1, 3, "auto"), ("none", 9, 45, 0, "all", 1, 44, "auto"),
+    ("none", 3, 300, 0, "all", 13, 50, "auto"), ("none", 3, 3000, 0, "all", 50, 50, "auto"),
+    ("folders", 3, 300, 0, "split", 38, 50, 3), ("folders", 1, 3000, 0, "split", 50, 50, "auto"),
+    ("folders", 40, 30, 40, "split", 29, 29, 40), ("none", 40, 40, 30, "split", 29, 50, "auto"),
 ])  # fmt: skip
 @pytest.mark.parametrize("frozen", [True, False])
 def test_labels_classes_and_numbers_of_images_decide(

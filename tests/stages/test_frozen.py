@@ -11,7 +11,7 @@ from scan_core.models import frozen
 from scan_core.models.files import Preprocessing, save_backbone
 from scan_core.models.networks import architecture, build_backbone
 from stages.cluster import warn_of_many
-from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run_stage, run_stages, set_params
+from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run, run_stage, run_stages, set_params
 from tests.tiny import BACKBONE, CPU
 
 SPACES = [
@@ -140,3 +140,52 @@ def test_weights_that_are_trained_on_go_by_the_same_names(tmp_path):
     save_backbone(path, network.state_dict(), origin, BACKBONE, images)
     run_stages(project, "source", "prepare", "pretext")
     assert (project / "models" / "pretext.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_number_of_groups_can_be_estimated(project, tmp_path):
+    run(project, "cp", "-r", ".", str(tmp_path / "project"))
+    folder = tmp_path / "project"
+    assert load_json(folder / "data" / "groups.json") == {"given": True, "number": 10}
+    set_params(folder, {"cluster": {"num_clusters": "auto"}})
+    run_stages(folder, "groups", "cluster", "selflabel", "evaluate")
+    groups = load_json(folder / "data" / "groups.json")
+    assert groups["low"] <= groups["number"] <= groups["high"] and not groups["given"]
+    assert groups["number"] in [each["groups"] for each in groups["tried"]]
+    table = pq.read_table(folder / "reports" / "predictions.parquet", columns=["cluster"]).to_pandas()
+    assert table.cluster.max() < groups["number"]
+    page = (folder / "reports" / "report.html").read_text()
+    assert f"{groups['number']} clusters found without" in page and "How many clusters" in page
+    assert "How many clusters" not in (project / "reports" / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["scan", "frozen"])
+def test_copies_have_one_vote_and_share_one_group(tmp_path, method):
+    """Sixty images, ten of them a burst: the other images' neighbors are as they are without nine of it."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    pixels[50:] = (pixels[50] // 2 + np.arange(10, dtype=np.uint8)[:, None, None, None]).clip(0, 255)
+    few = {"num_clusters": 3, "neighbors": 5, "val_neighbors": 1}
+    trained = {"cluster": {**few, "batch_size": 8}, "pretext": {"batch_size": 8}, "selflabel": {"batch_size": 8}}
+    changes = {"cluster": {**FROZEN["cluster"], **few}} if method == "frozen" else trained
+    folder = frozen_project(tmp_path / "project") if method == "frozen" else make_project(tmp_path / "project")
+    np.save(folder / "all.npy", pixels)
+    data = {"name": "npy", "path": "all.npy", "labels": "none", "size": 32, "duplicates": "together"}
+    set_params(folder, {**changes, "data": {**data, "val_fraction": 0.4, "split_seed": 1}, "neighbors": {"k": 5}})
+    run_stages(folder, "source", *STAGES)
+
+    copies = np.load(folder / "data" / "images" / "copies.npy")
+    train = np.load(folder / "data" / "images" / "train.npy")
+    burst = np.bincount(copies).argmax()
+    assert (copies == burst).sum() == 10 and len(set(copies.tolist())) == 51
+    first = np.load(folder / "data" / "embeddings" / "train_first.npy")
+    assert len(set(first[copies[train] == burst].tolist())) == 1
+    embeddings = np.load(folder / "data" / "embeddings" / "train.npy")
+    assert np.array_equal(embeddings, embeddings[first])
+    near = np.load(folder / "data" / "neighbors" / "train.npy")
+    assert set(near.ravel().tolist()) <= set(first.tolist()) and np.array_equal(near, near[first])
+    predicted = pq.read_table(folder / "reports" / "predictions.parquet").to_pandas().set_index("id")
+    for split in ("train", "val"):
+        of_burst = predicted[(copies[predicted.index] == burst) & (predicted.split == split)]
+        assert len(of_burst) > 1 and len(set(of_burst.cluster)) == 1 == len(set(of_burst.probability))

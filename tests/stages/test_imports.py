@@ -14,6 +14,7 @@ USED = {
     "pretext": TRAINS,
     "embed": {"torch"},
     "neighbors": {"faiss"},
+    "groups": set(),  # the number is given
     "cluster": TRAINS,
     "selflabel": TRAINS,
     "evaluate": {"torch", "sklearn", "matplotlib", "jinja2"},

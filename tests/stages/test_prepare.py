@@ -219,14 +219,14 @@ def test_an_official_split_is_kept_and_what_crosses_it_is_said(tmp_path):
     assert "1 exact and 0 near duplicates; 1 of val with a copy or near copy in train\n" in said
 
 
-@pytest.mark.parametrize(("duplicates", "count"), [("keep", 44), ("drop", 40)])
+@pytest.mark.parametrize(("duplicates", "count"), [("keep", 44), ("together", 44), ("drop", 41)])
 def test_duplicates_are_listed_and_dropped_where_that_is_set(project, duplicates, count):
     for number in range(3):
         name = in_classes()[number]
         shutil.copy(project / "images" / name, project / "images" / f"copy-{number}.png")
     near = Image.fromarray(np.minimum(np.asarray(picture(7)), 250) + 3)
     near.save(project / "images" / "near.png")
-    set_params(project, {"data": {"duplicates": duplicates}})
+    set_params(project, {"data": {"duplicates": duplicates, "size": 32}})
     _, said = prepare(project)
     found = findings(project)
     assert f"{count} images: " in said and "3 exact and 1 near duplicates" in said

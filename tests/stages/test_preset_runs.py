@@ -1,4 +1,4 @@
-"""All seven stages under each preset, at its real resolution."""
+"""All stages under each preset, at its real resolution."""
 
 import numpy as np
 import pytest

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A project in which all seven stages have run."""
+    """A project in which all stages have run."""
     project = make_project(tmp_path_factory.mktemp("finished") / "project")
     run_stages(project, "source", *STAGES)
     return project

@@ -47,10 +47,9 @@ def sizes(train, val):
     ]
 
 
-def drawn(method="simclr", names=None, clusters=3, **plots):
-    found = draw_charts(
-        {**EMPTY, "sizes": sizes([3] * clusters, [1] * clusters), **plots}, names or {}, clusters, method
-    )
+def drawn(method="simclr", names=None, clusters=3, number=None, **plots):
+    groups = {"given": True, "number": clusters, **(number or {})}
+    found = draw_charts({**EMPTY, "sizes": sizes([3] * clusters, [1] * clusters), **plots}, names or {}, groups, method)
     return {chart["title"]: chart for chart in found}
 
 
@@ -98,6 +97,38 @@ def test_an_axis_of_percentages_shows_at_least_five_points(monkeypatch, values, 
     rows = history(acc=values)
     limits = axis_limits(monkeypatch, lambda: charts._lines("", "", rows, {"acc": ""}, percent=True))
     assert limits == pytest.approx((low, high), abs=0.01)
+
+
+# --- Numbers and the tree
+
+
+def texts_of(chart):
+    return {text.strip() for text in labels_of(chart["svg"])}
+
+
+def test_the_numbers_that_were_tried_are_drawn_if_the_number_was_estimated():
+    rows = [{"groups": str(groups), "score": "0.5"} for groups in (2, 3, 4, 5)]
+    charts = drawn(numbers=rows, number={"low": 2, "high": 4})
+    assert {"<!-- taken: 3", "<!-- plausible: 2 to 4"} <= texts_of(charts["How many clusters"])
+    assert "How many clusters" not in drawn()
+
+
+def tree(groups):
+    """Merges one after the other: the first two, and then one more each time."""
+    nodes = [(0, 1), *((groups + number, number + 2) for number in range(groups - 2))]
+    return [
+        {"first": first, "second": second, "similarity": 0.9 - 0.01 * number, "images": number + 2}
+        for number, (first, second) in enumerate(nodes)
+    ]
+
+
+@pytest.mark.parametrize(("groups", "there"), [(2, False), (3, True), (50, True), (51, False)])
+def test_the_tree_has_each_group_by_name_and_is_drawn_if_it_can_be_read(groups, there):
+    charts = drawn(clusters=groups, names={1: "cat"}, tree=tree(groups))
+    assert ("Which clusters are alike" in charts) is there
+    if there:
+        labels = {"0", "1 cat", *(str(number) for number in range(2, groups))}
+        assert {f"<!-- {label}" for label in labels} <= texts_of(charts["Which clusters are alike"])
 
 
 # --- Confusion
@@ -192,7 +223,10 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
     """Their values are tested in test_stages, against the artifacts of a run."""
     params = read_params(ROOT / "params.yaml")
     labels, prediction = np.array([0, 1, -1]), Prediction.of(np.eye(10)[[3, 4, 3]])
+    tried = dict.fromkeys(PLOT_COLUMNS["numbers"], 0.5)
+    groups = {"given": False, "number": 10, "low": 8, "high": 16, "tried": [tried]}
     data = SimpleNamespace(
+        embeddings=np.eye(3, dtype=np.float32),
         labels=labels,
         final=prediction,
         predictions={"cluster": prediction, "selflabel": prediction},
@@ -203,7 +237,9 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
     heads = [
         {"head": str(head), "method": "graph", "agreement": "0.5", "kept": kept} for head, kept in enumerate(("0", "1"))
     ]
-    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {3: "cat"}, ["cat", "dog"], heads)
+    tables = plot_tables(
+        params, groups, {"train": data, "val": data}, assignments, metrics, {3: "cat"}, ["cat", "dog"], heads
+    )
     assert {name: list(rows[0]) for name, rows in tables.items()} == PLOT_COLUMNS
     assert tables["accuracy_cluster"] == [{"epoch": 1, "acc": 1.0}, {"epoch": 2, "acc": 0.5}]
     assert [row["epoch"] for row in tables["accuracy_selflabel"]] == [0, 1]
@@ -212,10 +248,11 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
     assert tables["purity"] == [{"k": 1, "split": "val", "purity": 0.5}]
     data.labels = np.full(3, -1)
     metrics["val"]["neighbors"] = {}
-    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [], heads)
-    assert [name for name, rows in tables.items() if rows] == ["candidates", "sizes"]
+    tables = plot_tables(params, groups, {"train": data, "val": data}, assignments, metrics, {}, [], heads)
+    assert [name for name, rows in tables.items() if rows] == ["candidates", "tree", "numbers", "sizes"]
     assert [row["acc"] for row in tables["candidates"]] == ["", ""]
-    tables = plot_tables(params, {"train": data, "val": data}, assignments, metrics, {}, [], [])
+    groups = {"given": True, "number": 10}
+    tables = plot_tables(params, groups, {"train": data, "val": data}, assignments, metrics, {}, [], [])
     assert tables["candidates"] == []
 
 
@@ -255,9 +292,14 @@ def test_the_headline_is_the_final_model_s_on_the_reported_images(tmp_path, prot
     plots, picture, page = {**EMPTY, "sizes": sizes([3] * 10, [1] * 10)}, tmp_path / "picture.png", tmp_path / "page"
     picture.touch()
     stats, kept = {"count": 40, "view": 8}, {"kept": "after", "reason": ""}
-    write_report(page, params, stats, metrics, kept, {}, plots, picture, picture)
+    groups = {"given": True, "number": 10}
+    group = {"word": "strong", "size": 40, "figures": {"purity": 0.9, "agreement": 0.8, "stability": 0.7}}
+    verdict = {"word": "strong", "figures": {}, "groups": [group] * 10, "images": {"sure": 30, "to check": 10}}
+    write_report(page, params, groups, verdict, stats, metrics, kept, {}, plots, picture, picture)
     text = page.read_text()
     assert [figure for figure in figures if f"<b>{figure}" not in text] == []
+    assert "<b>STRONG</b> 10 groups; of 10 groups 10 hold together." in text and "To try" not in text
+    assert "<b>30</b>sure" in text and "<b>0</b>fits nowhere" in text
     assert "path: null" in text and "class_weights: true" in text  # as in params.yaml
 
 

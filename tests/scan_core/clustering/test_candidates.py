@@ -8,8 +8,10 @@ import torch
 
 from scan_core.clustering import candidates as module
 from scan_core.clustering.candidates import (
+    UNEQUAL,
     Candidates,
     assign,
+    choose,
     classify,
     kept_head,
     log_probabilities,
@@ -22,8 +24,8 @@ from scan_core.clustering.losses import scan_loss
 from tests.scan_core.clustering.test_spectral import groups, mined, one_cluster_per_group
 from tests.tiny import frozen_settings, refused
 
-NAMES = ["k-means", "graph", "graph, SCAN loss", *["SCAN loss"] * 3, "consensus", "consensus, SCAN loss"]
-BY_METHOD = {"kmeans": NAMES[:1], "graph": NAMES[1:3], "scan": NAMES[3:], "temi": ["TEMI"], "turtle": ["TURTLE"]}
+NAMES = ["k-means", "graph", "graph, SCAN loss", UNEQUAL, *["SCAN loss"] * 3, "consensus", "consensus, SCAN loss"]
+BY_METHOD = {"kmeans": NAMES[:1], "graph": NAMES[1:4], "scan": NAMES[4:], "temi": ["TEMI"], "turtle": ["TURTLE"]}
 SAID = ["k-means", "graph", "SCAN loss", "consensus", "TEMI", "TURTLE"]
 
 
@@ -39,7 +41,9 @@ def test_every_method_finds_plain_groups():
     assigned = assign(torch.from_numpy(points), found.joined()).numpy()
     for name, row in zip(NAMES, assigned, strict=True):
         assert name == "SCAN loss" or one_cluster_per_group(row, labels), name
-    assert found.kept == int(np.argmax(found.agreement)) and found.agreement == agreement(assigned, NAMES, 3)
+    assert found.agreement == agreement(assigned, NAMES, 3, UNEQUAL)
+    shares = [share for name, share in zip(NAMES, found.agreement, strict=True) if name != UNEQUAL]
+    assert found.agreement[found.kept] == max(shares) and found.names[found.kept] != UNEQUAL
 
 
 @pytest.mark.parametrize("wanted", [0.45, 0.8])
@@ -87,7 +91,7 @@ def test_of_very_many_images_the_first_are_landmarks_from_which_all_are_grouped(
     found = propose(points, mined(points, 5), frozen_settings(), 0, lambda _: None)
     assert seen == [(50, 8), (50, 5), (4, 50)]
     for name, row in zip(NAMES, assign(torch.from_numpy(points), found.joined()).numpy(), strict=True):
-        assert name == "SCAN loss" or one_cluster_per_group(row, labels), name
+        assert name in ("SCAN loss", UNEQUAL) or one_cluster_per_group(row, labels), name
 
 
 def counted(function, seen):
@@ -99,8 +103,27 @@ def counted(function, seen):
 
 
 def test_the_head_of_the_largest_agreement_is_kept(monkeypatch):
-    monkeypatch.setattr(module, "agreement", lambda assigned, names, clusters: [0.1, 0.2, 0.3, 0.1, 0.9, 0.2, 0.8, 0.7])
-    assert proposed()[0].kept == 4
+    monkeypatch.setattr(module, "agreement", lambda *_: [0.1, 0.2, 0.3, 0.95, 0.1, 0.9, 0.2, 0.8, 0.7])
+    monkeypatch.setattr(module, "BETTER", float("inf"))
+    assert proposed()[0].kept == 5
+
+
+def test_the_head_without_a_preference_is_kept_if_the_graph_is_cut_less_and_only_then():
+    """Two groups of 90 and 30; the heads cut the large one in halves."""
+    points, labels = groups((90, 30))
+    near, halves = mined(points, 5), np.where(labels == 1, 2, np.arange(120) % 2)
+    found = Candidates(["graph", "SCAN loss", UNEQUAL], agreement=[0.7, 0.8, 0.1])
+    assert choose(found, np.stack([halves, halves, labels]), near) == 2
+    assert choose(found, np.stack([halves, labels, labels]), near) == 1, "no better"
+    assert choose(found, np.stack([halves, labels, halves]), near) == 1
+    assert choose(found, np.stack([halves, halves, labels]), None) == 1
+
+
+def test_the_head_without_a_preference_has_no_vote():
+    one, other, odd = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), np.array([0, 1, 0, 1])
+    assigned = np.stack([one, other, odd])
+    assert agreement(assigned, ["a", "b", "c"], 2, "c")[:2] == agreement(assigned[:2], ["a", "b"], 2)
+    assert agreement(assigned, ["a", "b", "c"], 2, "c")[2] == agreement(assigned, ["a", "b", "c"], 2)[2]
 
 
 @pytest.fixture

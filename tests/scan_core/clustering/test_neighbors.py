@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scan_core.clustering import neighbors
-from scan_core.clustering.neighbors import Mined, mine_neighbors
+from scan_core.clustering.neighbors import Mined, mine_distinct, mine_neighbors
 from scan_core.errors import ScanError
 
 EXACT = 1_000_000  # rows: more than any test has
@@ -299,3 +299,36 @@ def test_a_gpu_is_used_where_there_is_one_and_it_is_wanted(monkeypatch, device, 
     embeddings = random_rows(40)
     assert_others(embeddings, mine_neighbors(embeddings, 5, EXACT, 0.5, device), 5)
     assert calls == [40] * used
+
+
+# --- copies
+
+
+def test_copies_are_one_neighbor_and_have_those_of_their_first():
+    rows = random_rows(40)
+    copied = np.array([3, 3, 3, 7, 39])
+    first = np.concatenate([np.arange(40), copied])
+    mined = mine_distinct(np.concatenate([rows, rows[copied]]), first, 6, EXACT, 1.0)
+    alone = mine_neighbors(rows, 6, EXACT, 1.0)
+    assert np.array_equal(mined.nearest, alone.nearest[first])
+    assert np.array_equal(mined.similarity, alone.similarity[first])
+    assert mined.nearest.max() < 40
+
+
+def test_the_first_of_copies_may_be_anywhere():
+    rows = random_rows(5)
+    first = np.array([0, 3, 2, 3, 0])
+    mined = mine_distinct(rows, first, 2, EXACT, 1.0)
+    assert {int(each) for each in mined.nearest.ravel()} == {0, 2, 3}
+    assert mined.nearest[1].tolist() == mined.nearest[3].tolist()
+
+
+def test_without_copies_nothing_changes():
+    rows = random_rows(30)
+    one, other = mine_distinct(rows, np.arange(30), 4, EXACT, 1.0), mine_neighbors(rows, 4, EXACT, 1.0)
+    assert np.array_equal(one.nearest, other.nearest) and np.array_equal(one.similarity, other.similarity)
+
+
+def test_images_that_are_all_copies_of_one_are_an_error():
+    with pytest.raises(ScanError, match="all 6 images are copies of one; add others"):
+        mine_distinct(np.repeat(random_rows(1), 6, axis=0), np.zeros(6, np.int64), 1, EXACT, 1.0)

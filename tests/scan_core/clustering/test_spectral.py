@@ -1,8 +1,10 @@
 """Spectral clustering of the neighbor graph: against loops, on groups that are plain, and twice."""
 
 import numpy as np
+import pytest
+from scipy.sparse import csr_array
 
-from scan_core.clustering.spectral import shared_neighbors, spectral_clusters
+from scan_core.clustering.spectral import eigenvectors, merged, modularity, shared_neighbors, spectral_clusters
 
 
 def mined(points, k):
@@ -36,7 +38,58 @@ def test_an_edge_weighs_as_much_as_the_share_of_common_neighbors():
 
 def test_groups_of_unequal_sizes_are_found_and_twice_the_same():
     points, labels = groups((40, 12, 25))
-    found = spectral_clusters(mined(points, 6), 3, seed=1)
-    assert found.dtype == np.int64
-    assert one_cluster_per_group(found, labels)
-    assert np.array_equal(spectral_clusters(mined(points, 6), 3, seed=1), found)
+    both = spectral_clusters(mined(points, 6), 3, seed=1)
+    for found, again in zip(both, spectral_clusters(mined(points, 6), 3, seed=1), strict=True):
+        assert found.dtype == np.int64
+        assert one_cluster_per_group(found, labels)
+        assert np.array_equal(again, found)
+
+
+def test_eigenvalues_fall_from_one_and_the_vectors_are_those_of_the_whole_matrix():
+    neighbors = mined(groups((20, 15))[0], 4)
+    values, vectors = eigenvectors(neighbors, 5, seed=0)
+    weights = shared_neighbors(neighbors).toarray().astype(float)
+    extra = 0.01 * weights.sum(axis=1).mean()
+    weights += extra / len(weights)
+    root = 1 / np.sqrt(weights.sum(axis=1))
+    whole = root[:, None] * weights * root
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(whole)[::-1][:5], atol=1e-3)
+    assert values[0] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(whole @ vectors, values * vectors, atol=2e-2)
+
+
+def edges(count, pairs):
+    """A symmetric graph; ``pairs`` are (a, b, weight)."""
+    dense = np.zeros((count, count))
+    for a, b, weight in pairs:
+        dense[a, b] = dense[b, a] = weight
+    return csr_array(dense)
+
+
+def test_clusters_with_the_strongest_links_for_their_size_are_merged_first():
+    """Three clusters of two: 0 and 1 have the heavier link, but 1 and 2 have less of their own."""
+    graph = edges(6, [(0, 1, 10), (2, 3, 10), (4, 5, 1), (1, 2, 3), (3, 4, 2)])
+    given = np.array([5, 5, 7, 7, 9, 9])
+    links = {(0, 1): 3 / np.sqrt(23 * 25), (1, 2): 2 / np.sqrt(25 * 4)}
+    assert links[1, 2] > links[0, 1]
+    assert merged(graph, given, 2).tolist() == [0, 0, 1, 1, 1, 1]
+    assert merged(graph, given, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert merged(graph, given, 1).tolist() == [0] * 6
+
+
+def test_merging_goes_on_with_the_links_of_what_was_merged():
+    graph = edges(4, [(0, 1, 5), (0, 2, 3), (1, 2, 3), (2, 3, 4)])
+    assert merged(graph, np.arange(4), 2).tolist() == [0, 0, 1, 1]
+    assert merged(graph, np.arange(4), 3).tolist() == [0, 1, 2, 2]
+
+
+def test_modularity_is_that_of_its_definition():
+    rng = np.random.default_rng(0)
+    dense = rng.integers(0, 3, (12, 12))
+    dense = np.triu(dense, 1) + np.triu(dense, 1).T
+    clusters, total, degrees = rng.integers(0, 3, 12), dense.sum(), dense.sum(axis=1)
+    wanted = sum(
+        dense[a, b] / total - degrees[a] * degrees[b] / total**2
+        for a in range(12) for b in range(12) if clusters[a] == clusters[b]
+    )  # fmt: skip
+    assert modularity(csr_array(dense.astype(float)), clusters) == pytest.approx(wanted)

@@ -66,7 +66,7 @@ def test_a_chunk_without_an_image_is_still_a_chunk(tmp_path, stored):
     assert (chunk.names, data) == ([], b"")
     assert chunk.shapes.shape == (0, 2) and chunk.digests.shape == (0, 32)
     assert chunk.sums.shape == chunk.squares.shape == (0, 3)
-    assert load_thumbs(tmp_path / "000003.npz").shape == (0, 16, 16, 3)
+    assert load_thumbs(tmp_path / "000003.npz").shape == (0, 32, 32, 3)
 
 
 def assert_sums(chunk, images):

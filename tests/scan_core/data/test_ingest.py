@@ -244,7 +244,7 @@ def test_chunks_without_images_are_chunks(tmp_path):
     catalog, locations = ingest.load_chunks(tmp_path, count)
     assert (catalog.names, len(catalog.findings), locations.tolist()) == (["a.png"], 7, [[1, 0, 192]])
     assert reports == [(0, 6), (1, 7)]
-    assert load_thumbs(tmp_path / "000000.npz").shape == (0, 16, 16, 3)
+    assert load_thumbs(tmp_path / "000000.npz").shape == (0, 32, 32, 3)
 
 
 def test_an_error_in_the_source_ends_the_run_and_the_workers(tmp_path):

@@ -238,13 +238,20 @@ def test_jpeg_shards_decode_to_the_images_and_are_cut_anywhere_the_same_bytes(tm
 
 # --- duplicates
 
+ALIKE = change(DATA, size=32)  # of smaller images nobody can tell
+
+
+def test_of_small_images_only_equal_ones_are_alike(tmp_path):
+    plan = make(tmp_path, [*pictures(8), picture(0), brighter(picture(1))], change(DATA, size=31))[0]
+    assert [finding.kind for finding in plan.findings] == ["duplicate"]
+
 
 def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
     images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:12])]
     alike = [(number, 16 + number) for number in range(12)]
     crossings = set()
     for seed in range(5):
-        plan, stats, _ = make(tmp_path / str(seed), images, change(DATA, split_seed=seed))
+        plan, stats, _ = make(tmp_path / str(seed), images, change(ALIKE, split_seed=seed))
         val = set(plan.order[plan.rows["val"]].tolist())
         crossing = {pair for pair in alike if (pair[0] in val) != (pair[1] in val)}
         assert stats["count"] == 28 and plan.across == len(crossing) and crossing <= set(alike[4:])
@@ -259,7 +266,7 @@ def test_copies_share_a_side_and_near_copies_that_do_not_are_reported(tmp_path):
 def test_a_copy_of_a_val_image_that_is_near_train_is_counted_too(tmp_path):
     """Three copies in val, one near them in train, and an image of val alone."""
     images = [*pictures(4), brighter(picture(9)), *[picture(9)] * 3, picture(10)]
-    plan = make(tmp_path, images, splits=["train"] * 5 + ["val"] * 4)[0]
+    plan = make(tmp_path, images, ALIKE, splits=["train"] * 5 + ["val"] * 4)[0]
     assert plan.across == 3
 
 
@@ -272,37 +279,48 @@ def test_thumbnails_are_those_of_the_positions(tmp_path):
     assert not (tmp_path / "thumbs.npy").exists()
 
 
-def test_dropping_keeps_one_of_each_by_content_alone(tmp_path):
+def test_dropping_leaves_out_exact_copies_alone_and_near_ones_name_their_first(tmp_path):
     images = [*pictures(16), *pictures(4), *map(brighter, pictures(16)[4:])]
-    data = change(DATA, duplicates="drop")
+    data = change(ALIKE, duplicates="drop")
     plan, *wanted = make(tmp_path / "one", images, data)
-    assert wanted[0]["count"] == 16 == len(plan.rows["train"]) + len(plan.rows["val"])
-    assert sorted(row % 16 if row < 20 else row - 16 for row in plan.order.tolist()) == list(range(16))
-    assert {int(finding.name) for finding in plan.findings} == set(range(32)) - set(plan.order.tolist())
+    assert wanted[0]["count"] == 28 == len(plan.rows["train"]) + len(plan.rows["val"])
+    kept = plan.order.tolist()
+    assert sorted(row % 16 if row < 20 else row - 16 for row in kept) == sorted([*range(16), *range(4, 16)])
+    which = [row % 16 if row < 20 else row - 16 for row in kept]
+    assert plan.copies.tolist() == [which.index(image) for image in which]
     for seed in range(3):
         assert make(tmp_path / str(seed), images, data, shuffle=seed)[1:] == tuple(wanted)
 
 
+def test_kept_images_are_copies_of_none(tmp_path):
+    images = [*pictures(8), *pictures(4), *map(brighter, pictures(4))]
+    assert make(tmp_path / "keep", images, ALIKE)[0].copies.tolist() == list(range(16))
+    plan = make(tmp_path / "together", images, change(ALIKE, duplicates="together"))[0]
+    which = [row % 8 if row < 12 else row - 12 for row in plan.order.tolist()]
+    assert len(which) == 16 and plan.copies.tolist() == [which.index(image) for image in which]
+
+
 def test_copies_of_a_near_duplicate_go_with_it(tmp_path):
-    """Also if the first of them is near another and goes."""
+    """Also if the first of them is near another."""
     for seed in range(6):
         image = picture(100 + seed)
         images = [*pictures(8), *[image] * 3, *[brighter(image)] * 3]
-        assert len(make(tmp_path / str(seed), images, change(DATA, duplicates="drop"))[0].order) == 9
+        plan = make(tmp_path / str(seed), images, change(ALIKE, duplicates="drop"))[0]
+        assert len(plan.order) == 10 and len(set(plan.copies.tolist())) == 9
 
 
 def test_an_image_near_many_is_listed_once(tmp_path):
     flock = [np.clip(picture(50).astype(int) + step, 0, 255).astype(np.uint8) for step in range(6)]
-    plan, _, _ = make(tmp_path, [*pictures(8), *flock])
+    plan, _, _ = make(tmp_path, [*pictures(8), *flock], ALIKE)
     assert [finding.kind for finding in plan.findings] == ["near_duplicate"] * 5
     assert len({finding.name for finding in plan.findings}) == 5
 
 
-@pytest.mark.parametrize("duplicates", ["keep", "drop"])
+@pytest.mark.parametrize("duplicates", ["keep", "together", "drop"])
 def test_in_official_splits_nothing_is_dropped_and_what_crosses_them_is_counted(tmp_path, duplicates):
     images = [*pictures(8), picture(0), brighter(picture(1)), picture(20), picture(2), picture(2)]
     splits = ["train"] * 8 + ["val"] * 5
-    plan, _, _ = make(tmp_path, images, change(DATA, duplicates=duplicates), splits=splits)
+    plan, _, _ = make(tmp_path, images, change(ALIKE, duplicates=duplicates), splits=splits)
     found = [sorted(plan.order[plan.rows[split]].tolist()) for split in ("train", "val")]
     assert found == [list(range(8)), list(range(8, 13))]
     assert plan.across == 4 and len(plan.findings) == 4
