@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from scan_core.errors import ScanError
 from scan_core.settings import Count, CountOrZero, Momentum, NonNegative, Pixels, Positive, Settings, TwoOrMore
@@ -42,7 +43,15 @@ def check_neighbors(k: int, count: int, split: str = "") -> None:
         raise ScanError(f"neighbors.k is {k}, but {has} {count} images; at most {count - 1} is allowed")
 
 
-NumClusters = Literal["auto"] | TwoOrMore  # auto: it is estimated from the embeddings
+def _auto_or_two(value: object) -> object:
+    """Says in one sentence what is allowed: of a union, pydantic explains each part."""
+    if value == "auto" or (type(value) is int and value >= 2):
+        return value
+    raise PydanticCustomError("num_clusters", "auto or an integer greater than or equal to 2 is allowed")
+
+
+# auto: it is estimated from the embeddings
+NumClusters = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_two)]
 
 
 class ScanCluster(Settings):

@@ -111,7 +111,7 @@ def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path
     project = make_project(tmp_path / "project", {"seed": 12})
     run_stages(project, "source", *STAGES)
     assert len(spools(project)) == len(STAGES)
-    assert "sent the records of 7 stages" in run(project, "scan", "send", MLFLOW_TRACKING_URI=tracked.address).stderr
+    assert "sent the records of 8 stages" in run(project, "scan", "send", MLFLOW_TRACKING_URI=tracked.address).stderr
     assert not spools(project) and not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
 
     parent, children = rows(client, "params.seed = '12'")

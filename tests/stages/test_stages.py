@@ -132,7 +132,8 @@ def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(pr
 
 def test_predictions_have_one_row_per_item(finished):
     table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
-    assert list(table) == ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability"]
+    columns = ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability", "state"]
+    assert list(table) == columns and set(table["state"]) <= {"sure", "to check", "fits nowhere"}
     assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
     assert table["split"].count("val") == 342
     assert all(a >= b for a, b in zip(table["probability"], table["runner_up_probability"], strict=True))
@@ -237,8 +238,8 @@ def test_training_reads_no_labels(project):
     kept = {path for path in OUTPUTS if path.startswith(("data/images/", *SOURCE_OUTPUTS))}
     for path in OUTPUTS - kept:
         (project / path).unlink()
-    run_stages(project, "pretext", "embed", "neighbors", "cluster", "selflabel")
-    folders = ("data/embeddings/", "data/neighbors/", "data/assignments/", "models/")
+    run_stages(project, "pretext", "embed", "neighbors", "groups", "cluster", "selflabel")
+    folders = ("data/embeddings/", "data/neighbors/", "data/groups.json", "data/assignments/", "models/")
     histories = {f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")}
     made = read(project, files(project) - kept)
     assert set(made) == {path for path in OUTPUTS if path.startswith(folders)} | histories
@@ -268,7 +269,7 @@ def test_other_counts_of_clusters_than_of_classes(project):
     """With more clusters than classes there are two accuracies, with fewer there is one."""
     for count, many in ((14, True), (3, False)):
         set_params(project, {"cluster": {"num_clusters": count}})
-        run_stages(project, "cluster", "selflabel", "evaluate")
+        run_stages(project, "groups", "cluster", "selflabel", "evaluate")
         for step in ("kmeans_pixels", "cluster", "selflabel"):
             assert ("acc_many_to_one" in metrics(project)["val"][step]) is many
         page = (project / "reports" / "report.html").read_text()
@@ -469,7 +470,7 @@ BROKEN = [
     ("neighbors", drop("data/embeddings/val.npy"), "data/embeddings/val.npy is missing; make it with: dvc repro embed"),
     ("cluster", rewrite("data/neighbors/train.npy", np.zeros((7, 20), np.int64)), "int64 (1455, any) is needed"),
     ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((9, 4), np.float64)), "train.npy is float64 (9, 4)"),
-    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((90, 4), np.float32)), "first row 0 with 0"),
+    ("neighbors", rewrite("data/embeddings/train.npy", np.zeros((1455, 4), np.float32)), "first row 0 with 0"),
     ("evaluate", rewrite("data/labels/labels.npy", np.zeros(3, np.int64)), "data/labels/labels.npy is int64 (3,)"),
     ("embed", cut_weights, "the network alone has backbone.convs.0.weight"),
 ]

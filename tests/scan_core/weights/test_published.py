@@ -31,7 +31,8 @@ def test_published_weights_are_timms_network_with_every_tensor_of_the_file_in_it
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     features = network.eval()(images)
     assert features.shape == (2, each.features)
-    torch.testing.assert_close(features, whole.eval().forward_head(whole.forward_features(images), pre_logits=True))
+    wanted = whole.eval().forward_head(whole.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(features, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_a_name_that_is_not_known_a_missing_package_and_a_damaged_file_are_refused(tmp_path, monkeypatch):
