@@ -92,7 +92,7 @@ def save(path: Path, images: Labeled) -> None:
         features[key] = np.concatenate([network(torch.from_numpy(each).permute(0, 3, 1, 2)) for each in batches])
     classes = sorted(set(labels))
     numbers = np.array([classes.index(label) for label in labels])
-    np.savez(path, labels=numbers, classes=np.array(classes), **features)  # type: ignore[arg-type]  # by name
+    np.savez(path, labels=numbers, classes=np.array(classes), **features)  # type: ignore[arg-type]  # numpy types a name as its own option
     print(f"{path}: {len(labels):,} images, {len(classes)} classes", flush=True)
 
 

@@ -93,3 +93,21 @@ def test_modularity_is_that_of_its_definition():
         for a in range(12) for b in range(12) if clusters[a] == clusters[b]
     )  # fmt: skip
     assert modularity(csr_array(dense.astype(float)), clusters) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_merging_is_that_of_links_counted_anew_after_each_merge(seed):
+    rng = np.random.default_rng(seed)
+    dense = np.triu(rng.random((24, 24)), 1)
+    dense += dense.T
+    labels = np.arange(24) % 9
+    found = merged(csr_array(dense), labels, 3)
+    while len(names := np.unique(labels)) > 3:
+        members = (labels[:, None] == names).astype(float)
+        links = members.T @ dense @ members
+        root = np.sqrt(links.sum(axis=1))
+        strength = links / np.outer(root, root)
+        np.fill_diagonal(strength, -1)
+        one, other = np.unravel_index(strength.argmax(), strength.shape)
+        labels = np.where(labels == names[other], names[one], labels)
+    assert len(set(zip(labels.tolist(), found.tolist(), strict=True))) == 3

@@ -196,7 +196,10 @@ def test_stability_is_the_jaccard_coefficient_with_new_clusters():
 def test_halves_are_above_chance_only_where_there_are_two():
     one, _ = clouds((100,), spread=0.3)
     two, _ = clouds((50, 50), spread=0.05)
-    figure = lambda rows: group_figures(rows, np.zeros(len(rows), np.int64), 1, 0)["halves"][0]  # noqa: E731
+
+    def figure(rows):
+        return group_figures(rows, np.zeros(len(rows), np.int64), 1, 0)["halves"][0]
+
     assert figure(two) == 1
     assert figure(one) < 0.5
     assert figure(one[:15]) == 0
