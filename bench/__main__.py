@@ -49,6 +49,7 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
     "frozen": ("Frozen networks", [(frozen.measure, (SECONDS, ROUNDS)), (frozen.measure_runs, ())]),
     "clustering": ("Groups from stored embeddings", [
         (clustering.measure, ()), (clustering.measure_million, ()), (clustering.measure_published, ()),
+        (clustering.measure_published_temi, ()),
     ]),
     "mining": ("Neighbors", [(mining.measure_exact, ()), (mining.measure_approximate, ())]),
     "prepare": ("Preparing images", [(prepare.measure, (IMAGES, ROUNDS))]),

@@ -1,20 +1,26 @@
 """Groups from stored embeddings: how long each method takes, and all of them on a million images."""
 
+import itertools
 import time
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from bench.mining import synthetic_embeddings
 from bench.timing import Row
 from scan_core.clustering.candidates import propose
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.settings import FrozenCluster
+from scan_core.clustering.temi import BATCH, TEACHER_MOMENTUM, TEMPERATURE, temi_loss
 from scan_core.clustering.turtle import turtle_clusters
 
 DIMENSIONS = 256  # that embed.dimensions keeps of 1,280
 K = 50
 METHODS = ("graph", "scan", "temi", "turtle")
 PUBLISHED_STEPS = 6000  # of TURTLE
+PUBLISHED_EPOCHS, PUBLISHED_HEADS = 100, 50  # of TEMI
+LAYERS = 512, 256  # of its heads: the hidden layer, and the one whose output of length 1 meets the clusters' weights
 
 
 def settings(clusters: int, *methods: str) -> FrozenCluster:
@@ -52,6 +58,40 @@ def measure_published(count: int = 25_000, clusters: int = 50, steps: int = 200)
     whole = seconds * PUBLISHED_STEPS / steps
     note = f"{steps} of {PUBLISHED_STEPS:,} steps in {seconds:.0f} s, so {whole / 60:.0f} min for all"
     return [Row(what, count / whole, note=note)]
+
+
+def measure_published_temi(count: int = 25_000, clusters: int = 50, steps: int = 20) -> list[Row]:
+    """TEMI as published: heads with hidden layers on all 1,280 dimensions, of whose equal steps ``steps`` are timed."""
+    points = torch.from_numpy(synthetic_embeddings(count, 1280, clusters))
+    generator = torch.Generator().manual_seed(0)
+    sizes = [1280, *LAYERS, clusters]
+    shapes = [(PUBLISHED_HEADS, outputs, inputs) for inputs, outputs in itertools.pairwise(sizes)]
+    teacher = [torch.randn(shape, generator=generator) / shape[-1] ** 0.5 for shape in shapes]
+    student = [each.clone().requires_grad_() for each in teacher]
+    optimizer = torch.optim.AdamW(student, lr=1e-4, weight_decay=1e-4, fused=True)
+    mean = torch.full((PUBLISHED_HEADS, clusters), 1 / clusters)
+    started = time.perf_counter()
+    for _ in range(steps):
+        pair = points[torch.randint(count, (2, BATCH), generator=generator)]  # (2,B,D); which ones does not matter here
+        with torch.no_grad():
+            taught = hidden_head(pair, teacher)
+        loss = temi_loss(hidden_head(pair, student), taught, mean).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+        optimizer.step()
+        for slow, fast in zip(teacher, student, strict=True):
+            slow.lerp_(fast.detach(), 1 - TEACHER_MOMENTUM)
+    seconds, all_steps = time.perf_counter() - started, PUBLISHED_EPOCHS * (count // BATCH)
+    whole = seconds * all_steps / steps
+    note = f"{steps} of {all_steps:,} steps in {seconds:.0f} s, so {whole / 3600:.1f} hours for all"
+    return [Row(f"temi as published, {count:,} x 1280, {clusters} groups", count / whole, note=note)]
+
+
+def hidden_head(pair: Tensor, weights: list[Tensor]) -> Tensor:
+    """Log-probabilities (2,H,B,C) of images and their partners (2,B,D) under H heads of three layers."""
+    hidden = F.gelu(torch.einsum("pbd,hed->phbe", pair, weights[0]))
+    points = F.normalize(torch.einsum("phbe,hfe->phbf", hidden, weights[1]), dim=-1)
+    return F.log_softmax(torch.einsum("phbf,hcf->phbc", points, F.normalize(weights[2], dim=2)) / TEMPERATURE, dim=-1)
 
 
 def measure_million(count: int = 1_000_000, dimensions: int = 384, clusters: int = 100) -> list[Row]:
