@@ -27,6 +27,7 @@ NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity
 GROUPS = Path("data/groups.json")  # the number of groups: given, or estimated and why
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
+BELONGING = MODELS / "belonging.safetensors"  # what tells whether a new image belongs to its group
 REJECTED = Path(".scan/rejected.csv")  # the findings, if they made prepare fail
 PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")
@@ -59,7 +60,7 @@ KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 MADE_BY = {  # folders and files → stage; a file that is not here has the name of its stage
     IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
     ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
-    VERDICT: "evaluate",
+    VERDICT: "evaluate", BELONGING: "evaluate",
     SAMPLES: "evaluate", NEIGHBOR_SAMPLES: "evaluate",
 }  # fmt: skip
 

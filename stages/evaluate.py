@@ -98,9 +98,13 @@ def load_splits(images: "Images", rows: "dict[str, Tensor]", count: int, compute
 
 
 def judge(stage: Stage, splits: "dict[str, SplitData]", reported: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Writes and returns the verdict on the groups, and returns the state of each image by split. No label is seen."""
+    """Writes and returns the verdict on the groups, and returns the state of each image by split. No label is seen.
+
+    Also writes what tells the state of new images.
+    """
     from scan_core.evaluation.belonging import fit_belonging, judge_images
     from scan_core.evaluation.verdict import judge_groups
+    from scan_core.models.files import save_belonging
 
     train, near = splits["train"], {}
     for split, data in splits.items():
@@ -111,8 +115,11 @@ def judge(stage: Stage, splits: "dict[str, SplitData]", reported: str) -> tuple[
         )
     distinct, number = np.unique(artifacts.load_first("train", len(train.rows))), artifacts.load_number()
     found = judge_groups(train.embeddings[distinct], train.final.cluster[distinct], number, stage.params.seed)
-    bank = distinct[: len(artifacts.load_array(artifacts.EMBEDDINGS / "bank.npy", "float16", (None, None), mmap=True))]
-    fitted = fit_belonging(near["train"][0][bank], train.final.cluster[bank], found)
+    bank = artifacts.load_array(artifacts.EMBEDDINGS / "bank.npy", "float16", (None, None))
+    kept = distinct[: len(bank)]
+    fitted = fit_belonging(near["train"][0][kept], train.final.cluster[kept], found)
+    projected = stage.params.embed.features == "projector"
+    save_belonging(stage.out(artifacts.BELONGING), fitted, bank, projected)
     states = {split: judge_images(fitted, *near[split], data.final.cluster) for split, data in splits.items()}
     verdict = asdict(found) | {"images": dict(Counter(states[reported].tolist()))}
     artifacts.save_json(stage.out(artifacts.VERDICT), verdict)

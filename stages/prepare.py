@@ -41,7 +41,7 @@ def prepare(stage: Stage) -> None:
     artifacts.save_array(images / "copies.npy", plan.copies)
 
     findings = [*catalog.findings, *plan.findings]
-    save_items(stage.out(artifacts.ITEMS), plan, catalog.names, findings, settings)
+    save_items(stage.out(artifacts.ITEMS), plan, catalog, findings, settings)
 
     classes, numbers = numbered([labels[row] for row in plan.order], source)
     labels_folder = stage.out(artifacts.LABELS)
@@ -81,8 +81,8 @@ def decode(stage: Stage, source: Source) -> tuple[Chunk, np.ndarray, Path]:
     return catalog, locations, chunks
 
 
-def save_items(folder: Path, plan: Plan, names: list[str], findings: list[Finding], settings: Data) -> None:
-    """Writes items.parquet, which has each image's name and split, and findings.csv."""
+def save_items(folder: Path, plan: Plan, catalog: Chunk, findings: list[Finding], settings: Data) -> None:
+    """Writes items.parquet, which has each image's name, split and content (hexadecimal), and findings.csv."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -92,8 +92,9 @@ def save_items(folder: Path, plan: Plan, names: list[str], findings: list[Findin
     folder.mkdir()
     table = pa.table({
         "id": pa.array(np.arange(len(plan.order))),
-        "source": pa.array([names[row] for row in plan.order]),
+        "source": pa.array([catalog.names[row] for row in plan.order]),
         "split": pa.array(split_of.tolist()),
+        "content": pa.array([catalog.contents[row].tobytes().hex() for row in plan.order]),
     })  # fmt: skip
     pq.write_table(table, folder / "items.parquet")
     artifacts.save_findings(folder / "findings.csv", findings)

@@ -17,9 +17,10 @@ from PIL import Image
 
 from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, crop, open_image, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
-from scan_core.data.types import Finding, Item, Split
+from scan_core.data.types import Box, Finding, Item, Split
 
 JPEG_QUALITY = 90
+CONTENT = 16  # bytes
 BLOCK = 32  # images summed at once: they fit into a core's cache
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
@@ -38,7 +39,8 @@ class Chunk:
     gray: np.ndarray  # (N,) bool
     ends: np.ndarray  # (N,) int64: where each image's bytes end in the chunk's .bin
     shapes: np.ndarray  # (N,2) int32: height, width as stored
-    digests: np.ndarray  # (N,32) uint8: SHA-256 of the JPEG, or of the array's pixels in color
+    digests: np.ndarray  # (N,32) uint8: SHA-256 of the stored JPEG, or of the array's pixels in color
+    contents: np.ndarray  # (N,16) uint8: what names the image in the source, see ``content_of``
     hashes: np.ndarray  # (N,) uint64: perceptual
     sums: np.ndarray  # (N,3) int64: of the pixels, per channel; of a gray image three times the same
     squares: np.ndarray  # (N,3) int64: of the pixels squared
@@ -88,14 +90,14 @@ def decode_chunk(
     warnings.simplefilter("ignore")  # decoders warn about harmless oddities
     images: list[_Image] = []
     findings = list(findings)
-    opened: tuple[object, Image.Image] | None = None
+    opened: tuple[object, Image.Image, bytes] | None = None
     for item in items:
         try:
             # The parts of an image share its data: it is decoded once for all of them.
             if opened is None or opened[0] is not item.data:
                 opened = None  # so that only one image is in memory
-                opened = item.data, open_image(item.data, target)
-            images.append(_resize(item, opened[1], target))
+                opened = item.data, open_image(item.data, target), content_of(item.data)
+            images.append(_resize(item, *opened[1:], target))
         except (Refused, MemoryError) as error:
             findings.append(_refusal(item, error))
     is_array, all_gray = target.stored == "array", all(image.gray for image in images)
@@ -118,6 +120,7 @@ def decode_chunk(
         ends=np.cumsum([len(each) for each in data], dtype=np.int64),
         shapes=np.array([image.shape for image in images], np.int32).reshape(-1, 2),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+        contents=np.frombuffer(b"".join(image.content for image in images), np.uint8).reshape(-1, CONTENT),
         hashes=perceptual_hash(gray_of(thumbs)),
         sums=sums[0],
         squares=sums[1],
@@ -132,6 +135,7 @@ class _Image(NamedTuple):
     """One decoded image of a chunk."""
 
     item: Item
+    content: bytes
     data: bytes  # array store: the pixels, gray or color; jpeg store: the JPEG
     gray: bool
     shape: tuple[int, int]  # height, width
@@ -139,10 +143,13 @@ class _Image(NamedTuple):
     sums: np.ndarray  # jpeg store: (2,1,3), because the pixels are not kept; array store: (2,0,3)
 
 
-def _resize(item: Item, image: Image.Image, target: Target) -> _Image:
-    """``image`` is the decoded ``item``, or what it is a part of. Raises ``Refused`` or ``MemoryError``."""
+def _resize(item: Item, image: Image.Image, content: bytes, target: Target) -> _Image:
+    """``image`` and ``content`` are those of ``item``, or of what it is a part of.
+
+    Raises ``Refused`` or ``MemoryError``.
+    """
     if item.box:
-        image = crop(image, item.box)
+        image, content = crop(image, item.box), part_content(content, item.box)
     if target.stored == "array":
         image = square(image, target)
         data, sums = image.tobytes(), _NO_SUMS
@@ -151,7 +158,30 @@ def _resize(item: Item, image: Image.Image, target: Target) -> _Image:
         data, sums = _jpeg(image), _channel_sums(np.asarray(image)[None])
     thumb = image.resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=1.0)  # whole factors first: faster
     thumb = thumb if thumb.mode == "RGB" else thumb.convert("RGB")
-    return _Image(item, data, image.mode == "L", (image.height, image.width), thumb.tobytes(), sums)
+    return _Image(item, content, data, image.mode == "L", (image.height, image.width), thumb.tobytes(), sums)
+
+
+def content_of(data: str | bytes | np.ndarray) -> bytes:
+    """16 bytes that name an image's file, or its pixels, whatever the file is called and wherever it lies.
+
+    Unlike a digest of what is stored, they do not depend on how it is decoded. Raises ``Refused`` if the file is gone.
+    """
+    if isinstance(data, np.ndarray):
+        found = hashlib.sha256(str(data.shape).encode() + np.ascontiguousarray(data).tobytes())
+    elif isinstance(data, bytes):
+        found = hashlib.sha256(data)
+    else:
+        try:
+            with open(data, "rb") as file:
+                found = hashlib.file_digest(file, "sha256")
+        except OSError as error:
+            raise Refused(f"cannot be read: {error.strerror}") from None
+    return found.digest()[:CONTENT]
+
+
+def part_content(content: bytes, box: Box) -> bytes:
+    """What names the part in ``box`` of the image that ``content`` names."""
+    return hashlib.sha256(content + repr(tuple(box)).encode()).digest()[:CONTENT]
 
 
 def _refusal(item: Item, error: Refused | MemoryError) -> Finding:

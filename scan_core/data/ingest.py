@@ -81,11 +81,19 @@ def ingest(
     that many items, by default ``CHUNK_ITEMS``.
     """
     taken = refused = chunks = 0
-    with _Decoder(target, folder, workers) as decoder:
-        for counts in decoder.run(pieces(source, target, most)):
-            taken, refused, chunks = taken + counts[0], refused + counts[1], chunks + 1
-            report(taken, refused)
+    for counts in decoded(pieces(source, target, most), target, folder, workers):
+        taken, refused, chunks = taken + counts[0], refused + counts[1], chunks + 1
+        report(taken, refused)
     return chunks
+
+
+def decoded(source: Iterable[Piece], target: Target, folder: Path, workers: int) -> Iterator[Counts]:
+    """The counts of each piece of ``source``, in order, as soon as its chunk is in ``folder``.
+
+    Few pieces are read ahead, so whoever takes a chunk and deletes it keeps the folder small.
+    """
+    with _Decoder(target, folder, workers) as decoder:
+        yield from decoder.run(source)
 
 
 class _Decoder:

@@ -182,6 +182,7 @@ def write_store(
         "store": settings.stored,
         "rows": [len(rows) for rows in shards],
         "size": settings.size,
+        "fit": settings.fit,
         "view": settings.side,
         "mean": plan.mean,
         "std": plan.std,

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scan_core.errors import DamagedFile, ScanError
+from scan_core.evaluation.belonging import Belonging
 from scan_core.models.networks import ClusterHeads, Model, Projector, build_backbone, feature_size
 from scan_core.models.reduction import Reduction
 from scan_core.models.settings import Backbone
@@ -144,6 +146,25 @@ def load_frozen_head(path: Path) -> ClusterHeads:
         what = " ".join(str(error).split())
         raise DamagedFile(f"{path} has no clusters of frozen features ({what})") from None
     return head
+
+
+def save_belonging(path: Path, fitted: Belonging, bank: np.ndarray, projected: bool) -> None:
+    """Writes what tells whether an image belongs to its group. ``bank`` (M,F) float16 are features of grouped images.
+
+    ``projected``: they are those of the projector, of a network that was trained.
+    """
+    tensors = {name: torch.from_numpy(value) for name, value in (vars(fitted) | {"bank": bank}).items()}
+    _save(path, tensors, {"belonging": {"projected": projected}})
+
+
+def load_belonging(path: Path) -> tuple[Belonging, np.ndarray, bool]:
+    """What ``save_belonging`` wrote. Raises ``ScanError`` if the file is missing or another kind of file."""
+    description, tensors = _read(path)
+    try:
+        arrays = {name: tensors[name].numpy() for name in ("members", "limits", "trusted")}
+        return Belonging(**arrays), tensors["bank"].numpy(), bool(description["belonging"]["projected"])
+    except (KeyError, TypeError) as error:
+        raise DamagedFile(f"{path} does not hold the images that were grouped ({error})") from None
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from scan_core.errors import ScanError
 from scan_core.images.store import Images
-from scan_core.models.files import FrozenSpace, load_frozen, load_frozen_head, load_reduction
-from scan_core.models.inference import probabilities_of
+from scan_core.models.files import FrozenSpace, load_frozen
 
 BATCH = 64  # images: more are no faster on a CPU
 
@@ -55,24 +54,6 @@ class FrozenNetwork:
         if self.mirror:
             features = (features + self._run(images.flip(3))) / 2
         return features
-
-
-class FrozenModel:
-    """A whole model of frozen networks: from pixels to the probabilities of clusters."""
-
-    def __init__(self, path: Path, networks: Path, device: torch.device) -> None:
-        """``path`` is the model's file, ``networks`` the folder with the files of the frozen networks."""
-        self.reduction, spaces = load_reduction(path)
-        self.head = load_frozen_head(path)
-        self.networks = [
-            FrozenNetwork(networks / f"{space.sha256[:16]}.safetensors", device, space.side, space.mirror)
-            for space in spaces
-        ]
-
-    def __call__(self, images: Images, rows: Tensor) -> np.ndarray:
-        """(N,) int64 rows to (N,C) float32 probabilities."""
-        features = [np.concatenate(list(embed_frozen(network, images, rows))) for network in self.networks]
-        return probabilities_of(self.head, self.reduction(features))
 
 
 def _on_gpu(module: nn.Module, device: torch.device) -> Callable[[Tensor], np.ndarray]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from scan_core.compute.device import to_device
 from scan_core.compute.distributed import all_gather, broadcast_buffers, local_shard, world_size
 from scan_core.images.store import Images
+from scan_core.models.reduction import ROWS, padded
 
 # Images per batch, on a GPU more if they are small. In eval mode no result depends on the batch.
 BATCH, PIXELS = 512, 2**21
@@ -68,8 +69,11 @@ def log_probabilities(module: nn.Module, images: Images, rows: Tensor, compute: 
 @torch.no_grad()
 def probabilities_of(head: nn.Module, embeddings: np.ndarray) -> np.ndarray:
     """(N,C) float32 of the one head of a model of stored embeddings (N,D)."""
-    probabilities: np.ndarray = head(torch.from_numpy(embeddings))[0].softmax(dim=1).numpy()
-    return probabilities
+    blocks = []
+    for start in range(0, len(embeddings), ROWS):
+        rows = embeddings[start : start + ROWS]
+        blocks.append(head(torch.from_numpy(padded(rows)))[0].softmax(dim=1).numpy()[: len(rows)])
+    return np.concatenate(blocks)
 
 
 class FeatureTable(nn.Module):

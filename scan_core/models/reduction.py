@@ -5,6 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK = 8_192  # rows at a time: memory grows as N only by the result
+ROWS = 64  # of each matrix product
+
+
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Up to ``ROWS`` rows (n,D), and zeros below them: (ROWS,D).
+
+    A product of matrices adds in an order that depends on their shapes. In products of one shape, an image's numbers
+    are the same to the bit whatever other images are looked at with it.
+    """
+    return rows if len(rows) == ROWS else np.pad(rows, ((0, ROWS - len(rows)), (0, 0)))
 
 
 @dataclass(frozen=True)
@@ -18,10 +28,10 @@ class Reduction:
     def __call__(self, features: list[np.ndarray]) -> np.ndarray:
         """Features (N,D_k) of each space to (N,d) float32 rows of length 1."""
         reduced = np.empty((len(features[0]), self.basis.shape[1]), np.float32)
-        for start in range(0, len(reduced), BLOCK):
-            rows = slice(start, start + BLOCK)
+        for start in range(0, len(reduced), ROWS):
+            rows = slice(start, start + ROWS)
             joined = np.concatenate([space[rows] for space in features], axis=1)
-            block = ((joined - self.mean) / self.scale) @ self.basis
+            block = (padded((joined - self.mean) / self.scale) @ self.basis)[: len(joined)]
             reduced[rows] = block / np.linalg.norm(block, axis=1, keepdims=True).clip(min=1e-12)
         return reduced
 

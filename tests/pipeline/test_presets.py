@@ -6,7 +6,7 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.params import PARAMS_FILE, Params, read_params, read_yaml
 from pipeline.presets import (
     BASE,

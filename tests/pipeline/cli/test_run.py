@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import cli_run, plan
+from pipeline import plan
 from pipeline.artifacts import GROUPS as NUMBER
 from pipeline.artifacts import PREDICTIONS, VERDICT, save_json
-from pipeline.cli import app
+from pipeline.cli import run as run_command
+from pipeline.cli.app import app
+from pipeline.cli.show import show_groups
 from pipeline.params import read_params
 from tests.project import ROOT, environment, make_dvc_project, run
 
@@ -47,8 +49,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "scan_seconds", lambda clusters, settings: 5.0)
     monkeypatch.setattr(plan, "plan_training", lambda found, params: plan.Plan((), 7200, 3e9))
     runs = []
-    monkeypatch.setattr(cli_run, "reproduce", lambda: runs.append(read_params()))
-    monkeypatch.setattr("pipeline.cli.show", lambda: None)
+    monkeypatch.setattr(run_command, "reproduce", lambda: runs.append(read_params()))
+    monkeypatch.setattr(run_command, "show", lambda: None)
     return runs
 
 
@@ -179,13 +181,13 @@ class Running:
 def test_the_end_of_the_pipeline_is_waited_for_and_said(
     tmp_path, monkeypatch, capsys, status, interrupted, killed, code, said
 ):
-    monkeypatch.setattr(cli_run, "killed_for_memory", iter(killed).__next__)
+    monkeypatch.setattr(run_command, "killed_for_memory", iter(killed).__next__)
     monkeypatch.chdir(tmp_path)
     running, handler = Running(status, interrupted), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: running)
     ended = None
     try:
-        cli_run.reproduce()
+        run_command.reproduce()
     except Exception as error:  # noqa: BLE001 (typer's exit and the project's error are both looked at)
         ended = getattr(error, "exit_code", 1)
         print(error, file=sys.stderr)
@@ -196,9 +198,9 @@ def test_the_end_of_the_pipeline_is_waited_for_and_said(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
 def test_processes_that_the_machine_ended_are_counted_from_its_start(monkeypatch):
-    assert cli_run.killed_for_memory() >= 0
-    monkeypatch.setattr(cli_run.Path, "read_text", lambda path: "oom_kill_total 5\noom_kill 3\nother 9\n")
-    assert cli_run.killed_for_memory() == 3
+    assert run_command.killed_for_memory() >= 0
+    monkeypatch.setattr(run_command.Path, "read_text", lambda path: "oom_kill_total 5\noom_kill 3\nother 9\n")
+    assert run_command.killed_for_memory() == 3
 
 
 def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
@@ -210,7 +212,7 @@ def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp
     states = {"sure": 2, "to check": 1, "fits nowhere": 1}
     save_json(VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": states})
     save_json(NUMBER, {"given": False, "number": 2, "low": 2, "high": 4, "tried": []})
-    cli_run.show_groups()
+    show_groups()
     headline, _, _, first, second, _, why, tried = capsys.readouterr().out.splitlines()
     assert headline == "2 groups (2 to 4 are plausible); verdict: WEAK"
     assert first.split() == ["1", "3", "75.0%", "strong", "2", "1", "0"]

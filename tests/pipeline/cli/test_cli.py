@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.artifacts import CANDIDATES, METRICS, PREDICTIONS, STEPS
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.tracking import delivery
 from pipeline.tracking.spool import without_passwords
 from scan_core.errors import ScanError

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.weights import sign_weights, weights_file
 from scan_core.errors import ScanError
 from scan_core.models.files import Preprocessing, load_frozen

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.params import Params
 from pipeline.presets import preset_values
 from pipeline.weights import sign_weights, weights_file

@@ -1,0 +1,1 @@
+"""The commands of ``scan``, one module for each; ``app`` puts them together."""

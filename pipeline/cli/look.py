@@ -1,0 +1,132 @@
+"""``scan look``: what a source holds, and what a run on it would take."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline.cli.numbers import GROUPS, one_number
+from pipeline.environment import worker_count
+from pipeline.inspect_source import Inspection, inspect_source, write_contact_sheet
+from pipeline.params import read_params, validate
+from pipeline.presets import as_yaml, change_params, changed_params
+from pipeline.progress import clock, say
+from pipeline.suggest import Number
+from scan_core.errors import ScanError
+
+PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
+LABELS = "none, or folders: then subfolders are classes."
+TRAIN = "Train a network on these images alone, instead of taking one that others have trained."
+SCRATCH = Path(".scan")
+FEWEST = 4  # images that can be divided into train and val
+FEW = 10  # images for each group: with fewer, most methods find little
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings that suit a source, and what running them would take."""
+
+    found: Inspection
+    suggested: dict[str, Any]  # groups of settings
+    lines: list[str]  # the plan in words
+
+
+def look(
+    photos: str = typer.Argument(help=PHOTOS),
+    groups: str | None = typer.Option(None, help=GROUPS),
+    labels: str = typer.Option("none", help=LABELS),
+    train: bool = typer.Option(False, "--train", help=TRAIN),
+    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
+    use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
+) -> None:
+    """Look at a source: what it holds, what scan run would do, how long, and the settings. Nothing is run."""
+    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
+    proposal = propose(photos, one_number(groups), labels, train)
+    shown = write_contact_sheet(proposal.found, Path(sheet))
+    # Before anything is said of it: settings that do not go with the others are refused.
+    kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
+    print("\n".join([*proposal.lines, f"sheet     {sheet} ({shown} images)"]))
+    print(f"\nSettings for params.yaml ({'now there' if use else '--use puts them there'}):\n")
+    print(as_yaml(proposal.suggested).strip())
+    if use:
+        print("\nnext      dvc repro" + (f"; a copy of the old settings is {kept}" if kept else ""))
+    else:
+        print("\nnext      scan run does all of it")
+
+
+def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
+    """Looks at a source and plans. Raises ``ScanError`` if there is nothing to group, or too little memory."""
+    from pipeline.plan import choose, plan_frozen, plan_training
+    from pipeline.suggest import default_groups, suggest_frozen, suggest_training
+
+    if labels not in ("none", "folders"):
+        raise ScanError(f"--labels is {labels}; none or folders is allowed")
+    current = read_params()
+    found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count())
+    if found.images < FEWEST:
+        raise ScanError(f"{photos} holds {found.images} images; at least {FEWEST} are needed to find groups")
+    say(f"measuring how fast this machine is on {len(found.sample)} of {found.images:,} images …")
+    training = suggest_training(found, current, labels)
+    clusters = groups or default_groups(found, labels)
+    if clusters != "auto" and clusters > found.images:
+        raise ScanError(f"--groups is {clusters}, but there are {found.images} images; at most that many are allowed")
+    trained = plan_training(found, validate(changed_params(training)[1], Path("params.yaml")))
+    plan = choose([trained]) if train else choose(plan_frozen(found, clusters, photos_cluster()))
+    suggested = training if train else suggest_frozen(found, labels, plan.spaces)
+    suggested["cluster"]["num_clusters"] = clusters
+    cost = f"about {clock(plan.seconds)}, {plan.memory / 1e9:.1f} GB of memory; nothing leaves this computer"
+    if train:
+        name, side = suggested["backbone"]["name"], suggested["data"]["size"]
+        what = [f"a {name} trained on these images alone at {side} px", cost]
+    else:
+        names = " and ".join(f"{name} at {side} px" for name, side in plan.spaces)
+        instead = f"{clock(trained.seconds)}, {trained.memory / 1e9:.0f} GB"
+        what = [f"{names},", "frozen: others have taught them ImageNet's labels", cost]
+        what += [f"instead, --train learns from these images alone: about {instead}"]
+    number = "as many groups as there seem to be," if clusters == "auto" else f"{clusters} groups"
+    lines = [*describe(found, labels), *titled("plan", [f"{number} by {what[0]}", *what[1:]])]
+    if clusters != "auto" and clusters > found.images / FEW:
+        lines += titled("", [f"{clusters} groups of {found.images} images are many: fewer than {FEW} images in each"])
+    return Proposal(found, suggested, lines)
+
+
+def photos_cluster() -> Any:
+    """The settings of clustering on frozen features."""
+    from pipeline.presets import find_preset, read_preset
+
+    return read_preset(find_preset("photos")).cluster
+
+
+def describe(found: Inspection, labels: str) -> list[str]:
+    """What a source holds, in words."""
+    formats = ", ".join(name for name, _ in found.formats.most_common(4))
+    lines = [f"{found.images:,} images, {_range(found.sizes)}; {formats}"]
+    if found.others:
+        lines.append(f"left out unless they are images after all: {found.others:,} other files")
+    if found.refused:
+        first = found.refused[0]
+        share = f"{len(found.refused)} of {len(found.sample)} looked at"
+        lines.append(f"{share} cannot be read, such as {first.name}: {first.reason}")
+    if "no split of its own" not in found.splits:
+        lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
+    if len(found.classes) > 1:
+        what = "subfolders" if found.settings.name in ("folder", "archive") else "labels"
+        used = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"
+        lines.append(f"{what} are {used}")
+    return titled("found", lines)
+
+
+def titled(title: str, lines: list[str]) -> list[str]:
+    """Lines, the first behind a title."""
+    return [f"{title if not number else '':<9} {line}" for number, line in enumerate(lines)]
+
+
+def _range(sizes: list[tuple[int, int]]) -> str:
+    if not sizes:
+        return "none of them readable"
+    middle = sorted(sizes, key=lambda size: size[0] * size[1])[len(sizes) // 2]
+    megapixels = statistics.median(width * height for width, height in sizes) / 1e6
+    return f"{megapixels:.0f} megapixels" if megapixels >= 1 else f"{middle[0]} x {middle[1]} pixels"

@@ -1,0 +1,35 @@
+"""``scan ui`` and ``scan send``: the runs in MLflow."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from pipeline.fingerprint import DVC_FILE
+from pipeline.progress import say
+from pipeline.tracking.spool import tracking_address, without_passwords
+from scan_core.errors import ScanError
+
+
+def send() -> None:
+    """Deliver the records that MLflow could not take while the stages ran."""
+    from pipeline.tracking.delivery import send_waiting
+
+    sent = send_waiting(Path.cwd())
+    say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
+
+
+def ui(port: int = typer.Option(5000, help="The port; only this machine can open the page.")) -> None:
+    """Open the MLflow UI on the database that the stages write."""
+    import os
+
+    address = tracking_address(Path.cwd())
+    if address.startswith(("http:", "https:")):
+        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {without_passwords(address)}")
+        return
+    if not DVC_FILE.exists():  # MLflow would create an empty database here
+        raise ScanError(f"{DVC_FILE} is missing from {Path.cwd()}; run from the project's folder")
+    say(f"MLflow on http://127.0.0.1:{port}, reading {without_passwords(address)}; Ctrl-C ends it")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # The address is passed in the environment because everyone on the machine can list a command's arguments.
+    os.execve(sys.executable, command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": address})

@@ -1,0 +1,172 @@
+"""What a model says becomes what a person reads: the one place where numbers, names and corrections are applied."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import artifacts
+from pipeline.groups import file
+from pipeline.groups.file import Groups
+from pipeline.groups.numbering import numbered
+from scan_core.errors import ScanError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARTS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The groups of N images as they are shown."""
+
+    group: np.ndarray  # (N,) int64
+    probability: np.ndarray  # (N,) float64; 1 if a person has put the image there
+    runner_up: np.ndarray  # (N,) int64; 0 if it is not known
+    runner_up_probability: np.ndarray  # (N,) float64
+
+
+class Grouping:
+    """The groups of the last run, with what a person has said of them."""
+
+    def __init__(self) -> None:
+        self.groups: Groups = numbered()
+        self.answers = file.load_answers()
+        if wrong := sorted({group for group, _ in self.answers.values()} - set(self.known)):
+            raise ScanError(
+                f"{file.ANSWERS}: there is no group {wrong[0]}; there are {', '.join(map(str, self.known))}"
+            )
+
+    @property
+    def known(self) -> list[int]:
+        """All numbers that are in use, shown or not."""
+        parts = [part for whole in self.groups.split.values() for part in whole]
+        return sorted({*self.groups.clusters, *parts})
+
+    def name(self, group: int) -> str:
+        """The name of a group that is shown; "" if it has none."""
+        return self.groups.names.get(group, "")
+
+    def titled(self, group: int) -> str:
+        """``3 daisy``, or ``3``."""
+        return f"{group} {self.name(group)}".strip()
+
+    def apply(
+        self, clusters: np.ndarray, probabilities: np.ndarray, contents: list[str], embeddings: np.ndarray
+    ) -> Grouped:
+        """The groups of images of which a model says ``clusters`` (N,K) and ``probabilities`` (N,K), the best first.
+
+        ``contents`` (N,) name the images, ``embeddings`` (N,D) tell which part of a split group an image is in.
+        """
+        number_of = np.array(self.groups.clusters, np.int64)
+        raw = number_of[clusters[:, :2]]  # (N,1 or 2): with a single cluster there is no runner-up
+        for whole in self.groups.split:
+            for row, column in np.argwhere(raw == whole):
+                raw[row, column] = self._part(whole, embeddings[row])
+        shown_as = {number: self.groups.shown_as(number) for number in self.known}
+        shown = np.vectorize(shown_as.__getitem__, otypes=[np.int64])(raw) if raw.size else raw
+        best, chance = shown[:, 0], probabilities[:, 0].astype(np.float64)
+        other = np.zeros_like(best)
+        other_chance = np.zeros(len(best))
+        if shown.shape[1] > 1:
+            same = shown[:, 1] == best  # merged: their probabilities add up, and the third is not known
+            chance = np.where(same, np.minimum(chance + probabilities[:, 1], 1), chance)
+            other, other_chance = np.where(same, 0, shown[:, 1]), np.where(same, 0, probabilities[:, 1])
+        for row, content in enumerate(contents):
+            if content in self.answers:
+                said = self.groups.shown_as(self.answers[content][0])
+                if said != best[row]:
+                    other[row], other_chance[row] = best[row], chance[row]
+                best[row], chance[row] = said, 1.0
+        return Grouped(best, chance, other, other_chance)
+
+    def _part(self, whole: int, embedding: np.ndarray) -> int:
+        centers = self.centers[whole]
+        return self.groups.split[whole][int((centers @ embedding).argmax())]
+
+    @cached_property
+    def centers(self) -> dict[int, np.ndarray]:
+        """For each split group the centers (P,D) of its parts: those of k-means on the images that it has."""
+        from scan_core.clustering.spectral import kmeans_clusters
+
+        clusters, embeddings = stored_clusters()
+        centers = {}
+        for whole, parts in self.groups.split.items():
+            members = embeddings[clusters == self._cluster_of(whole)]
+            if len(np.unique(members, axis=0)) < len(parts):
+                raise ScanError(f"group {whole} has too few images to be split into {len(parts)} groups")
+            labels, found = kmeans_clusters(members, len(parts), PARTS_SEED, 10)
+            # The part with the most images has the smallest number.
+            centers[whole] = found[np.argsort(-np.bincount(labels, minlength=len(parts)), kind="stable")]
+        return centers
+
+    def _cluster_of(self, whole: int) -> int:
+        if whole not in self.groups.clusters:
+            raise ScanError(f"group {whole} is itself a part of a split group; undo that split first")
+        return self.groups.clusters.index(whole)
+
+
+def stored_clusters() -> tuple[np.ndarray, np.ndarray]:
+    """The clusters (N,) and embeddings (N,D) of the images that predictions.parquet has, in its order."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(artifacts.require(artifacts.PREDICTIONS), columns=["id", "cluster"]).drop_null()
+    return table["cluster"].to_numpy(), embeddings_of(table["id"].to_numpy())
+
+
+def embeddings_of(ids: np.ndarray) -> np.ndarray:
+    """(N,D) float32 embeddings of rows ``ids`` (N,) of the image store."""
+    parts, rows = [], []
+    for split in ("train", "val"):
+        rows.append(artifacts.load_array(artifacts.IMAGES / f"{split}.npy", "int64", (None,)))
+        parts.append(
+            artifacts.load_array(artifacts.EMBEDDINGS / f"{split}.npy", "float32", (len(rows[-1]), None), mmap=True)
+        )
+    found = np.empty((len(ids), parts[0].shape[1]), np.float32)
+    for embeddings, index in zip(parts, rows, strict=True):
+        order = np.argsort(index)
+        place = np.searchsorted(index[order], ids).clip(max=len(index) - 1)
+        there = index[order][place] == ids
+        found[there] = embeddings[order[place[there]]]
+    return found
+
+
+def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
+    """``predictions.parquet`` as a person reads it: with group, name and runner-up in place of the model's clusters.
+
+    Columns: source, split, content, group, name, probability, runner_up, runner_up_probability, state. A file without a
+    group has nulls there, and its finding in ``split``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    grouping = grouping or Grouping()
+    table = pq.read_table(artifacts.require(artifacts.PREDICTIONS))
+    there = table["cluster"].is_valid().to_numpy()
+    grouped = table.filter(pa.array(there))
+    clusters, probabilities = (
+        np.stack([grouped[name].to_numpy() for name in names], axis=1)
+        for names in (("cluster", "runner_up"), ("probability", "runner_up_probability"))
+    )
+    vectors = embeddings_of(grouped["id"].to_numpy()) if grouping.groups.split else np.empty((len(grouped), 0))
+    found = grouping.apply(clusters, probabilities, grouped["content"].to_pylist(), vectors)
+
+    def column(values: np.ndarray, kind: pa.DataType, empty: np.ndarray | None = None) -> pa.Array:
+        every = np.zeros(len(table), values.dtype)
+        every[there] = values
+        missing = ~there
+        if empty is not None:
+            missing[there] = empty
+        return pa.array(every, kind, mask=missing)
+
+    none, groups = found.runner_up == 0, column(found.group, pa.int64())
+    names = pa.array([grouping.name(group) if group is not None else None for group in groups.to_pylist()], pa.string())
+    return pa.table({
+        "source": table["source"], "split": table["split"], "content": table["content"],
+        "group": groups, "name": names, "probability": column(found.probability, pa.float64()),
+        "runner_up": column(found.runner_up, pa.int64(), none),
+        "runner_up_probability": column(found.runner_up_probability, pa.float64(), none),
+        "state": table["state"],
+    })  # fmt: skip
