@@ -1,6 +1,5 @@
 """evaluate: scores, predictions and the report. The only stage besides prepare that reads labels."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.stage import Stage, flatten
-from pipeline.tracking.packaging import environment, requirements
+from pipeline.tracking.packaging import environment, example_of, groups_of, images_of, requirements
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +50,7 @@ def evaluate(stage: Stage) -> None:
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
     verdict, states = judge(stage, splits, reported)
     write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, reported)
-    log_scores(stage, metrics, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
+    log_scores(stage, metrics, stats, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
     write_plots_and_page(stage, stats, splits, metrics, verdict, pixels_of)
     log_files(stage)
 
@@ -191,24 +190,27 @@ def write_plots_and_page(
     write_report(stage.out(artifacts.REPORT), params, groups, verdict, stats, metrics, kept, names, plots, *pictures)
 
 
-def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], example: np.ndarray) -> None:
+def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], stats: dict[str, Any], example: np.ndarray) -> None:
     """Sends the scores and the packaged model to the run's row in MLflow, which takes them in while charts are drawn.
 
     ``example`` (n,height,width,channels) uint8 becomes the model's input example.
     """
-    tracker, networks = stage.tracker, artifacts.EMBEDDINGS / "networks"
+    params, tracker, networks = stage.params, stage.tracker, artifacts.EMBEDDINGS / "networks"
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
-    encoded = io.BytesIO()
-    np.save(encoded, example)
+    paths = {"model": artifacts.MODELS / "selflabel.safetensors", "belonging": stage.staged(artifacts.BELONGING)}
+    paths |= {"networks": networks} if networks.exists() else {"pretext": artifacts.MODELS / "pretext.safetensors"}
+    files = {name: tracker.copy(path) for name, path in paths.items()}
+    files["images"] = tracker.save("images.json", images_of(stats, params.data.max_pixels, params.precision))
+    if groups := groups_of(stage.staged(artifacts.PREDICTIONS)):
+        files["groups"] = tracker.save("groups.json", groups)
     tracker.event(
         "model",
-        weights=tracker.copy(artifacts.MODELS / "selflabel.safetensors"),
-        networks=tracker.copy(networks) if networks.exists() else None,
+        files=files,
         code=[tracker.copy(Path("scan_core"))],
-        example=tracker.save("example.npy", encoded.getvalue()),
-        requirements=requirements(stage.params.backbone.name, networks.exists()),
-        name=f"scan-{stage.params.data.name}",
+        example=tracker.save("example.json", example_of(example)),
+        requirements=requirements(params.backbone.name, networks.exists()),
+        name=f"scan-{params.data.name}",
     )
 
 

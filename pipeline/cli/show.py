@@ -1,7 +1,7 @@
 """``scan show``: the results of the last run."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import (
     CANDIDATES,
@@ -15,6 +15,9 @@ from pipeline.artifacts import (
     step_titles,
 )
 from pipeline.artifacts import GROUPS as NUMBER
+
+if TYPE_CHECKING:
+    from pipeline.groups.apply import Grouping
 
 # What ``show`` calls the measures of metrics.json.
 SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
@@ -71,26 +74,44 @@ def show_scores(scores: dict[str, Any], title: str) -> None:
 
 def show_groups() -> None:
     """Prints how far the groups can be trusted, and how many images each has, the largest first."""
-    import pyarrow.parquet as pq
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from pipeline.groups.apply import Grouping, read_predictions
     from pipeline.report.words import range_of, states_of, what_to_try, why
 
-    rows = pq.read_table(require(PREDICTIONS), columns=["cluster", "state"]).drop_null()
-    clusters, states = rows["cluster"].to_pylist(), rows["state"].to_pylist()
-    verdict, groups = load_json(VERDICT), load_json(NUMBER)
-    counts = Counter(clusters)
-    pairs = Counter(zip(clusters, states, strict=True))
+    grouping = Grouping()
+    rows = read_predictions(grouping).select(["group", "state"]).drop_null()
+    groups, states = rows["group"].to_pylist(), rows["state"].to_pylist()
+    verdict, number = load_json(VERDICT), load_json(NUMBER)
+    counts, pairs = Counter(groups), Counter(zip(groups, states, strict=True))
+    words = words_of(grouping, verdict)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("group", "images", "share", "verdict", *(state for state, _ in states_of(verdict))):
-        table.add_column(column, justify="left" if column == "verdict" else "right")
+    named = any(grouping.name(group) for group in counts)
+    left = ("name", "verdict")
+    columns = ["group", *(["name"] if named else []), "images", "share", "verdict"]
+    for column in (*columns, *(state for state, _ in states_of(verdict))):
+        table.add_column(column, justify="left" if column in left else "right")
     for group, count in counts.most_common(LISTED):
+        name = [escape(grouping.name(group))] if named else []
         by_state = [f"{pairs[group, state]:,}" for state, _ in states_of(verdict)]
-        word = verdict["groups"][group]["word"]
-        table.add_row(str(group), f"{count:,}", f"{count / len(clusters):.1%}", word, *by_state)
-    print(f"{range_of(groups)}; verdict: {verdict['word'].upper()}\n")
-    Console().print(table)
+        table.add_row(str(group), *name, f"{count:,}", f"{count / len(groups):.1%}", words[group], *by_state)
+    print(f"{range_of(number)}; verdict: {verdict['word'].upper()}\n")
+    Console(highlight=False).print(table)
     if len(counts) > LISTED:
         print(f"and {len(counts) - LISTED} more")
-    print(f"\n{why(verdict)}" + (f"\nto try: {tried}" if (tried := what_to_try(verdict, groups)) else ""))
+    print(f"\n{why(verdict)}" + (f"\nto try: {tried}" if (tried := what_to_try(verdict, number)) else ""))
+    print(
+        f'\nnext      scan edit name {counts.most_common(1)[0][0]} "a name", scan sort FOLDER, scan predict NEW_PHOTOS'
+    )
+
+
+def words_of(grouping: "Grouping", verdict: dict[str, Any]) -> dict[int, str]:
+    """The verdict on each group that is shown: of merged groups the worst."""
+    found: dict[int, list[str]] = {}
+    for cluster, number in enumerate(grouping.groups.clusters):
+        for part in grouping.groups.split.get(number, (number,)):
+            found.setdefault(grouping.groups.shown_as(part), []).append(verdict["groups"][cluster]["word"])
+    order = ("none", "weak", "strong")
+    return {group: min(words, key=order.index) for group, words in found.items()}

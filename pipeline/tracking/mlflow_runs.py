@@ -97,33 +97,31 @@ class Delivery:
             self.client.log_artifact(run, str(path))
 
     def model(self, event: spool.Model) -> None:
-        """Logs the model to the pipeline's run and registers it: images in, clusters and probabilities out."""
+        """Logs the model to the pipeline's run and registers it: images in, groups and probabilities out."""
         import mlflow
-        import numpy as np
+        import pandas as pd
         from mlflow.models import ModelSignature
-        from mlflow.types import ColSpec, Schema, TensorSpec
+        from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
         versions = self.client.search_model_versions(f"run_id = '{self.runs['parent']}'")
         if any(version.creation_timestamp >= event["time"] for version in versions):
             return  # an earlier try registered it before the connection broke
         mlflow.set_tracking_uri(tracking_address(self.root))
-        images = np.load(self.folder / event["example"])
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *images.shape[1:]))]),
-            outputs=Schema([ColSpec("long", "cluster"), ColSpec("double", "probability")]),
+        columns = [("long", "cluster", True), ("long", "group", False), ("string", "name", False)]
+        columns += [("double", "probability", True), ("long", "runner_up", False)]
+        columns += [("double", "runner_up_probability", False), ("string", "state", True)]
+        signature = ModelSignature(  # without inputs, see ``served_model``
+            outputs=Schema([ColSpec(kind, name, required) for kind, name, required in columns]),
+            params=ParamSchema([ParamSpec("paths", "boolean", False)]),
         )
         with mlflow.start_run(run_id=self.runs["parent"]):
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served_model.py")),
-                artifacts={
-                    name: str(self.folder / path)
-                    for name, path in (("weights", event["weights"]), ("networks", event["networks"]))
-                    if path
-                },
+                artifacts={name: str(self.folder / path) for name, path in event["files"].items()},
                 code_paths=[str(self.folder / path) for path in event["code"]],
                 signature=signature,
-                input_example=images,
+                input_example=pd.DataFrame(json.loads((self.folder / event["example"]).read_text())),
                 pip_requirements=event["requirements"],
                 registered_model_name=event["name"],
             )

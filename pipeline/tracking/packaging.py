@@ -1,16 +1,86 @@
-"""The requirements of a logged model and the environment of a logged run."""
+"""What is packaged with a logged model, and the environment of a logged run."""
 
+import base64
+import io
+import json
 import os
 import platform
-from importlib.metadata import distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Any
 
-MODEL_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision")
+import numpy as np
+
+from pipeline import artifacts
+from pipeline.groups import file
+from pipeline.groups.numbering import renumber
+from scan_core.errors import ScanError
+
+MODEL_REQUIREMENTS = (
+    *("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision"),
+    *("pillow", "simplejpeg", "scipy", "scikit-learn"),
+)
+HEIC = "pillow-heif"  # nobody needs it but for such photos
+SEEN = ("size", "view", "fit", "store", "channels", "mean", "std")  # of the store: how it makes an image, and shows it
 
 
 def requirements(backbone: str, frozen: bool) -> list[str]:
     """The pinned requirements of a packaged model, without local version parts such as ``+cu130``."""
     names = [*MODEL_REQUIREMENTS, *(["timm"] if frozen or backbone == "timm" else []), *(["openvino"] * frozen)]
+    try:
+        version(HEIC)
+        names.append(HEIC)
+    except PackageNotFoundError:
+        pass
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
+
+
+def images_of(stats: dict[str, Any], max_pixels: int, precision: str) -> bytes:
+    """JSON: how an image is prepared for the network of a store with these ``stats``, and the network's precision."""
+    about = {key: stats[key] for key in SEEN} | {"max_pixels": max_pixels, "precision": precision}
+    return json.dumps(about, indent=2).encode()
+
+
+def example_of(pixels: np.ndarray) -> bytes:
+    """JSON: a table with the images (n,height,width,channels) uint8 as PNG files, in base64. It may be a request."""
+    from PIL import Image
+
+    texts = []
+    for each in pixels:
+        encoded = io.BytesIO()
+        Image.fromarray(each[..., 0] if each.shape[2] == 1 else each).save(encoded, "PNG")
+        texts.append(base64.b64encode(encoded.getvalue()).decode())
+    return json.dumps({"image": texts}).encode()
+
+
+def groups_of(predictions: Path) -> bytes | None:
+    """JSON: the number and the name of the group of each cluster, by the predictions of a run that is not finished.
+
+    They are those that ``numbered`` will give: a new model's numbers follow from its predictions, and nothing is kept
+    here. A merged cluster has the group that it is shown as, a split one is whole. None if groups.yaml is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        groups = file.load()
+        numbers = groups.clusters
+        if groups.model != file.model_digest():
+            table = pq.read_table(predictions, columns=["content", "cluster"]).drop_null()
+            clusters, contents = table["cluster"].to_numpy(), table["content"].to_pylist()
+            numbers = renumber(groups, contents, clusters, artifacts.load_number())[0]
+    except ScanError:  # nobody's run fails because of it
+        return None
+    known = {*numbers, *(part for whole in numbers for part in groups.split.get(whole, ()))}
+
+    def shown(number: int) -> int:
+        while (other := groups.merge.get(number, 0)) in known:
+            number = other
+        return number
+
+    groups_by_cluster = [shown(number) for number in numbers]
+    return json.dumps({
+        str(cluster): (group, groups.names.get(group, "")) for cluster, group in enumerate(groups_by_cluster)
+    }).encode()  # fmt: skip
 
 
 def environment() -> dict[str, object]:

@@ -68,10 +68,9 @@ class Artifact(Event):
 class Model(Event):
     """The model of the whole pipeline, as files in the spool; registered as ``name``."""
 
-    weights: str
-    networks: str | None  # folder with the frozen networks, if it is a model of their features
+    files: dict[str, str]  # what ``served_model`` loads: a name there to a file, or to the folder of frozen networks
     code: list[str]
-    example: str  # .npy with some images
+    example: str  # .json: a table with some images
     requirements: list[str]
     name: str
 

@@ -9,7 +9,6 @@ import sys
 import time
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -22,6 +21,7 @@ from pipeline.cli import run as run_command
 from pipeline.cli.app import app
 from pipeline.cli.show import show_groups
 from pipeline.params import read_params
+from tests.pipeline.groups.conftest import write_run
 from tests.project import ROOT, environment, make_dvc_project, run
 
 
@@ -203,21 +203,37 @@ def test_processes_that_the_machine_ended_are_counted_from_its_start(monkeypatch
     assert run_command.killed_for_memory() == 3
 
 
+def shown(capsys, edits=()):
+    write_run([1, 1, 1, 0, 2, 2, None])
+    table = pq.read_table(PREDICTIONS)
+    states = ["sure", "sure", "to check", "fits nowhere", "sure", "sure", None]
+    pq.write_table(table.set_column(table.schema.get_field_index("state"), "state", [states]), PREDICTIONS)
+    groups = [{"word": word, "size": size, "figures": {}} for word, size in (("weak", 1), ("strong", 3), ("none", 2))]
+    counts = {"sure": 4, "to check": 1, "fits nowhere": 1}
+    save_json(VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": counts})
+    save_json(NUMBER, {"given": False, "number": 3, "low": 2, "high": 4, "tried": []})
+    for words in edits:
+        assert scan("edit", *words).exit_code == 0
+    show_groups()
+    return capsys.readouterr().out.splitlines()
+
+
 def test_groups_are_shown_the_largest_first_without_files_that_are_no_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    PREDICTIONS.parent.mkdir()
-    rows = {"cluster": [1, 1, 1, 0, None], "state": ["sure", "sure", "to check", "fits nowhere", None]}
-    pq.write_table(pa.table(rows), PREDICTIONS)
-    groups = [{"word": word, "size": size, "figures": {}} for word, size in (("weak", 1), ("strong", 3))]
-    states = {"sure": 2, "to check": 1, "fits nowhere": 1}
-    save_json(VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": states})
-    save_json(NUMBER, {"given": False, "number": 2, "low": 2, "high": 4, "tried": []})
-    show_groups()
-    headline, _, _, first, second, _, why, tried = capsys.readouterr().out.splitlines()
-    assert headline == "2 groups (2 to 4 are plausible); verdict: WEAK"
-    assert first.split() == ["1", "3", "75.0%", "strong", "2", "1", "0"]
-    assert second.split() == ["0", "1", "25.0%", "weak", "0", "0", "1"]
-    assert why == "of 2 groups 1 hold together, 1 look mixed" and tried.startswith("to try: fewer groups")
+    headline, _, columns, first, second, third, _, why, tried, _, following = shown(capsys)
+    assert headline == "3 groups (2 to 4 are plausible); verdict: WEAK"
+    assert "name" not in columns and first.split() == ["1", "3", "50.0%", "strong", "2", "1", "0"]
+    assert second.split() == ["2", "2", "33.3%", "none", "2", "0", "0"]
+    assert third.split() == ["3", "1", "16.7%", "weak", "0", "0", "1"]
+    assert why == "of 3 groups 1 hold together, 1 look mixed, 1 cannot be told from chance"
+    assert tried.startswith("to try: fewer groups") or "--groups 2" in tried
+    assert following.startswith("next      scan edit name 1")
+
+
+def test_names_and_merges_are_shown_and_merged_groups_have_the_worse_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = shown(capsys, [("name", "1", "[red] dogs"), ("merge", "1", "3")])
+    assert lines[3].split() == ["1", "[red]", "dogs", "4", "66.7%", "weak", "2", "1", "1"]
 
 
 def test_the_script_of_the_clone_needs_no_activated_environment(tmp_path):
