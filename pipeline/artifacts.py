@@ -14,9 +14,10 @@ SOURCE = Path("data/source.json")  # the signature of the source, for DVC
 WEIGHTS = Path("data/weights.json")  # the hash of the file backbone.weights, for DVC
 SPACES = Path("data/spaces.json")  # the hashes of the files that embed.spaces names, for DVC
 CODE = Path("data/code")  # {stage}.json: a digest of each module that the stage depends on, for DVC
-# Shards, stats.json, the rows of each split in pretext.npy, train.npy, val.npy, and in copies.npy the row that each is
-# a copy of.
+# Shards, stats.json, the rows of each split in pretext.npy, train.npy, val.npy, in copies.npy the row that each is a
+# copy of, and in digests.npy the start of the SHA-256 of each image as it is stored.
 IMAGES = Path("data/images")
+DIGEST = 16  # bytes
 ITEMS = Path("data/items")  # items.parquet, findings.csv; read by evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; read by evaluate alone
 # {train,val}.npy; {train,val}_first.npy, the position in the split of the image that each is a copy of; bank.npy, whole

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import artifacts
 from pipeline.environment import use_threads, wanted_device, worker_count
-from pipeline.groups.apply import Grouping, read_predictions
+from pipeline.groups.apply import PREDICTED, Grouping, grouped, read_predictions
 from pipeline.inspect_source import kind_of
 from pipeline.params import Params
 from scan_core.data.chunks import Chunk, content_of, load_chunk
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = 128  # images of a piece: progress is seen every few seconds
 PIECE = "piece"  # key of a piece's signature in the metadata of its rows
+# What a model says; kept while a call is unfinished. Numbers and names are applied when it is read.
+RAW = pa.schema([
+    ("source", pa.string()), ("content", pa.string()), ("cluster", pa.int64()), ("probability", pa.float32()),
+    ("runner_up", pa.int64()), ("runner_up_probability", pa.float32()), ("state", pa.string()),
+    ("reason", pa.string()), ("embedding", pa.list_(pa.float32())),
+])  # fmt: skip
 SCHEMA = pa.schema([
     ("source", pa.string()), ("group", pa.int64()), ("name", pa.string()), ("probability", pa.float64()),
     ("runner_up", pa.int64()), ("runner_up_probability", pa.float64()), ("state", pa.string()),
@@ -114,13 +120,23 @@ class Predictions:
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:
         """The rows of the images of the last run, by their content."""
-        rows = read_predictions(self.grouping).drop_columns(["source", "split"]).drop_null().to_pylist()
-        return {row["content"]: row for row in rows}
+        rows = read_predictions(self.grouping).select(
+            [name for name in SCHEMA.names if name not in ("source", "reason")]
+        )
+        return {row["content"]: row for row in rows.to_pylist() if row["group"] is not None}
 
     def tables(self, folder: Path) -> Iterator[pa.Table]:
-        """The rows of each piece, as ``SCHEMA`` has them, in the source's order.
+        """The rows of each piece, as ``SCHEMA`` has them, in the source's order; ``folder`` is as in ``raw_tables``."""
+        for raw in self.raw_tables(folder):
+            rows = grouped(raw, self.grouping).to_pylist()
+            for row in rows:
+                row |= self.known.get(row["content"], {})
+            yield pa.Table.from_pylist(rows, SCHEMA)
 
-        Each is kept in ``folder``, and what an earlier call has left there is not made again.
+    def raw_tables(self, folder: Path) -> Iterator[pa.Table]:
+        """What the model says of each piece, as ``RAW`` has it.
+
+        Each table is kept in ``folder``, and what an earlier call has left there is not made again.
         """
         waiting: deque[tuple[Piece, bool]] = deque()
 
@@ -147,7 +163,7 @@ class Predictions:
         rows += self._rows_of(chunk, file.with_suffix(".bin")) if chunk.names else []
         place = {name: number for number, name in enumerate(names_of(piece))}
         rows.sort(key=lambda row: place[row["source"]])
-        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({PIECE: signature(piece)}))
+        table = pa.Table.from_pylist(rows, RAW.with_metadata({PIECE: signature(piece)}))
         partial = file.with_suffix(".partial")
         pq.write_table(table, partial)
         os.replace(partial, file.with_suffix(".parquet"))
@@ -162,19 +178,13 @@ class Predictions:
 
         images = images_of_chunk(chunk, file, self.stats, self.predictor.compute.device)
         said = self.predictor(images, torch.arange(len(chunk.names)))
-        contents = [each.tobytes().hex() for each in chunk.contents]
-        prediction = said.prediction
-        found = self.grouping.apply(prediction.clusters, prediction.probabilities, contents, said.embeddings)
+        clusters, probabilities = said.prediction.clusters, said.prediction.probabilities
         rows = []
-        for number, (name, content) in enumerate(zip(chunk.names, contents, strict=True)):
-            group, other = int(found.group[number]), int(found.runner_up[number]) or None
-            row = {
-                "content": content, "group": group, "name": self.grouping.name(group),
-                "probability": float(found.probability[number]), "runner_up": other,
-                "runner_up_probability": float(found.runner_up_probability[number]) if other else None,
-                "state": str(said.states[number]),
-            }  # fmt: skip
-            rows.append({"source": name, **self.known.get(content, row)})
+        for number, name in enumerate(chunk.names):
+            row = {"source": name, "content": chunk.contents[number].tobytes().hex(), "state": str(said.states[number])}
+            for rank, (cluster, probability) in enumerate(PREDICTED[: clusters.shape[1]]):
+                row |= {cluster: int(clusters[number, rank]), probability: float(probabilities[number, rank])}
+            rows.append(row | {"embedding": said.embeddings[number]})
         return rows
 
 

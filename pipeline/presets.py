@@ -14,14 +14,23 @@ from scan_core.errors import ScanError
 from scan_core.settings import variants
 
 PRESETS = Path("presets")
+# Where the program's own files lie: in a clone at its top, in an installed package in a folder of their own.
+TEMPLATE = Path(__file__).resolve().with_name("template")
+TEMPLATE = TEMPLATE if TEMPLATE.is_dir() else TEMPLATE.parent.parent
 BASE = "base.yaml"  # every setting of every method and kind
 KEPT = Path(".scan")  # settings that were in use and are not a preset
 
 # --- Reading
 
 
-def list_presets(folder: Path = PRESETS) -> dict[str, Path]:
+def presets_folder() -> Path:
+    """``presets/`` of the project, or the program's own if the project has none."""
+    return PRESETS if PRESETS.is_dir() else TEMPLATE / PRESETS
+
+
+def list_presets(folder: Path | None = None) -> dict[str, Path]:
     """Name → file, in order, 50 before 100. Raises ``ScanError`` if there are none."""
+    folder = folder or presets_folder()
     files = sorted(folder.glob("*.yaml"), key=lambda path: re.sub(r"\d+", lambda n: n[0].zfill(9), path.stem))
     found = {path.stem: path for path in files if path.name != BASE}
     if not found:
@@ -116,7 +125,7 @@ def change_params(values: dict[str, Any], title: str) -> Path | None:
     """
     old, new = changed_params(values)
     text = PARAMS_FILE.read_text(encoding="utf-8")
-    defaults, _ = _comments((PRESETS / BASE).read_text(encoding="utf-8"))
+    defaults, _ = _comments((presets_folder() / BASE).read_text(encoding="utf-8"))
     beside, above = _comments(text.removeprefix("".join(f"{line}\n" for line in _header(text))))
     before, after = flat(old), flat(new)
     # A comment on a value that changes was about the old value.
@@ -132,7 +141,7 @@ def changed_params(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     if not isinstance(old, dict):
         validate(old, PARAMS_FILE)
     changed = {group: {**(old.get(group) or {}), **changes} for group, changes in values.items()}
-    new = complete(old | changed, read_yaml(PRESETS / BASE), drop=True)
+    new = complete(old | changed, read_yaml(presets_folder() / BASE), drop=True)
     try:
         validate(new, PARAMS_FILE)
     except ScanError as error:

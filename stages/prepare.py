@@ -39,6 +39,7 @@ def prepare(stage: Stage) -> None:
     for split, rows in plan.rows.items():
         artifacts.save_array(images / f"{split}.npy", rows)
     artifacts.save_array(images / "copies.npy", plan.copies)
+    artifacts.save_array(images / "digests.npy", catalog.digests[plan.order, : artifacts.DIGEST])
 
     findings = [*catalog.findings, *plan.findings]
     save_items(stage.out(artifacts.ITEMS), plan, catalog, findings, settings)

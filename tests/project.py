@@ -41,7 +41,7 @@ SOURCE_OUTPUTS = {
 }
 OUTPUTS = {
     *SOURCE_OUTPUTS,
-    *(f"data/images/{name}.npy" for name in ("pixels-00000", "copies", "pretext", "train", "val")),
+    *(f"data/images/{name}.npy" for name in ("pixels-00000", "copies", "digests", "pretext", "train", "val")),
     *("data/images/stats.json", "data/groups.json"),
     *("data/items/items.parquet", "data/items/findings.csv", "data/labels/labels.npy", "data/labels/classes.json"),
     *(f"data/embeddings/{split}{kind}.npy" for split in ("train", "val") for kind in ("", "_first")),

@@ -8,10 +8,11 @@ import typer
 from pipeline.cli.edit import edit
 from pipeline.cli.look import look
 from pipeline.cli.predict import predict
-from pipeline.cli.run import run
+from pipeline.cli.run import init, run
 from pipeline.cli.runs import send, ui
 from pipeline.cli.settings import check, params, use
 from pipeline.cli.show import show
+from pipeline.cli.sort import sort
 from pipeline.cli.weights import weights
 from pipeline.progress import say
 from pipeline.tracking.spool import without_passwords
@@ -36,23 +37,7 @@ class Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-app.add_typer(edit, name="edit")
-app.add_typer(weights, name="weights")
-app.command()(look)
-
-# What ``show`` calls the measures of metrics.json.
-SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
-SHOWN_QUALITY = {
-    "neighbor_agreement": ("neighbor agreement", ".1%"),
-    "linear_predictability": ("linear predictability", ".1%"),
-    "heads_ari": ("head agreement (ARI)", ".2f"),
-    "silhouette": ("silhouette", ".2f"),
-}
-SHOWN_PROBES = {"knn_acc": "nearest neighbors", "linear_probe_acc": "linear probe"}
-
-
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-for each in (run, look, show, predict, check, use, params, send, ui):
+for each in (run, look, show, predict, sort, check, use, params, init, send, ui):
     app.command()(each)
 app.add_typer(edit, name="edit")
 app.add_typer(weights, name="weights")

@@ -1,6 +1,9 @@
 """``scan look``: what a source holds, and what a run on it would take."""
 
+import contextlib
 import statistics
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ from pipeline.cli.numbers import GROUPS, one_number
 from pipeline.environment import worker_count
 from pipeline.inspect_source import Inspection, inspect_source, write_contact_sheet
 from pipeline.params import read_params, validate
-from pipeline.presets import as_yaml, change_params, changed_params
+from pipeline.presets import as_yaml, change_params, changed_params, find_preset, read_preset, use_preset
 from pipeline.progress import clock, say
+from pipeline.project import START, is_project
 from pipeline.suggest import Number
 from scan_core.errors import ScanError
 
@@ -38,23 +42,38 @@ def look(
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
     train: bool = typer.Option(False, "--train", help=TRAIN),
-    sheet: str = typer.Option(".scan/contact_sheet.png", help="Where to write a picture of some of the images."),
+    sheet: str | None = typer.Option(None, help="Where to write a picture of some of the images."),
     use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
 ) -> None:
     """Look at a source: what it holds, what scan run would do, how long, and the settings. Nothing is run."""
-    if Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+    if sheet and Path(sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ScanError(f"--sheet is {sheet}; a .png or .jpg file is allowed")
-    proposal = propose(photos, one_number(groups), labels, train)
-    shown = write_contact_sheet(proposal.found, Path(sheet))
-    # Before anything is said of it: settings that do not go with the others are refused.
-    kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
-    print("\n".join([*proposal.lines, f"sheet     {sheet} ({shown} images)"]))
+    here = is_project(Path.cwd())
+    if use and not here:
+        raise ScanError("--use needs a project, and there is none here; scan run makes one")
+    sheet = sheet or (str(SCRATCH / "contact_sheet.png") if here else None)
+    place = Path(sheet).absolute() if sheet else None
+    where = photos if here else str(Path(photos).expanduser().absolute())
+    with contextlib.nullcontext() if here else somewhere():
+        proposal = propose(where, one_number(groups), labels, train)
+        shown = write_contact_sheet(proposal.found, place) if place else 0
+        # Before anything is said of it: settings that do not go with the others are refused.
+        kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
+    print("\n".join([*proposal.lines, *([f"sheet     {sheet} ({shown} images)"] if sheet else [])]))
     print(f"\nSettings for params.yaml ({'now there' if use else '--use puts them there'}):\n")
     print(as_yaml(proposal.suggested).strip())
     if use:
         print("\nnext      dvc repro" + (f"; a copy of the old settings is {kept}" if kept else ""))
     else:
         print("\nnext      scan run does all of it")
+
+
+@contextlib.contextmanager
+def somewhere() -> Iterator[None]:
+    """A project for as long as this lasts: whoever only looks finds nothing new in the folder afterward."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        use_preset(find_preset(START))
+        yield
 
 
 def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
@@ -95,8 +114,6 @@ def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Pro
 
 def photos_cluster() -> Any:
     """The settings of clustering on frozen features."""
-    from pipeline.presets import find_preset, read_preset
-
     return read_preset(find_preset("photos")).cluster
 
 

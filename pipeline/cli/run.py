@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +14,20 @@ from typing import Any
 
 import typer
 
-from pipeline.artifacts import load_json, replace_text
+from pipeline.artifacts import PREDICTIONS, load_json, replace_text
 from pipeline.cli.look import LABELS, PHOTOS, SCRATCH, TRAIN, Proposal, propose
 from pipeline.cli.numbers import GROUPS, compare_numbers, numbers_of
 from pipeline.cli.show import show
-from pipeline.params import read_params
+from pipeline.environment import data_home
+from pipeline.params import Params, read_params
 from pipeline.presets import change_params, flat
-from pipeline.progress import say
+from pipeline.progress import CountProgress, say
+from pipeline.project import command_name, make_project, project_for
 from pipeline.suggest import Number
+from scan_core.data.open import open_source
 from scan_core.errors import ScanError
 
+RETRAIN = "Learn anew from all photos, instead of only placing the new ones."
 RUN = SCRATCH / "run.json"  # what the last scan run was asked, and the settings that it wrote
 LOG = SCRATCH / "run.log"  # what DVC said
 
@@ -31,18 +37,48 @@ def run(
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
     train: bool = typer.Option(False, "--train", help=TRAIN),
+    retrain: bool = typer.Option(False, "--retrain", help=RETRAIN),
 ) -> None:
-    """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups."""
+    """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups.
+
+    Later, the same command puts new photos into the groups.
+    """
     numbers = numbers_of(groups)
+    photos = enter_project(photos)
     if len(numbers) > 1:
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
-    run_source(photos, numbers[0] if numbers else None, labels, train)
+    run_source(photos, numbers[0] if numbers else None, labels, train, retrain)
     show()
 
 
-def run_source(photos: str, groups: Number | None, labels: str, train: bool) -> None:
-    """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``."""
+def enter_project(photos: str) -> str:
+    """Goes to the project in which ``photos`` are grouped, which is made if it is missing. Returns where they are."""
+    here = Path.cwd()
+    folder = project_for(photos, here)
+    if folder == here:
+        return photos
+    found = Path(photos).expanduser().absolute()
+    if not found.exists():
+        raise ScanError(f"there is nothing at {photos}")
+    make_project(folder)
+    os.chdir(folder)
+    say(f"project   ./{folder.name}; your photos are only read")
+    return str(found)
+
+
+def init(folder: str = typer.Argument(help="The folder of the new project.")) -> None:
+    """Make an empty project, as scan run does."""
+    path = Path(folder).expanduser().absolute()
+    make_project(path)
+    print(f"project   {folder}\n\nnext      cd {shlex.quote(folder)}, then {command_name()} run PHOTOS")
+
+
+def run_source(photos: str, groups: Number | None, labels: str, train: bool, retrain: bool = False) -> None:
+    """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``.
+
+    If the run is finished and the settings are those of it, only new photos are placed, unless ``retrain`` is set.
+    """
     asked = {"photos": photos, "labels": labels, "train": train}
     earlier = load_json(RUN) if RUN.exists() else {}
     current = read_params()
@@ -50,13 +86,70 @@ def run_source(photos: str, groups: Number | None, labels: str, train: bool) -> 
         say_kept(flat(earlier["settings"]), flat(current.model_dump(mode="json")))
         if groups not in (None, current.cluster.num_clusters):
             change_params({"cluster": {"num_clusters": groups}}, f"{photos}: scan run --groups {groups}")
+        elif not retrain and is_finished(earlier, current):
+            place_new(current)
+            return
     else:
         proposal = propose_alone(photos, groups, labels, train)
         say("\n".join(proposal.lines))
         if kept := change_params(proposal.suggested, f"{photos}: as scan run suggests"):
             say(f"settings  the old params.yaml is {kept}")
-        replace_text(RUN, json.dumps({"asked": asked, "settings": read_params().model_dump(mode="json")}, indent=1))
+        earlier = {"asked": asked, "settings": read_params().model_dump(mode="json")}
+    replace_text(RUN, json.dumps(earlier | {"finished": None}, indent=1))
     reproduce()
+    note_finished(earlier)
+
+
+def is_finished(earlier: dict[str, Any], current: Params) -> bool:
+    """Whether the model that is there is that of the last ``scan run``, with these settings."""
+    from pipeline.groups.file import model_digest
+
+    finished = earlier.get("finished") or {}
+    if finished.get("settings") != current.model_dump(mode="json") or not PREDICTIONS.exists():
+        return False
+    return bool(finished.get("model") == model_digest())
+
+
+def note_finished(earlier: dict[str, Any]) -> None:
+    """Notes that all stages are done, and which files they have seen."""
+    from pipeline.groups.file import model_digest
+    from pipeline.groups.placed import known_contents, note_seen, stamps_of
+
+    params = read_params()
+    seen, known = stamps_of(open_source(params.data, Path.cwd(), data_home(Path.cwd()))), known_contents()
+    note_seen({name: stamp for name, stamp in seen.items() if name in known})  # others came while it ran
+    finished = {"model": model_digest(), "settings": params.model_dump(mode="json")}
+    replace_text(RUN, json.dumps(earlier | {"finished": finished}, indent=1))
+
+
+def place_new(params: Params) -> None:
+    """Puts photos that have come or changed since the run into its groups, and says how many."""
+    from pipeline.groups.placed import add_placed, changes_of, note_seen, source_of_items
+    from pipeline.predict import Predictions
+
+    source = open_source(params.data, Path.cwd(), data_home(Path.cwd()))
+    found = changes_of(source)
+    items, gone = found.new, found.gone
+    if gone:
+        say(f"gone      {len(gone):,} files of the run, such as {gone[0]}; --retrain learns without them")
+    if not items:
+        say("new       no photo; --retrain learns anew")
+        return
+    folder = SCRATCH / "placing"
+    folder.mkdir(parents=True, exist_ok=True)
+    tables, done = [], 0
+    with CountProgress("new", len(items)) as progress:
+        for table in Predictions(source_of_items(items), params).raw_tables(folder):
+            tables.append(table)
+            done += len(table)
+            progress.update(done, 0)
+    add_placed(tables)
+    note_seen(found.stamps)
+    shutil.rmtree(folder)
+    states = [state for table in tables for state in table["state"].to_pylist()]
+    nowhere, unreadable = states.count("fits nowhere"), states.count(None)
+    said = f"{len(states):,} new: {len(states) - nowhere - unreadable:,} placed, {nowhere:,} fit nowhere"
+    say(f"new       {said}" + (f", {unreadable:,} cannot be read" if unreadable else ""))
 
 
 def say_kept(written: dict[str, Any], current: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PARTS_SEED = 0
+PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # columns, the most probable first
+COLUMNS = ["source", "split", "content", *(name for names in PREDICTED for name in names), "state", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -134,24 +136,48 @@ def embeddings_of(ids: np.ndarray) -> np.ndarray:
 
 
 def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
-    """``predictions.parquet`` as a person reads it: with group, name and runner-up in place of the model's clusters.
+    """What the last run and later calls of ``scan run`` say of the images of the source, as a person reads it.
 
     Columns: source, split, content, group, name, probability, runner_up, runner_up_probability, state. A file without a
-    group has nulls there, and its finding in ``split``.
+    group has nulls there, and its finding in ``split``; an image that was placed later has ``new`` there.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline.groups.placed import read_placed
+
     grouping = grouping or Grouping()
     table = pq.read_table(artifacts.require(artifacts.PREDICTIONS))
-    there = table["cluster"].is_valid().to_numpy()
-    grouped = table.filter(pa.array(there))
+    vectors = pa.nulls(len(table), pa.list_(pa.float32()))
+    if grouping.groups.split:
+        there = table["id"].is_valid().to_numpy()
+        found = np.full(len(table), None, object)
+        found[there] = list(embeddings_of(table["id"].drop_null().to_numpy()))
+        vectors = pa.array(found, pa.list_(pa.float32()))
+    table = table.append_column("embedding", vectors)
+    placed = read_placed()
+    if len(placed):
+        renamed = pa.array([row in set(placed["source"].to_pylist()) for row in table["source"].to_pylist()])
+        table = table.filter(pa.compute.invert(renamed)) if pa.compute.any(renamed).as_py() else table
+    every = pa.concat_tables([table.select(COLUMNS), placed.select(COLUMNS)], promote_options="permissive")
+    return grouped(every, grouping)
+
+
+def grouped(table: "pa.Table", grouping: Grouping) -> "pa.Table":
+    """``table`` with group, name and runner-up in place of the model's clusters, and without embeddings."""
+    import pyarrow as pa
+
+    there = table["cluster"].is_valid().to_numpy(zero_copy_only=False)
+    images = table.filter(pa.array(there))
+    ranks = [names for names in PREDICTED if not images[names[0]].null_count]
     clusters, probabilities = (
-        np.stack([grouped[name].to_numpy() for name in names], axis=1)
-        for names in (("cluster", "runner_up"), ("probability", "runner_up_probability"))
+        np.stack([images[names[kind]].to_numpy() for names in ranks], axis=1) if ranks else np.empty((0, 1))
+        for kind in (0, 1)
     )
-    vectors = embeddings_of(grouped["id"].to_numpy()) if grouping.groups.split else np.empty((len(grouped), 0))
-    found = grouping.apply(clusters, probabilities, grouped["content"].to_pylist(), vectors)
+    vectors = np.empty((len(images), 0))
+    if grouping.groups.split and len(images):
+        vectors = np.stack([np.asarray(each, np.float32) for each in images["embedding"].to_pylist()])
+    found = grouping.apply(clusters.astype(np.int64), probabilities, images["content"].to_pylist(), vectors)
 
     def column(values: np.ndarray, kind: pa.DataType, empty: np.ndarray | None = None) -> pa.Array:
         every = np.zeros(len(table), values.dtype)
@@ -163,10 +189,10 @@ def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
 
     none, groups = found.runner_up == 0, column(found.group, pa.int64())
     names = pa.array([grouping.name(group) if group is not None else None for group in groups.to_pylist()], pa.string())
-    return pa.table({
-        "source": table["source"], "split": table["split"], "content": table["content"],
+    new = {
         "group": groups, "name": names, "probability": column(found.probability, pa.float64()),
         "runner_up": column(found.runner_up, pa.int64(), none),
         "runner_up_probability": column(found.runner_up_probability, pa.float64(), none),
-        "state": table["state"],
-    })  # fmt: skip
+    }  # fmt: skip
+    kept = [name for name in table.column_names if name not in (*new, "cluster", "embedding", "state")]
+    return pa.table({**{name: table[name] for name in kept}, **new, "state": table["state"]})

@@ -18,7 +18,7 @@ from scan_core.errors import ScanError
 
 MODEL_REQUIREMENTS = (
     *("torch", "numpy", "pandas", "pydantic", "safetensors", "torchvision"),
-    *("pillow", "simplejpeg", "scipy", "scikit-learn"),
+    *("pillow", "simplejpeg", "scipy"),
 )
 HEIC = "pillow-heif"  # nobody needs it but for such photos
 SEEN = ("size", "view", "fit", "store", "channels", "mean", "std")  # of the store: how it makes an image, and shows it

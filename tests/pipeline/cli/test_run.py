@@ -20,9 +20,10 @@ from pipeline.artifacts import PREDICTIONS, VERDICT, save_json
 from pipeline.cli import run as run_command
 from pipeline.cli.app import app
 from pipeline.cli.show import show_groups
+from pipeline.groups.apply import read_predictions
 from pipeline.params import read_params
 from tests.pipeline.groups.conftest import write_run
-from tests.project import ROOT, environment, make_dvc_project, run
+from tests.project import ROOT, environment, run
 
 
 def photo(seed, size=(48, 36)):
@@ -38,19 +39,26 @@ def make_photos(folder, count):
     return folder
 
 
+def quickly(monkeypatch):
+    """Nothing is measured."""
+    monkeypatch.setattr(plan, "embedding_seconds", lambda name, side: 0.01)
+    monkeypatch.setattr(plan, "scan_seconds", lambda clusters, settings: 5.0)
+    monkeypatch.setattr(plan, "plan_training", lambda found, params: plan.Plan((), 7200, 3e9))
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A folder with settings and presets, in which nothing is measured and nothing is run."""
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     make_photos(tmp_path / "photos", 60)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "embedding_seconds", lambda name, side: 0.01)
-    monkeypatch.setattr(plan, "scan_seconds", lambda clusters, settings: 5.0)
-    monkeypatch.setattr(plan, "plan_training", lambda found, params: plan.Plan((), 7200, 3e9))
+    quickly(monkeypatch)
     runs = []
     monkeypatch.setattr(run_command, "reproduce", lambda: runs.append(read_params()))
     monkeypatch.setattr(run_command, "show", lambda: None)
+    monkeypatch.setattr(run_command, "note_finished", lambda earlier: None)
     return runs
 
 
@@ -249,25 +257,23 @@ def test_the_script_of_the_clone_needs_no_activated_environment(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_groups_after_an_interruption_by_the_same_command(tmp_path):
-    """Every file of the folder has a row, exact copies share their group."""
+def test_a_folder_becomes_groups_after_an_interruption_by_the_same_command_and_takes_what_is_new(tmp_path, monkeypatch):
+    """Every file of the folder has a row, exact copies share their group; new photos are placed, or learned from."""
     photos = make_photos(tmp_path / "my photos", 40)
     shutil.copy(photos / "a" / "0.jpg", photos / "copy.jpg")
     (photos / "cut.jpg").write_bytes((photos / "a" / "0.jpg").read_bytes()[:300])
     (photos / "notes.txt").write_text("cats")
-    project = make_dvc_project(tmp_path / "a project")
-    shutil.copytree(ROOT / "presets", project / "presets")
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(photos), "--groups", "3"]
-    first = subprocess.Popen(
-        command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    project = tmp_path / "my-photos-groups"
+    command = [sys.executable, "-m", "pipeline.cli", "run", "my photos", "--groups", "3"]
+    own = environment(PYTHONPATH=str(ROOT))
+    first = subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in first.stderr:
         if line.startswith("prepare   done"):
             break
     time.sleep(0.5)
     os.killpg(first.pid, signal.SIGINT)
     assert "the same command carries on from here" in first.stderr.read() and first.wait() == 130
-    done = run(project, *command)
+    done = run(tmp_path, *command, PYTHONPATH=str(ROOT))
     assert "prepare   done" not in done.stderr and "evaluate  done" in done.stderr
     assert "settings  as they are in params.yaml\n" in done.stderr
     table = pq.read_table(project / PREDICTIONS).to_pydict()
@@ -279,3 +285,19 @@ def test_a_folder_becomes_groups_after_an_interruption_by_the_same_command(tmp_p
     assert json.loads((project / ".scan" / "run.json").read_text())["asked"]["photos"] == str(photos)
     assert f"{sum(value is not None for value in of.values())}" == "41"
     assert "group" in done.stdout and "reports/report.html" in done.stdout
+
+    before, names = (project / "groups.yaml").read_bytes(), sorted(each.name for each in tmp_path.iterdir())
+    make_photos(photos, 43)  # three more; the others have another time now
+    (photos / "b" / "1.jpg").unlink()
+    again = run(tmp_path, *command, PYTHONPATH=str(ROOT))
+    assert "gone      1 files of the run, such as b/1.jpg" in again.stderr
+    assert "new       3 new: " in again.stderr and "prepare" not in again.stderr
+    assert "new       no photo" in run(tmp_path, *command, PYTHONPATH=str(ROOT)).stderr
+    assert (project / "groups.yaml").read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == names == ["my photos", "my-photos-groups"]
+    monkeypatch.chdir(project)
+    rows = {row["source"]: row for row in read_predictions().to_pylist()}
+    assert rows["a/42.jpg"]["split"] == "new" and rows["a/42.jpg"]["group"] in (1, 2, 3)
+    learned = run(tmp_path, *command, "--retrain", PYTHONPATH=str(ROOT)).stderr
+    assert "39 of 42 images were embedded by an earlier run" in learned
+    assert "new" not in read_predictions()["split"].to_pylist()

@@ -1,0 +1,1 @@
+"""Photos sorted into folders by their groups: what ``scan sort`` makes, notes, moves and takes back."""
