@@ -150,10 +150,9 @@ def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
     table = pq.read_table(artifacts.require(artifacts.PREDICTIONS))
     vectors = pa.nulls(len(table), pa.list_(pa.float32()))
     if grouping.groups.split:
-        there = table["id"].is_valid().to_numpy()
-        found = np.full(len(table), None, object)
-        found[there] = list(embeddings_of(table["id"].drop_null().to_numpy()))
-        vectors = pa.array(found, pa.list_(pa.float32()))
+        found = iter(embeddings_of(table["id"].drop_null().to_numpy()))
+        there = table["id"].is_valid().to_pylist()
+        vectors = pa.array([next(found) if each else None for each in there], pa.list_(pa.float32()))
     table = table.append_column("embedding", vectors)
     placed = read_placed()
     if len(placed):
