@@ -96,12 +96,12 @@ def embedding_seconds(name: str, side: int) -> float:
     import torch
 
     from pipeline.environment import use_threads
-    from pipeline.weights import sign_weights, weights_file
+    from pipeline.weights import ENGINES, sign_weights, weights_file
     from scan_core.models.frozen import FrozenNetwork
 
     use_threads()
     sign_weights("embed.spaces", name, Path.cwd())  # writes the file if it is missing
-    network = FrozenNetwork(weights_file(name, Path.cwd()), torch.device("cpu"), side)
+    network = FrozenNetwork(weights_file(name, Path.cwd()), torch.device("cpu"), side, kept=ENGINES)
     pixels = torch.zeros(PROBED, 3, side, side, dtype=torch.uint8)
     return _seconds(lambda: network(pixels)) / PROBED
 

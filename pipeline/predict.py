@@ -16,6 +16,7 @@ from pipeline.environment import use_threads, wanted_device, worker_count
 from pipeline.groups.apply import PREDICTED, Grouping, grouped, read_predictions
 from pipeline.inspect_source import kind_of
 from pipeline.params import Params
+from pipeline.weights import ENGINES
 from scan_core.data.chunks import Chunk, content_of, load_chunk
 from scan_core.data.decode import Target
 from scan_core.data.ingest import Piece, decoded, pieces
@@ -115,7 +116,7 @@ class Predictions:
         from scan_core.models.predictor import Predictor
 
         use_threads()
-        return Predictor(model_files(), configure_compute(self.params.precision, wanted_device()))
+        return Predictor(model_files(), configure_compute(self.params.precision, wanted_device()), ENGINES)
 
     @cached_property
     def known(self) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import scan_core
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.stage import Stage, flatten
@@ -207,7 +208,7 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], stats: dict[str
     tracker.event(
         "model",
         files=files,
-        code=[tracker.copy(Path("scan_core"))],
+        code=[tracker.copy(Path(scan_core.__file__).parent)],
         example=tracker.save("example.json", example_of(example)),
         requirements=requirements(params.backbone.name, networks.exists()),
         name=f"scan-{params.data.name}",

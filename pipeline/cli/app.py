@@ -7,6 +7,7 @@ import typer
 
 from pipeline.cli.edit import edit
 from pipeline.cli.look import look
+from pipeline.cli.model import model
 from pipeline.cli.predict import predict
 from pipeline.cli.run import init, run
 from pipeline.cli.runs import send, ui
@@ -40,4 +41,5 @@ app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=F
 for each in (run, look, show, predict, sort, check, use, params, init, send, ui):
     app.command()(each)
 app.add_typer(edit, name="edit")
+app.add_typer(model, name="model")
 app.add_typer(weights, name="weights")

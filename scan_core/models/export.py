@@ -30,7 +30,7 @@ from scan_core.models.files import (
     load_model,
     load_reduction,
 )
-from scan_core.models.frozen import _drop_resampling
+from scan_core.models.openvino_engine import drop_resampling
 from scan_core.models.predictor import ModelFiles, Predictor
 
 NEEDED = ("onnx", "onnxscript")  # packages that write the file
@@ -86,7 +86,7 @@ def export_model(files: ModelFiles, stats: dict[str, Any], path: Path, about: di
 
 def _to_onnx(module: nn.Module, example: Tensor) -> Any:
     graph = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    _drop_resampling(graph.graph)
+    drop_resampling(graph.graph)
     graph.graph_module.recompile()
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
     return torch.onnx.export(graph, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False, **names)

@@ -88,16 +88,28 @@ def load_frozen(path: Path) -> tuple[nn.Module, Preprocessing]:
 
     Raises ``ScanError`` if the file is missing or is another kind of file.
     """
+    expected = load_preprocessing(path)
     try:
         description, tensors = _read(path)
         backbone = build_backbone(Backbone(**description["backbone"]), 3)
-        images = description["preprocessing"]
-        expected = Preprocessing(images["side"], tuple(images["mean"]), tuple(images["std"]))
         load_strictly(backbone, tensors, path)
     except (DamagedFile, KeyError, TypeError, ValueError) as error:
         what = error if isinstance(error, DamagedFile) else f"{path} holds no imported weights of this version"
         raise ScanError(f"{what}; import it again") from None
     return backbone.eval().requires_grad_(False), expected
+
+
+def load_preprocessing(path: Path) -> Preprocessing:
+    """The images that the weights of a file of ``save_backbone`` expect; the weights are not loaded.
+
+    Raises ``ScanError`` as ``load_frozen`` does.
+    """
+    try:
+        images = _read(path, with_tensors=False)[0]["preprocessing"]
+        return Preprocessing(images["side"], tuple(images["mean"]), tuple(images["std"]))
+    except (DamagedFile, KeyError, TypeError) as error:
+        what = error if isinstance(error, DamagedFile) else f"{path} holds no imported weights of this version"
+        raise ScanError(f"{what}; import it again") from None
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class FrozenSpace:
 
 def is_of_frozen(path: Path) -> bool:
     """Whether a model file is one of ``save_reduction``. Raises ``ScanError`` if it is damaged."""
-    return "spaces" in _read(path)[0]
+    return "spaces" in _read(path, with_tensors=False)[0]
 
 
 def save_reduction(
@@ -211,14 +223,15 @@ def _save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
         unfinished.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    """The description and the tensors of a file that ``_save`` wrote. Raises ``DamagedFile``."""
+def _read(path: Path, with_tensors: bool = True) -> tuple[Any, dict[str, Tensor]]:
+    """The description and, if asked for, the tensors of a file that ``_save`` wrote. Raises ``DamagedFile``."""
     if not path.exists():
         raise DamagedFile(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})["scan"])
-            return description, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            keys = file.keys() if with_tensors else ()
+            return description, {key: file.get_tensor(key) for key in keys}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         what = " ".join(str(error).split())
         raise DamagedFile(f"{path} is not a model of this pipeline ({what})") from None

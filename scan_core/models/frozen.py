@@ -4,8 +4,6 @@ On a CPU OpenVINO runs them faster than torch does, in float32, with the feature
 would be faster still, but then features of photos differ by enough to change their neighbors.
 """
 
-import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +14,8 @@ from torch import Tensor, nn
 
 from scan_core.errors import ScanError
 from scan_core.images.store import Images
-from scan_core.models.files import FrozenSpace, load_frozen
+from scan_core.models.files import FrozenSpace, load_frozen, load_preprocessing
+from scan_core.models.openvino_engine import engine, key_of
 
 BATCH = 64  # images: more are no faster on a CPU
 
@@ -25,20 +24,31 @@ class FrozenNetwork:
     """A frozen network of a file that ``scan weights`` wrote, ready to run on ``device``.
 
     ``side`` are the pixels of an image, by default those that the weights were trained on. With ``mirror`` an image's
-    features are the mean of its own and those of its mirror image. Raises ``ScanError`` if the file is no such file, or
-    if the network takes no images of this size.
+    features are the mean of its own and those of its mirror image. ``kept`` is a folder for what takes seconds to make
+    and is the same the next time. Raises ``ScanError`` if the file is no such file, or if the network takes no images
+    of this size.
     """
 
-    def __init__(self, path: Path, device: torch.device, side: int | None = None, mirror: bool = False) -> None:
-        module, expected = load_frozen(path)
+    def __init__(
+        self, path: Path, device: torch.device, side: int | None = None, mirror: bool = False, kept: Path | None = None
+    ) -> None:
+        expected = load_preprocessing(path)
         self.device, self.mirror, self.side = device, mirror, side or expected.side
         self._shift = torch.tensor(expected.mean, device=device).view(3, 1, 1) * 255
         self._scale = torch.tensor(expected.std, device=device).view(3, 1, 1) * 255
-        try:
-            if getattr(module, "dynamic_img_size", False) and getattr(module, "pos_embed", None) is not None:
+
+        def module() -> nn.Module:
+            network = load_frozen(path)[0]
+            if getattr(network, "dynamic_img_size", False) and getattr(network, "pos_embed", None) is not None:
                 # Positions are resampled to the images' size here, once, and not in each forward pass.
-                cast(Any, module).set_input_size(img_size=(self.side, self.side))
-            self._run = _on_gpu(module, device) if device.type == "cuda" else _on_cpu(module, self.side)
+                cast(Any, network).set_input_size(img_size=(self.side, self.side))
+            return network
+
+        try:
+            if device.type == "cuda":
+                self._run = _on_gpu(module(), device)
+            else:
+                self._run = engine(module, self.side, kept and kept / key_of(path, self.side))
         except RuntimeError as error:
             what = " ".join(str(error).split())[:200]
             raise ScanError(f"{path} takes no images of {self.side} x {self.side} pixels ({what})") from None
@@ -65,47 +75,6 @@ def _on_gpu(module: nn.Module, device: torch.device) -> Callable[[Tensor], np.nd
         return features
 
     return run
-
-
-def _on_cpu(module: nn.Module, side: int) -> Callable[[Tensor], np.ndarray]:
-    # OpenVINO reports each first import to its makers over the network, unless the package that does so is missing.
-    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
-    example = torch.zeros(2, 3, side, side)
-    exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    _drop_resampling(exported.graph)
-    # Not openvino.convert_model, which reports its use to its makers over the network.
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # OpenVINO warns, with a traceback, of operations that this torch has not
-    try:
-        decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the conversion
-    finally:
-        logging.disable(disabled)
-    model = frontend.convert(frontend.load(decoder))
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(model, "CPU", options)
-
-    def run(images: Tensor) -> np.ndarray:
-        features: np.ndarray = compiled(images.contiguous().numpy())[0]
-        return features
-
-    return run
-
-
-def _drop_resampling(graph: torch.fx.Graph) -> None:
-    """Removes each resampling of positions to the size that they have, which OpenVINO could not run.
-
-    timm leaves it out itself, but not when a network is exported.
-    """
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._upsample_bicubic2d_aa.vec):
-        given = node.args[0]
-        if given.meta["val"].shape == node.meta["val"].shape:
-            node.replace_all_uses_with(given)
-            graph.erase_node(node)
 
 
 def embed_frozen(network: FrozenNetwork, images: Images, rows: Tensor) -> Iterator[np.ndarray]:

@@ -40,7 +40,8 @@ class Predictor:
     Raises ``ScanError`` if a file is missing or damaged.
     """
 
-    def __init__(self, files: ModelFiles, compute: Compute) -> None:
+    def __init__(self, files: ModelFiles, compute: Compute, kept: Path | None = None) -> None:
+        """``kept`` is that of ``FrozenNetwork``."""
         self.compute = compute
         self.fitted, self.bank, self.projected = load_belonging(files.belonging)
         self.frozen = is_of_frozen(files.model)
@@ -50,7 +51,7 @@ class Predictor:
             self.head = load_frozen_head(files.model)
             paths = [files.networks / f"{space.sha256[:16]}.safetensors" for space in spaces]
             self.networks = [
-                FrozenNetwork(path, compute.device, space.side, space.mirror)
+                FrozenNetwork(path, compute.device, space.side, space.mirror, kept)
                 for path, space in zip(paths, spaces, strict=True)
             ]
         else:

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scan_core.images.store import ArrayImages
-from scan_core.models.files import FrozenSpace, Preprocessing, load_frozen, save_backbone, save_reduction
-from scan_core.models.frozen import FrozenModel, FrozenNetwork, embed_frozen
-from scan_core.models.networks import ClusterHeads, architecture, build_backbone
-from scan_core.models.reduction import fit_reduction
+from scan_core.models.files import FrozenSpace, Preprocessing, load_frozen, save_backbone
+from scan_core.models.frozen import FrozenNetwork
+from scan_core.models.networks import architecture, build_backbone
 from tests.tiny import BACKBONE, CPU, backbone_settings, pixels, refused
 
 EXPECTED = Preprocessing(16, (0.2, 0.4, 0.6), (0.3, 0.2, 0.1))
@@ -96,20 +94,3 @@ def test_a_file_that_is_missing_or_another_is_refused(tmp_path, weights):
     refused(lambda: FrozenNetwork(tmp_path / "none.safetensors", CPU), "none.safetensors is missing", "import it again")
     (tmp_path / "text.safetensors").write_text("no tensors")
     refused(lambda: FrozenNetwork(tmp_path / "text.safetensors", CPU), "text.safetensors", "import it again")
-
-
-def test_the_whole_model_takes_the_steps_of_the_pipeline(tmp_path, weights):
-    images = ArrayImages(CPU, [pixels(70, size=20)], [0.5] * 3, [0.5] * 3)
-    rows = torch.arange(70)
-    spaces = [FrozenNetwork(weights, CPU), FrozenNetwork(weights, CPU, side=12, mirror=True)]
-    features = [np.concatenate(list(embed_frozen(each, images, rows))) for each in spaces]
-    assert np.array_equal(features[0][:5], spaces[0](images.squares(rows[:5], 16)))
-    reduction, head = fit_reduction(features, 6), ClusterHeads(6, 3, 1)
-    file = tmp_path / "model.safetensors"
-    save_reduction(file, reduction, [each.described("cd" * 32) for each in spaces], head)
-    (tmp_path / "networks").mkdir()
-    (tmp_path / "networks" / f"{'cd' * 8}.safetensors").write_bytes(weights.read_bytes())
-    found = FrozenModel(file, tmp_path / "networks", CPU)(images, rows)
-    wanted = head(torch.from_numpy(reduction(features)))[0].softmax(dim=1)
-    np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-6)
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
