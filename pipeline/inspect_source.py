@@ -27,6 +27,7 @@ from scan_core.errors import ScanError
 
 SAMPLE = 96  # images that are decoded
 SHARP = (32, 64, 96, 128, 160, 224)  # pixels stored
+OBLONG, LOOKED_AT = 1.5, 64  # long side per short side, of which cutting may lose much; pixels of its long side
 COLUMNS, TILE, GAP = 12, 96, 6  # of the contact sheet; tile and gap in pixels
 SPLIT_NAMES: dict[Split | None, str] = {"train": "train", "val": "val", "extra": "unlabeled", None: "train"}
 
@@ -49,6 +50,7 @@ class Inspection:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
     refused: list[Finding] = field(default_factory=list)
     all_gray: bool = False
+    cut: float = 0.0  # share of readable images of whose detail a central square would hold less than half
     seconds: float = 0.0  # to decode an image with all workers
     read_seconds: float = 0.0  # to go through all of the source without decoding it
 
@@ -98,6 +100,7 @@ def inspect_source(path: str, base: Data, root: Path, scratch: Path, workers: in
     for item in found.sample:
         _note_header(item, found)
     _decode_sample(found, scratch, workers)
+    _note_cut(found)
     return found
 
 
@@ -150,6 +153,38 @@ def _note_header(item: Item, found: Inspection) -> None:
     found.formats[kind] += 1
     found.modes[mode] += 1
     found.sizes.append((width, height))
+
+
+def _note_cut(found: Inspection) -> None:
+    """Measures how much of the images a central square would cut away: not pixels, but what is to be seen there.
+
+    A portrait in front of a wide wall loses nothing that matters; a tall bottle loses its head and foot.
+    """
+    if not found.sizes or not any(max(size) > OBLONG * min(size) for size in found.sizes):
+        return
+    target, badly, seen = Target(LOOKED_AT, "stretch", "array", found.settings.max_pixels), 0, 0
+    for item in found.sample:
+        try:
+            image = open_image(item.data, target)
+        except Refused:
+            continue
+        seen += 1
+        if max(image.size) > OBLONG * min(image.size):
+            badly += detail_outside(image) > 0.5
+    found.cut = badly / max(seen, 1)
+
+
+def detail_outside(image: Image.Image) -> float:
+    """The share of the changes of brightness in ``image`` that lie outside its central square."""
+    scale = LOOKED_AT / max(image.size)
+    size = max(round(image.width * scale), 2), max(round(image.height * scale), 2)
+    gray = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), np.float64)
+    down, across = np.abs(np.diff(gray, axis=0))[:, :-1], np.abs(np.diff(gray, axis=1))[:-1]
+    change = down + across
+    height, width = change.shape
+    side, (top, left) = min(height, width), ((height - min(height, width)) // 2, (width - min(height, width)) // 2)
+    total = change.sum()
+    return float(1 - change[top : top + side, left : left + side].sum() / total) if total else 0.0
 
 
 def write_contact_sheet(found: Inspection, path: Path) -> int:

@@ -25,7 +25,7 @@ SMALLEST = 128  # pixels that a frozen network sees: images are enlarged to them
 SIDES = (128, 160, 192, 224)
 PATIENCE = 600  # seconds: the best plan that ends within these is taken
 LIKELY = 20  # groups, if their number is to be estimated
-PROBED = 32  # images, from whose time that of the others is estimated
+PROBED, TRAINED = 32, 8  # images, from whose time that of the others is estimated: frozen, trained on
 # Seconds that do not depend on the images: stages start, networks are compiled, the report is written.
 STARTING, COMPILING = 70.0, 7.0
 # Of neighbors, k-means, the graph and the scores, beyond the SCAN loss, for each image; the latter for each cluster.
@@ -145,8 +145,8 @@ def plan_training(found: Inspection, params: Params) -> Plan:
 
     step(2)
     before = _peak()
-    seconds = _seconds(lambda: step(PROBED)) / PROBED
-    of_a_view = max(_peak() - before, 0) / PROBED
+    seconds = _seconds(lambda: step(TRAINED)) / TRAINED
+    of_a_view = max(_peak() - before, 0) / TRAINED
     # Pretext and clustering train on two views of an image; self-labeling sees one and trains on the other.
     assert isinstance(params.cluster, ScanCluster)
     views = 2 * params.pretext.trained_epochs + 2 * params.cluster.epochs + 4 / 3 * params.selflabel.epochs

@@ -11,6 +11,7 @@ Spaces = tuple[tuple[str, int], ...]  # names of weights, each with the pixels t
 Number = int | Literal["auto"]  # of groups
 
 NEIGHBORS = 50  # suggested for mining if there are as many images
+MANY_CUT = 0.5  # share of the images that a central square would spoil, above which all are padded
 TRAINED_AT = 128  # pixels at most: a network can be trained from scratch on these, and the store is one array
 LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in training
 PHOTOS = "cifar10"  # the preset whose augmentations suit color images
@@ -28,7 +29,8 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
     return {
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
-            "size": min(found.side, max(side for _, side in spaces)), "view": None, "fit": "crop", "store": "auto",
+            "size": min(found.side, max(side for _, side in spaces)), "view": None,
+            "fit": fit_of(found), "store": "auto",
             "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
@@ -44,6 +46,11 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
         },
         "selflabel": {"epochs": 0},
     }  # fmt: skip
+
+
+def fit_of(found: Inspection) -> str:
+    """pad if a central square would lose most of what is to be seen in half of the images, else crop."""
+    return "pad" if found.cut > MANY_CUT else "crop"
 
 
 def default_groups(found: Inspection, labels: str) -> Number:
@@ -62,11 +69,10 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
     train, val = _split_sizes(found, protocol)
     batch = max(min(256 if side > LARGE else 512, train // 4), 2)
     k = max(min(train, val, NEIGHBORS + 1) - 1, 1)
-    oblong = sum(max(size) > 2 * min(size) for size in found.sizes)
     suggested: dict[str, Any] = {
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
-            "size": side, "view": None, "fit": "pad" if oblong > 0.2 * len(found.sizes) else "crop", "store": "auto",
+            "size": side, "view": None, "fit": fit_of(found), "store": "auto",
             "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {

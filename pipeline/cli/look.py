@@ -17,7 +17,7 @@ from pipeline.params import read_params, validate
 from pipeline.presets import as_yaml, change_params, changed_params, find_preset, read_preset, use_preset
 from pipeline.progress import clock, say
 from pipeline.project import START, is_project
-from pipeline.suggest import Number
+from pipeline.suggest import Number, fit_of
 from scan_core.errors import ScanError
 
 PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
@@ -129,6 +129,8 @@ def describe(found: Inspection, labels: str) -> list[str]:
         lines.append(f"{share} cannot be read, such as {first.name}: {first.reason}")
     if "no split of its own" not in found.splits:
         lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
+    if fit_of(found) == "pad":
+        lines.append(f"{found.cut:.0%} of those looked at are so tall or wide that they are padded to squares, not cut")
     if len(found.classes) > 1:
         what = "subfolders" if found.settings.name in ("folder", "archive") else "labels"
         used = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"

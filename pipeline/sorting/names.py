@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 FOLDER_BYTES = 120
 FILE_BYTES = 240  # 255 are allowed; a program may add a suffix of its own
+ORIGIN_BYTES = 80  # of a folder of the source that joins a name
 SUFFIX_BYTES = 16  # what follows the last dot is a suffix if it is not longer
 RESERVED = frozenset('<>:"/\\|?*')
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)  # Windows's own
@@ -74,27 +75,22 @@ class Taken:
         is in the source, joins it, then more of them, then a number. Photos of one stem share it only if none of them
         has ``companions``: these would be taken for the other photo's.
         """
-        nearest = [folders[-1]] if folders else []
-        joined = [" - ".join(folders)] if len(folders) > 1 else []
-        tried = [stem, *(f"{stem} ({each})" for each in nearest + joined)]
+        origins = [cut(clean(each), ORIGIN_BYTES) for each in (*folders[-1:], " - ".join(folders)) if each]
+        tried = ["", *origins]
         number = 1
         while True:
-            number += 1
             for each in tried:
-                found = self._room_for(each, rests)
+                found = _with_origin(stem, each, rests)
                 names, key = {fold(found + rest) for rest in rests}, fold(found)
                 if not names & self._names and not (key in self._stems and (companions or self._stems[key])):
                     self._names |= names
                     self._stems[key] = companions or self._stems.get(key, False)
                     return found
-            tried = [f"{stem} ({', '.join([*nearest, str(number)])})"]
+            number += 1
+            tried = [", ".join([*origins[:1], str(number)])]
 
-    def _room_for(self, stem: str, rests: list[str]) -> str:
-        """``safe_stem`` that keeps what is in brackets at the end, which tells photos apart."""
-        start, bracket, end = stem.rpartition(" (")
-        longest = max(len(rest.encode()) for rest in rests)
-        if not bracket or len(stem.encode()) + longest <= FILE_BYTES:
-            return safe_stem(stem, rests)
-        end = cut(clean(end.removesuffix(")")), FILE_BYTES // 2) + ")"
-        room = FILE_BYTES - longest - len(f"{bracket}{end}".encode())
-        return safe_stem(cut(start, room) + bracket + end, rests)
+
+def _with_origin(stem: str, origin: str, rests: list[str]) -> str:
+    """``stem (origin)``, of which the stem is cut if it is too long."""
+    end = f" ({origin})" if origin else ""
+    return safe_stem(stem, [end + rest for rest in rests]) + end

@@ -154,7 +154,7 @@ def _resize(item: Item, image: Image.Image, content: bytes, target: Target) -> _
         image = square(image, target)
         data, sums = image.tobytes(), _NO_SUMS
     else:
-        image = short_side(image, target)
+        image = short_side(image, target) if target.fit == "crop" else square(image, target)
         data, sums = _jpeg(image), _channel_sums(np.asarray(image)[None])
     thumb = image.resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=1.0)  # whole factors first: faster
     thumb = thumb if thumb.mode == "RGB" else thumb.convert("RGB")

@@ -243,11 +243,22 @@ def square(image: Image.Image, target: Target) -> Image.Image:
     if target.fit == "pad":
         scale = size / max(width, height)
         inner = max(round(width * scale), 1), max(round(height * scale), 1)
-        canvas = Image.new(image.mode, (size, size))
+        canvas = Image.new(image.mode, (size, size), _edge_color(image))
         canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return canvas
     box = None if target.fit == "stretch" else _center_box(width, height, 1)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _edge_color(image: Image.Image) -> int | tuple[int, ...]:
+    """The mean of the two edges that bars are put beside: white for a product in front of a white wall."""
+    width, height = image.size
+    boxes = [(0, 0, 1, height), (width - 1, 0, width, height)]
+    if height < width:
+        boxes = [(0, 0, width, 1), (0, height - 1, width, height)]
+    edges = np.stack([np.asarray(image.crop(box), np.float64).reshape(max(width, height), -1) for box in boxes])
+    mean = [round(value) for value in edges.mean(axis=(0, 1)).tolist()]
+    return mean[0] if len(mean) == 1 else tuple(mean)
 
 
 def short_side(image: Image.Image, target: Target) -> Image.Image:

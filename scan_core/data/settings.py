@@ -28,7 +28,8 @@ class Data(Settings):
     extra: Literal["pretext", "train", "none"]  # which split gets stl10's unlabeled images, or imagenet's other classes
     size: Pixels  # an array holds size x size pixels; a stored JPEG has this short side
     view: Pixels | None  # what the network sees, cropped from the stored image; null: size
-    fit: Literal["crop", "pad", "stretch"]  # how a rectangular image becomes square
+    # How a rectangular image becomes square. With crop, the jpeg store keeps its shape, and what is seen is cropped.
+    fit: Literal["crop", "pad", "stretch"]
     store: Literal["auto", "array", "jpeg"]
     shard_rows: Count  # images per file of the store
     duplicates: Literal["keep", "together", "drop"]  # copies count as one in clustering; drop: exact ones are left out
@@ -68,6 +69,4 @@ class Data(Settings):
             )
         if self.side > self.size:
             raise ValueError(f"view is {self.view}; at most data.size, {self.size}, is allowed")
-        if self.stored == "jpeg" and self.fit != "crop":
-            raise ValueError(f"fit is {self.fit}; the jpeg store keeps each image's shape, so only crop is allowed")
         return self

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.inspect_source import Inspection, inspect_source, kind_of, write_contact_sheet
+from pipeline.inspect_source import Inspection, detail_outside, inspect_source, kind_of, write_contact_sheet
 from pipeline.presets import read_preset
 from scan_core.errors import ScanError
 from tests.project import ROOT
+from tests.tiny import data_settings
 
 BASE = read_preset(ROOT / "presets" / "digits.yaml").data
 
@@ -118,3 +119,30 @@ def test_a_path_says_what_kind_of_source_it_is(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
         assert kind_of(tmp_path / name.split("/")[0]) == kind
+
+
+@pytest.mark.parametrize(("shape", "where", "share"), [
+    ((60, 180), (66, 114), 0), ((60, 180), (0, 60), 1), ((180, 60), (66, 114), 0), ((180, 60), (0, 60), 1),
+    ((60, 180), (0, 180), 2 / 3), ((90, 120), (0, 120), 1 / 4),
+])  # fmt: skip
+def test_detail_counts_and_not_the_empty_wall_beside_it(shape, where, share):
+    pixels = np.full(shape, 250, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 250, shape)
+    part = (slice(None), slice(*where)) if shape[1] > shape[0] else (slice(*where), slice(None))
+    pixels[part] = noise[part]
+    assert detail_outside(Image.fromarray(pixels)) == pytest.approx(share, abs=0.06)
+
+
+def test_an_image_without_any_detail_loses_none():
+    assert detail_outside(Image.new("RGB", (300, 100), "gray")) == 0
+
+
+@pytest.mark.parametrize(("tall", "cut"), [(0, 0.0), (3, 0.3), (10, 1.0)])
+def test_the_share_of_images_that_a_square_would_spoil_is_measured(tmp_path, tall, cut):
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        size = (40, 140) if number < tall else (40, 50)
+        pixels = rng.integers(0, 250, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    found = inspect_source(str(tmp_path), data_settings(), tmp_path, tmp_path / "scratch", 1)
+    assert found.cut == pytest.approx(cut)

@@ -27,8 +27,9 @@ def test_folders_are_taken_everywhere_and_apart_by_their_number(number, name):
 
 
 @pytest.mark.parametrize(("number", "width", "name", "folder"), [
-    (3, 2, "daisy", "03 daisy"), (3, 3, "", "003"), (12, 2, "a/b: c?", "12 a_b_ c_"), (1, 2, "St. Moritz.", "01 St. Moritz"),
-    (1, 2, "CON", "01 CON"), (1, 2, "é" * 200, "01 " + "é" * 58), (7, 2, "tab\there", "07 tab_here"), (7, 2, "... ", "07"),
+    (3, 2, "daisy", "03 daisy"), (3, 3, "", "003"), (12, 2, "a/b: c?", "12 a_b_ c_"),
+    (1, 2, "St. Moritz.", "01 St. Moritz"), (1, 2, "CON", "01 CON"), (1, 2, "é" * 200, "01 " + "é" * 58),
+    (7, 2, "tab\there", "07 tab_here"), (7, 2, "... ", "07"),
 ])  # fmt: skip
 def test_a_folder_has_the_number_and_the_name(number, width, name, folder):
     assert folder_name(number, width, name) == folder
@@ -42,8 +43,9 @@ def test_files_are_taken_everywhere(stem, rests):
 
 
 @pytest.mark.parametrize(("stem", "rest", "name"), [
-    ("IMG_0001", ".JPG", "IMG_0001.JPG"), ("con", ".jpg", "con_.jpg"), ("Aux.2", ".jpg", "Aux_.2.jpg"), ("a:b", ".jp?g", "a_b.jp_g"),
-    ("nul ", ".jpg", "nul _.jpg"), ("a ", ".jpg", "a .jpg"), ("a. ", "", "a"), ("", ".jpg", "_.jpg"), ("com1", "", "com1_"),
+    ("IMG_0001", ".JPG", "IMG_0001.JPG"), ("con", ".jpg", "con_.jpg"), ("Aux.2", ".jpg", "Aux_.2.jpg"),
+    ("a:b", ".jp?g", "a_b.jp_g"), ("nul ", ".jpg", "nul _.jpg"), ("a ", ".jpg", "a .jpg"), ("a. ", "", "a"),
+    ("", ".jpg", "_.jpg"), ("com1", "", "com1_"),
     ("Schnee 雪", ".HEIC", "Schnee 雪.HEIC"), ("console", ".jpg", "console.jpg"),
 ])  # fmt: skip
 def test_a_file_keeps_its_name_if_it_can(stem, rest, name):
