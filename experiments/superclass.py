@@ -1,21 +1,13 @@
 """Confusion by superclass (the paper's Figure 10): classes with WordNet ids as names, grouped by common hypernyms."""
 
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from experiments.runs import Result
+from scan_core.weights.words import hypernyms
 
 GROUPS = 16  # the least number of superclasses, if the classes allow it
-
-
-def hypernyms() -> dict[str, tuple[str, str]]:
-    """WordNet id → its first hypernym's id and its own name, for ImageNet's classes and all their hypernyms."""
-    lines = Path(__file__).with_name("wordnet.csv").read_text(encoding="utf-8").splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return {row["id"]: (row["parent"], row["name"]) for row in rows}
 
 
 def superclasses(classes: list[str], groups: int = GROUPS) -> dict[str, str]:

@@ -35,6 +35,19 @@ def name(
 
 
 @edit.command()
+def suggested() -> None:
+    """Take the suggested names, which scan show has with a question mark, for the groups that have none."""
+    from pipeline.groups.apply import Grouping
+    from pipeline.groups.suggestions import suggested_names
+
+    found = suggested_names(Grouping())
+    if not found:
+        raise ScanError("no name is suggested; scan edit name gives one")
+    _edit(lambda groups: file.changed(groups, names=groups.names | found))
+    print("\n".join(f"group {group} is {word!r} now" for group, word in sorted(found.items())))
+
+
+@edit.command()
 def merge(groups: Annotated[list[int], typer.Argument(help="Two groups or more; the first one stays.")]) -> None:
     """Show several groups as one."""
     if len(set(groups)) < 2:

@@ -1,7 +1,8 @@
 """``scan show``: the results of the last run."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import (
     CANDIDATES,
@@ -15,9 +16,7 @@ from pipeline.artifacts import (
     step_titles,
 )
 from pipeline.artifacts import GROUPS as NUMBER
-
-if TYPE_CHECKING:
-    from pipeline.groups.apply import Grouping
+from pipeline.project import command_name, is_clone
 
 # What ``show`` calls the measures of metrics.json.
 SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
@@ -39,10 +38,8 @@ def show() -> None:
     # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
     splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()
     reported, title = ("val", "Validation images") if "val" in splits else ("train", "All images")
-    if "acc" in metrics[reported]["selflabel"]:
-        show_scores(metrics[reported], title)
-    else:
-        show_groups()
+    labeled = "acc" in metrics[reported]["selflabel"]
+    show_scores(metrics[reported], title) if labeled else show_groups()
     quality = metrics["val"]["quality"] | metrics[reported]["quality"]  # the heads are compared on val alone
     found = [f"{name} {quality[key]:{form}}" for key, (name, form) in SHOWN_QUALITY.items() if key in quality]
     if found:
@@ -51,7 +48,24 @@ def show() -> None:
     if probes:
         found = [f"{name} {probes[measure]:.1%}" for measure, name in SHOWN_PROBES.items()]
         print("labels used, on embeddings: " + ", ".join(found))
-    print(f"\nreport       {REPORT}\npredictions  {PREDICTIONS}\nmetrics      {METRICS}\nall runs     make ui")
+    files = [("report", REPORT), ("predictions", PREDICTIONS), ("metrics", METRICS)]
+    print("\n" + "\n".join(f"{name:<12} {path}" for name, path in files))
+    print(f"all runs     {'make ui' if is_clone(Path.cwd()) else command_name() + ' ui'}")
+    if not labeled:
+        show_next()
+
+
+def show_next() -> None:
+    """Prints what a person can do with the groups."""
+    scan = command_name()
+    steps = {
+        "sort FOLDER": "copies of the photos, a folder for each group",
+        'edit name 1 "my dog"': "names and corrections; nothing is learned again",
+        "edit suggested": "takes the names that have a question mark",
+        "predict PHOTOS": "the groups of other photos",
+    }
+    for number, (words, said) in enumerate(steps.items()):
+        print(f"{'' if number else chr(10) + 'next':<{12 + (not number)}} {scan + ' ' + words:<28} {said}")
 
 
 def show_scores(scores: dict[str, Any], title: str) -> None:
@@ -79,6 +93,7 @@ def show_groups() -> None:
     from rich.table import Table
 
     from pipeline.groups.apply import Grouping, read_predictions
+    from pipeline.groups.suggestions import suggested_names
     from pipeline.report.words import range_of, states_of, what_to_try, why
 
     grouping = Grouping()
@@ -86,15 +101,16 @@ def show_groups() -> None:
     groups, states = rows["group"].to_pylist(), rows["state"].to_pylist()
     verdict, number = load_json(VERDICT), load_json(NUMBER)
     counts, pairs = Counter(groups), Counter(zip(groups, states, strict=True))
-    words = words_of(grouping, verdict)
+    words, suggested = grouping.words(verdict), suggested_names(grouping)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    named = any(grouping.name(group) for group in counts)
+    named = bool(suggested) or any(grouping.name(group) for group in counts)
     left = ("name", "verdict")
     columns = ["group", *(["name"] if named else []), "images", "share", "verdict"]
     for column in (*columns, *(state for state, _ in states_of(verdict))):
         table.add_column(column, justify="left" if column in left else "right")
     for group, count in counts.most_common(LISTED):
-        name = [escape(grouping.name(group))] if named else []
+        said = grouping.name(group) or (f"{suggested[group]}?" if group in suggested else "")
+        name = [escape(said)] if named else []
         by_state = [f"{pairs[group, state]:,}" for state, _ in states_of(verdict)]
         table.add_row(str(group), *name, f"{count:,}", f"{count / len(groups):.1%}", words[group], *by_state)
     print(f"{range_of(number)}; verdict: {verdict['word'].upper()}\n")
@@ -102,16 +118,3 @@ def show_groups() -> None:
     if len(counts) > LISTED:
         print(f"and {len(counts) - LISTED} more")
     print(f"\n{why(verdict)}" + (f"\nto try: {tried}" if (tried := what_to_try(verdict, number)) else ""))
-    print(
-        f'\nnext      scan edit name {counts.most_common(1)[0][0]} "a name", scan sort FOLDER, scan predict NEW_PHOTOS'
-    )
-
-
-def words_of(grouping: "Grouping", verdict: dict[str, Any]) -> dict[int, str]:
-    """The verdict on each group that is shown: of merged groups the worst."""
-    found: dict[int, list[str]] = {}
-    for cluster, number in enumerate(grouping.groups.clusters):
-        for part in grouping.groups.split.get(number, (number,)):
-            found.setdefault(grouping.groups.shown_as(part), []).append(verdict["groups"][cluster]["word"])
-    order = ("none", "weak", "strong")
-    return {group: min(words, key=order.index) for group, words in found.items()}

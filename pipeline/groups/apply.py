@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +11,13 @@ from pipeline.groups import file
 from pipeline.groups.file import Groups
 from pipeline.groups.numbering import numbered
 from scan_core.errors import ScanError
+from scan_core.evaluation.verdict import NONE, STRONG, WEAK
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PARTS_SEED = 0
+WORDS = (NONE, WEAK, STRONG)
 PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # columns, the most probable first
 COLUMNS = ["source", "split", "content", *(name for names in PREDICTED for name in names), "state", "embedding"]
 
@@ -54,6 +56,14 @@ class Grouping:
     def titled(self, group: int) -> str:
         """``3 daisy``, or ``3``."""
         return f"{group} {self.name(group)}".strip()
+
+    def words(self, verdict: dict[str, Any]) -> dict[int, str]:
+        """The verdict, the content of reports/verdict.json, on each group that is shown: of merged groups the worst."""
+        found: dict[int, list[str]] = {}
+        for cluster, number in enumerate(self.groups.clusters):
+            for part in self.groups.split.get(number, (number,)):
+                found.setdefault(self.groups.shown_as(part), []).append(verdict["groups"][cluster]["word"])
+        return {group: min(words, key=WORDS.index) for group, words in found.items()}
 
     def apply(
         self, clusters: np.ndarray, probabilities: np.ndarray, contents: list[str], embeddings: np.ndarray

@@ -5,13 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from pipeline import artifacts
 from pipeline.cli.app import app
+from pipeline.groups import file
 from tests.project import ROOT, set_params
 
 
@@ -29,14 +29,13 @@ def put(path, content=None, seconds=1_500_000_000):
     return path
 
 
-def write_run(rows, path="photos", model=b"model", **data):
-    """A run with ``rows``: source → (cluster, state), or → a finding's kind. The clusters are 0, 1, ..."""
-    grouped = {source: row for source, row in rows.items() if isinstance(row, tuple)}
-    count = max([cluster for cluster, _ in grouped.values()], default=0) + 1
+def write_run(rows, path="photos", **data):
+    """A run with ``rows``: source → (group, state), or → a finding's kind. Names of groups stay what they are."""
+    count = max([row[0] for row in rows.values() if isinstance(row, tuple)] + [len(file.load().clusters)])
     column = {name: [] for name in ("id", "source", "split", "content", "cluster", "runner_up", "state")}
     for number, (source, row) in enumerate(rows.items()):
-        cluster, state = row if isinstance(row, tuple) else (None, None)
-        there = cluster is not None
+        there = isinstance(row, tuple)
+        cluster, state = (row[0] - 1, row[1]) if there else (None, None)
         content = hashlib.sha256(source.encode()).hexdigest()[:32] if there else None
         other = (cluster + 1) % count if there else None
         values = (number if there else None, source, "train" if there else row, content, cluster, other, state)
@@ -49,7 +48,9 @@ def write_run(rows, path="photos", model=b"model", **data):
     for folder in (artifacts.PREDICTIONS.parent, artifacts.MODELS, Path(".scan")):
         folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(table), artifacts.PREDICTIONS)
-    (artifacts.MODELS / "selflabel.safetensors").write_bytes(model)
+    (artifacts.MODELS / "selflabel.safetensors").write_bytes(b"model")
+    model = file.model_digest()
+    file.save(file.changed(file.load(), clusters=tuple(range(1, count + 1)), next=count + 1, model=model))
     artifacts.save_json(artifacts.GROUPS, {"number": count, "given": True})
     values = {"name": "folder", "path": None if path is None else str(path), "labels": "none", "boxes": None, **data}
     set_params(Path.cwd(), {"data": values}, ROOT / "params.yaml")
@@ -94,11 +95,8 @@ def snapshot(folder):
     }
 
 
-def forget(folder):
-    """Removes a folder, to compare with sorting it anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def vectors(count):
-    """Embeddings (count,4) for ``np.save``."""
-    return np.eye(4, dtype=np.float32)[np.arange(count) % 4]
+def sorted_anew(*words):
+    """The ``tree`` of a folder that was not there before."""
+    shutil.rmtree("anew", ignore_errors=True)
+    sort("anew", *words)
+    return tree("anew")

@@ -1,0 +1,67 @@
+"""Names that are suggested for groups, from the classifier that came with a frozen network."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import artifacts
+from pipeline.groups.apply import Grouping
+from pipeline.params import read_params
+
+KEPT = Path(".scan/suggestions.json")  # of one model and one state of the corrections
+
+
+def suggested_names(grouping: Grouping) -> dict[int, str]:
+    """Group that is shown → word, for groups without a name. Empty if no network with a classifier was used.
+
+    A person's names are never suggested again for another group.
+    """
+    key = hashlib.sha256(grouping.groups.model_dump_json(exclude={"names"}).encode()).hexdigest()
+    found = _kept(key)
+    if found is None:
+        found = _suggest(grouping)
+        artifacts.replace_text(KEPT, json.dumps({"key": key, "words": found}))
+    taken = {name.lower() for name in grouping.groups.names.values()}
+    return {group: word for group, word in found.items() if not grouping.name(group) and word.lower() not in taken}
+
+
+def _kept(key: str) -> dict[int, str] | None:
+    try:
+        kept = json.loads(KEPT.read_text())
+    except (OSError, ValueError):
+        return None
+    return {int(group): word for group, word in kept["words"].items()} if kept.get("key") == key else None
+
+
+def _suggest(grouping: Grouping) -> dict[int, str]:
+    """By the images of the bank: thousands that were drawn at random, whose whole features are stored."""
+    from scan_core.evaluation.verdict import NONE
+    from scan_core.models.files import load_belonging
+    from scan_core.weights.published import PUBLISHED
+    from scan_core.weights.words import classifier_of, suggest_words
+
+    spaces = [space.weights for space in read_params().embed.spaces]
+    named = next((place for place, name in enumerate(spaces) if name in PUBLISHED), None)
+    if named is None or any(name not in PUBLISHED for name in spaces[:named]):
+        return {}
+    start = sum(PUBLISHED[name].features for name in spaces[:named])
+    fitted, bank, _ = load_belonging(artifacts.require(artifacts.BELONGING))
+    features = bank[:, start : start + PUBLISHED[spaces[named]].features].astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    groups = grouping.apply(
+        fitted.members[:, None], np.ones((len(bank), 1)), [""] * len(bank), _embeddings(len(bank))
+    ).group
+    classifier = classifier_of(spaces[named])
+    assert classifier is not None
+    words = grouping.words(artifacts.load_json(artifacts.VERDICT))
+    found = suggest_words(features, groups, classifier)
+    return {group: each.word for group, each in found.items() if words.get(group) != NONE}
+
+
+def _embeddings(count: int) -> np.ndarray:
+    """(M,D) float32: the embeddings of the bank's images, the first ``count`` of train that are no copies."""
+    train = artifacts.load_array(artifacts.EMBEDDINGS / "train.npy", "float32", (None, None), mmap=True)
+    found: np.ndarray = train[np.unique(artifacts.load_first("train", len(train)))[:count]]
+    return found

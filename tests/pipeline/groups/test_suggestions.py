@@ -1,0 +1,80 @@
+"""Suggested names: for shown groups that can be trusted and have none; made once for a state of the corrections."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import artifacts
+from pipeline.cli.app import app
+from pipeline.groups import file, suggestions
+from pipeline.groups.apply import Grouping
+from pipeline.presets import find_preset, use_preset
+from scan_core.evaluation.belonging import Belonging
+from scan_core.models.files import save_belonging
+from scan_core.weights import words
+from tests.pipeline.groups.conftest import write_run
+
+CLUSTERS = [0] * 8 + [1] * 6 + [2] * 4  # groups 1, 2, 3: tench, goldfish, great white shark
+
+
+@pytest.fixture
+def run(project, monkeypatch):
+    write_run(CLUSTERS)
+    use_preset(find_preset("photos"))
+    bank = np.eye(1280, dtype=np.float16)[CLUSTERS]
+    fitted = Belonging(np.array(CLUSTERS), np.zeros(3, np.float32), np.ones(3, bool))
+    save_belonging(artifacts.BELONGING, fitted, bank, False)
+    artifacts.save_array(artifacts.EMBEDDINGS / "train_first.npy", np.arange(len(CLUSTERS)))
+    verdict("strong", "strong", "weak")
+    calls = []
+    plain = np.eye(1000, 1280, dtype=np.float32), np.zeros(1000, np.float32)
+    monkeypatch.setattr(words, "classifier_of", lambda name: calls.append(name) or plain)
+    return calls
+
+
+def verdict(*said):
+    artifacts.save_json(artifacts.VERDICT, {"groups": [{"word": word} for word in said]})
+
+
+def suggested():
+    return suggestions.suggested_names(Grouping())
+
+
+def test_groups_get_words_and_those_that_a_person_named_none(run):
+    assert suggested() == {1: "tench", 2: "goldfish", 3: "great white shark"}
+    file.save(file.changed(file.load(), names={1: "my fish", 2: "Great White Shark"}))
+    assert suggested() == {}, "a name that is taken is not suggested for another group"
+    assert len(run) == 1, "made once"
+
+
+def test_a_group_that_cannot_be_told_from_chance_gets_none(run):
+    verdict("strong", "none", "weak")
+    assert set(suggested()) == {1, 3}
+
+
+def test_merges_make_it_anew_and_the_merged_group_gets_the_common_kind(run):
+    assert len(suggested()) == 3
+    file.save(file.changed(file.load(), merge={2: 1}))
+    found = suggested()
+    assert set(found) == {1, 3} and found[1] not in ("great white shark",) and len(run) == 2
+
+
+def test_other_networks_suggest_none(run):
+    from pipeline.presets import change_params
+
+    change_params({"embed": {"spaces": [{"weights": "weights/mine.safetensors", "side": 224, "mirror": False}]}}, "own")
+    assert suggested() == {} and run == []
+
+
+def test_all_suggestions_are_taken_by_one_command_and_taken_back(run):
+    said = CliRunner().invoke(app, ["edit", "suggested"])
+    assert said.stdout.splitlines()[0] == "group 1 is 'tench' now" and file.load().names[3] == "great white shark"
+    assert "no name is suggested" in CliRunner().invoke(app, ["edit", "suggested"]).stderr
+    CliRunner().invoke(app, ["edit", "undo"])
+    assert file.load().names == {}
+
+
+def test_a_damaged_note_is_made_again(run):
+    suggested()
+    suggestions.KEPT.write_text("{")
+    assert len(suggested()) == 3 and len(run) == 2
