@@ -44,7 +44,7 @@ FOR_GPUS := torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*|faiss-gpu
 	@touch .venv/.ready $@
 
 repro: setup
-	@$(BIN)/scan check
+	@$(BIN)/scan settings check
 	$(BIN)/dvc repro
 	@$(BIN)/scan show
 
@@ -72,7 +72,7 @@ bench: dev
 	$(BIN)/python -m bench
 
 ui: setup
-	@$(BIN)/scan ui
+	@$(BIN)/scan runs
 
 # The locks have exact versions and hashes of every dependency on every platform, and name no package index.
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -50,7 +50,7 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
             stage.tracker.close("FINISHED")
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan send")
+            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan runs --send")
         say(f"{name:<9} done in {clock(time.monotonic() - started)}")
 
     return app

@@ -138,7 +138,7 @@ def _explain_variant(group: str, tag: str, model: type[Settings], keys: dict[str
     for kind, verb in (("missing", "lacks"), ("extra_forbidden", "has no")):
         if names := [name for name in keys if keys[name] == kind]:
             said.append(f"{verb} {', '.join(names)}")
-    remedy = f"scan use --method {tag} writes" if group == "pretext" else "presets/base.yaml has"
+    remedy = f"scan settings use --method {tag} writes" if group == "pretext" else "presets/base.yaml has"
     return f"{group}.{key} {tag} {' and '.join(said)}; {remedy} its settings"
 
 

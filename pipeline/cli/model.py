@@ -17,11 +17,6 @@ FORMAT = ".onnx"
 model = typer.Typer(no_args_is_help=True, help="Take the model of the last run to other programs.")
 
 
-@model.callback()
-def commands() -> None:
-    """Take the model of the last run to other programs."""
-
-
 @model.command()
 def export(file: Annotated[str, typer.Argument(help="The file to write, such as model.onnx.")]) -> None:
     """Write the model of the last run as an ONNX file: stored pixels in, probabilities and an embedding out."""

@@ -1,5 +1,6 @@
-"""``scan ui`` and ``scan send``: the runs in MLflow."""
+"""``scan runs``: the runs in MLflow."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,18 +12,17 @@ from pipeline.tracking.spool import tracking_address, without_passwords
 from scan_core.errors import ScanError
 
 
-def send() -> None:
-    """Deliver the records that MLflow could not take while the stages ran."""
-    from pipeline.tracking.delivery import send_waiting
+def runs(
+    port: int = typer.Option(5000, help="The port; only this machine can open the page."),
+    send: bool = typer.Option(False, "--send", help="Deliver what MLflow could not take while stages ran; no page."),
+) -> None:
+    """Open MLflow's page of all runs."""
+    if send:
+        from pipeline.tracking.delivery import send_waiting
 
-    sent = send_waiting(Path.cwd())
-    say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
-
-
-def ui(port: int = typer.Option(5000, help="The port; only this machine can open the page.")) -> None:
-    """Open the MLflow UI on the database that the stages write."""
-    import os
-
+        sent = send_waiting(Path.cwd())
+        say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
+        return
     address = tracking_address(Path.cwd())
     if address.startswith(("http:", "https:")):
         say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {without_passwords(address)}")

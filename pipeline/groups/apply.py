@@ -49,6 +49,11 @@ class Grouping:
         parts = [part for whole in self.groups.split.values() for part in whole]
         return sorted({*self.groups.clusters, *parts})
 
+    @property
+    def is_edited(self) -> bool:
+        """Whether a person has merged or split groups."""
+        return bool(self.groups.merge or self.groups.split)
+
     def name(self, group: int) -> str:
         """The name of a group that is shown; "" if it has none."""
         return self.groups.names.get(group, "")

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.groups.apply import Grouping
-from pipeline.params import read_params
+from pipeline.weights import weights_file
+from scan_core.errors import ScanError
 
 KEPT = Path(".scan/suggestions.json")  # of one model and one state of the corrections
 
@@ -42,22 +43,37 @@ def _suggest(grouping: Grouping) -> dict[int, str]:
     from scan_core.weights.published import PUBLISHED
     from scan_core.weights.words import classifier_of, suggest_words
 
-    spaces = [space.weights for space in read_params().embed.spaces]
-    named = next((place for place, name in enumerate(spaces) if name in PUBLISHED), None)
-    if named is None or any(name not in PUBLISHED for name in spaces[:named]):
+    try:
+        names = _networks()
+        named = next((place for place, name in enumerate(names) if name in PUBLISHED), None)
+        if named is None or not set(names[:named]) <= set(PUBLISHED):
+            return {}
+        start = sum(PUBLISHED[name].features for name in names[:named])
+        fitted, bank, _ = load_belonging(artifacts.require(artifacts.BELONGING))
+        certain, nameless = np.ones((len(bank), 1)), [""] * len(bank)
+        groups = grouping.apply(fitted.members[:, None], certain, nameless, _embeddings(len(bank))).group
+        classifier = classifier_of(names[named])
+        words = grouping.words(artifacts.load_json(artifacts.VERDICT))
+    except ScanError:  # a result of another program, or a package that is gone: groups are shown all the same
         return {}
-    start = sum(PUBLISHED[name].features for name in spaces[:named])
-    fitted, bank, _ = load_belonging(artifacts.require(artifacts.BELONGING))
-    features = bank[:, start : start + PUBLISHED[spaces[named]].features].astype(np.float32)
-    features /= np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
-    groups = grouping.apply(
-        fitted.members[:, None], np.ones((len(bank), 1)), [""] * len(bank), _embeddings(len(bank))
-    ).group
-    classifier = classifier_of(spaces[named])
     assert classifier is not None
-    words = grouping.words(artifacts.load_json(artifacts.VERDICT))
+    features = bank[:, start : start + PUBLISHED[names[named]].features].astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
     found = suggest_words(features, groups, classifier)
     return {group: each.word for group, each in found.items() if words.get(group) != NONE}
+
+
+def _networks() -> list[str]:
+    """The names of the networks that the model of the last run sees with; "" for one that is not known by name."""
+    from scan_core.models.files import is_of_frozen, load_reduction
+    from scan_core.weights.published import PUBLISHED
+
+    model = artifacts.require(artifacts.MODELS / "selflabel.safetensors")
+    if not is_of_frozen(model):
+        return []
+    files = {name: weights_file(name, Path.cwd()) for name in PUBLISHED}
+    known = {hashlib.sha256(file.read_bytes()).hexdigest(): name for name, file in files.items() if file.exists()}
+    return [known.get(space.sha256, "") for space in load_reduction(model)[1]]
 
 
 def _embeddings(count: int) -> np.ndarray:

@@ -76,15 +76,16 @@ def read_catalog(data: Data, photos: Collection[str], images: Collection[str]) -
 
 def _original(item: Item, located: Path | None) -> Original | None:
     """None if the file has gone in this moment."""
+    named = split(item.name)[1].lower() in IMAGE_SUFFIXES
     if isinstance(item.data, str):
         path = os.path.abspath(item.data)
         try:
             about = os.stat(path)
         except OSError:
             return None
-        return Original(item.name, path, path, about.st_size, f"{about.st_size}-{about.st_mtime_ns}")
+        suffix = split(path)[1] if item.is_declared_image and not named else ""  # of a table's row
+        return Original(item.name, path, path, about.st_size, f"{about.st_size}-{about.st_mtime_ns}", suffix)
     size = item.data.nbytes if isinstance(item.data, np.ndarray) else len(item.data)
-    named = split(item.name)[1].lower() in IMAGE_SUFFIXES
     inside = None
     if located is not None:  # a folder of tables names its rows FILE/ROW
         inside = os.path.abspath(located / item.name.rpartition("/")[0] if located.is_dir() else located)

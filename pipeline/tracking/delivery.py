@@ -94,7 +94,7 @@ def send_waiting(root: Path) -> int:
         except Exception as error:  # mlflow and its HTTP client raise many kinds
             raise ScanError(
                 f"MLflow at {without_passwords(tracking_address(root))} does not take the records ({_reason(error)}); "
-                "run scan send again when it does"
+                "run scan runs --send again when it does"
             ) from error
     for folder in waiting:
         try:
@@ -109,7 +109,7 @@ def send_waiting(root: Path) -> int:
         first, reason = next(iter(failed.items()))
         raise ScanError(
             f"{len(failed)} of {sent + len(failed)} spools could not be delivered; the first is "
-            f"{first} ({reason}); run scan send again, or delete the spool"
+            f"{first} ({reason}); run scan runs --send again, or delete the spool"
         )
     return sent
 

@@ -1,7 +1,7 @@
 """The spool: a stage writes events to disk, and a separate process delivers them to MLflow. Neither can stop training.
 
 A spool is a folder ``.scan/tracking/<time>-<stage>-<pid>/`` with ``events.jsonl`` and copies of the artifacts. It is
-deleted once MLflow has everything. If the server is away, the spool stays, and ``scan send`` delivers it later.
+deleted once MLflow has everything. If the server is away, the spool stays, and ``scan runs --send`` delivers it later.
 """
 
 import contextlib
@@ -197,7 +197,8 @@ class Tracker:
         if self.folder.exists():
             log = self.folder / "delivery.log"
             reason = (log.read_text(errors="replace").strip().splitlines() or ["it did not answer in time"])[-1]
-            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); kept, send with: scan send")
+            again = "kept, send with: scan runs --send"
+            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); {again}")
 
 
 class NullTracker(Tracker):

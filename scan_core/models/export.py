@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,8 @@ def export_model(files: ModelFiles, stats: dict[str, Any], path: Path, about: di
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ScanError(
-            f"an ONNX file needs the packages {' and '.join(NEEDED)}, and {' and '.join(missing)} is not installed; "
-            f"install it with: uv pip install {' '.join(missing)}"
+            f"an ONNX file is written by the packages {' and '.join(NEEDED)}; "
+            f"install what is missing: {sys.executable} -m pip install {' '.join(missing)}"
         )
     size, channels = stats["size"], stats["channels"]
     module = OfFrozen(files, size) if is_of_frozen(files.model) else OfTrained(files, stats)

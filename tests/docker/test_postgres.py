@@ -143,7 +143,7 @@ def test_a_server_that_is_away_costs_one_warning_and_gets_everything_once(tracke
         halfway.metrics({"loss": 2.0}, 2)
         halfway.close("FINISHED")
         (warning,) = capsys.readouterr().err.strip().splitlines()
-        assert "pretext: warning" in warning and "scan send" in warning
+        assert "pretext: warning" in warning and "scan runs --send" in warning
         (waiting,) = spools(tmp_path / "halfway")
         assert [record["event"] for record in recorded(waiting)] == ["start", "metrics", "metrics", "end"]
 

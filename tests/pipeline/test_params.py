@@ -81,12 +81,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, values, name, value, 
     ("backbone.name", "timm", "backbone.model is null; backbone.name timm needs timm's name of a network"),
     ("cluster.prior", [0.5, 0.5], "cluster.prior has 2 values; one per cluster, 10, or null is allowed"),
     ("cluster.prior", [0] * 10, "cluster.prior.0 is 0; input should be greater than 0 (and 9 more)"),
-    ("pretext.method", "moco", "pretext.method moco lacks encoder_momentum, queue, key_groups; scan use"),
+    ("pretext.method", "moco", "pretext.method moco lacks encoder_momentum, queue, key_groups; scan settings use"),
     ("pretext.method", "byol", "pretext.method byol lacks encoder_momentum and has no projector_norm, temp"),
     ("pretext", {"queue": 9, "epochs": 0},
-     "pretext.method simclr has no queue; scan use --method simclr writes its settings (and 1 more)"),
+     "pretext.method simclr has no queue; scan settings use --method simclr writes its settings (and 1 more)"),
     ("pretext", dict.fromkeys(["encoder_momentum", "queue", "key_groups", "negatives"], 8),  # a file from before
-     "pretext.method simclr has no encoder_momentum, key_groups, negatives, queue; scan use --method simclr writes"),
+     "pretext.method simclr has no encoder_momentum, key_groups, negatives, queue; scan settings use --method simclr"),
     ("cluster.augmentation.kind", "strong", "cluster.augmentation.kind strong lacks operations, cutout and has"),
     ("pretext", {"method": "moco", "encoder_momentum": 0, "queue": 9, "key_groups": 7}, "pretext.key_groups is 7"),
 ])  # fmt: skip
@@ -118,7 +118,8 @@ def test_no_more_neighbors_are_used_than_are_mined(path, values, name):
 
 @pytest.mark.parametrize(("name", "said"), [
     ("neighbors.k", None), ("pretext.method", None), ("pretext.augmentation.kind", None), ("cluster", None),
-    ("pretext.optimizer.lr", None), ("seed", None), ("pretext.queue", "pretext.method moco lacks queue; scan use"),
+    ("pretext.optimizer.lr", None), ("seed", None),
+    ("pretext.queue", "pretext.method moco lacks queue; scan settings use"),
     ("cluster.heads", "cluster.method scan lacks heads; presets/base.yaml has its settings"),
     ("pretext.augmentation.blur", "pretext.augmentation.kind simclr lacks blur; presets/base.yaml has"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""``scan use`` and ``scan params``: nothing of the user's is lost, and what is printed is what would run."""
+"""``scan settings``: nothing of the user's is lost, and what is printed is what would run."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
 
 
 def scan(*arguments):
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, ["settings", *arguments])
 
 
 def failed(*arguments):
@@ -82,7 +82,7 @@ def test_what_another_method_has_is_dropped_and_what_none_has_stays():
     assert complete({"pretext": {"method": "mocov2", "a": 1}}, base)["pretext"] == {"method": "mocov2", "a": 1}
 
 
-# --- scan use
+# --- scan settings use
 
 
 @pytest.mark.parametrize("name", list_presets(ROOT / "presets"))
@@ -129,7 +129,7 @@ def test_use_of_a_method_mends_an_old_file_and_one_that_was_changed_by_hand(proj
     text = PARAMS_FILE.read_text()
     for old, new in (("  epochs: 120", "  epochs: 120\n  queue: 9"), ("  temperature: 0.2\n", "")):
         PARAMS_FILE.write_text(text.replace(old, new))
-        assert "scan use --method simclr" in failed("params")
+        assert "scan settings use --method simclr" in failed("show")
         assert scan("use", "--method", "simclr").exit_code == 0
         assert read_yaml(PARAMS_FILE) == preset_values(PRESETS / "digits.yaml")
 
@@ -170,7 +170,7 @@ def test_use_works_where_there_are_no_settings_yet(project):
     assert PARAMS_FILE.read_bytes() == (ROOT / "params.yaml").read_bytes(), "this repository's is the digits preset"
 
 
-@pytest.mark.parametrize("command", ["use", "params"])
+@pytest.mark.parametrize("command", ["use", "show"])
 @pytest.mark.parametrize(("name", "hint"), [("cifr10", "cifar10"), ("STL10", "stl10"), ("../params", None)])
 def test_an_unknown_name_changes_nothing_and_lists_those_there_are(project, command, name, hint):
     before = everything(project)
@@ -260,7 +260,7 @@ def test_a_preset_is_found_by_its_name_and_by_its_path(name):
     assert find_preset(name) == PRESETS / "cifar10.yaml"
 
 
-@pytest.mark.parametrize("command", [["use"], ["use", "cifar10"], ["params", "cifar10"]])
+@pytest.mark.parametrize("command", [["use", "cifar10"], ["use", "--method", "moco"], ["show"]])
 def test_outside_of_the_project_it_says_where_to_run(tmp_path, monkeypatch, command):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -271,7 +271,7 @@ def test_outside_of_the_project_it_says_where_to_run(tmp_path, monkeypatch, comm
 @pytest.mark.parametrize("name", [None, "cifar10", "imagenet_1000"])
 def test_params_as_json_are_the_validated_settings_of_a_preset_or_of_params_yaml(name):
     PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("seed: 0", "seed: 7"))
-    done = scan("params", *([name] if name else []), "--json")
+    done = scan("show", *([name] if name else []), "--json")
     settings = read_preset(PRESETS / f"{name}.yaml") if name else read_params()
     assert done.exit_code == 0 and done.stderr == "" and settings.seed == (0 if name else 7)
     assert Params.model_validate_json(done.stdout) == settings
@@ -280,7 +280,7 @@ def test_params_as_json_are_the_validated_settings_of_a_preset_or_of_params_yaml
 
 def test_params_without_json_may_stand_in_params_yaml(project):
     for name in list_presets():
-        printed = scan("params", name).stdout
+        printed = scan("show", name).stdout
         (project / "printed.yaml").write_text(printed)
         assert read_params(project / "printed.yaml") == read_preset(PRESETS / f"{name}.yaml")
         assert printed.startswith("seed: 0\nprecision: auto\n\ndata:\n  name: ")
@@ -298,4 +298,4 @@ def test_printed_values_are_read_back_as_they_were():
 ], ids=["not YAML", "empty", "a wrong value"])  # fmt: skip
 def test_params_of_a_broken_file_end_in_one_line(change, said):
     PARAMS_FILE.write_text(change(PARAMS_FILE.read_text()))
-    assert said in failed("params") and said in failed("params", "--json")
+    assert said in failed("show") and said in failed("show", "--json")

@@ -1,4 +1,4 @@
-"""``scan show``, ``scan ui`` and ``scan send``: what they print, and that it holds no password."""
+"""``scan show``, ``scan runs`` and ``scan runs --send``: what they print, and that it holds no password."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_results_are_named_by_what_they_were_made_under_and_not_by_settings_of_t
 def test_the_ui_gets_the_address_by_the_environment_and_no_password_is_shown(project, monkeypatch, started):
     (project / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
-    done = scan("ui", "--port", "5001")
+    done = scan("runs", "--port", "5001")
     ((program, arguments, environment),) = started
     assert (program, arguments[:4]) == (sys.executable, [sys.executable, "-m", "mlflow", "server"])
     assert arguments[4:] == ["--host", "127.0.0.1", "--port", "5001"]
@@ -87,21 +87,21 @@ def test_mlflow_s_server_reads_the_address_from_there():
 
 def test_the_ui_of_the_project_reads_its_database(project, started):
     (project / "dvc.yaml").write_text("stages: {}\n")
-    assert f"reading sqlite:///{project}/mlflow.db; " in scan("ui").output
+    assert f"reading sqlite:///{project}/mlflow.db; " in scan("runs").output
     assert started[0][2]["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{project}/mlflow.db"
 
 
 @pytest.mark.parametrize("address", ["", SECRET])
 def test_the_ui_outside_of_the_project_makes_no_database(project, monkeypatch, started, address):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    done = scan("ui")
+    done = scan("runs")
     assert done.exit_code == 1 and started == [] and list(project.iterdir()) == []
     assert done.output == f"scan: error: dvc.yaml is missing from {project}; run from the project's folder\n"
 
 
 def test_a_server_that_is_elsewhere_is_named_without_its_password(monkeypatch, started):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:s3cr@t@host/mlflow")
-    done = scan("ui")
+    done = scan("runs")
     assert done.output.endswith(" names: https://anna:***@host/mlflow\n") and started == []
 
 
@@ -111,7 +111,7 @@ def test_an_error_is_one_line_without_passwords(monkeypatch, kind):
         raise kind(f"no answer\nfrom {SECRET}")
 
     monkeypatch.setattr(delivery, "send_waiting", away)
-    done = scan("send")
+    done = scan("runs", "--send")
     assert done.exit_code == 1
     assert done.output == "scan: error: no answer from postgresql+psycopg://anna:***@host:5432/mlflow\n"
 
@@ -122,9 +122,9 @@ def test_a_full_disk_is_one_line_whichever_library_says_it_and_other_errors_show
 
     monkeypatch.setattr(delivery, "send_waiting", fail)
     text = "I/O error: No space left on device (os error 28)"
-    assert scan("send").output.startswith("scan: error: no room is left on the disk; make room")
+    assert scan("runs", "--send").output.startswith("scan: error: no room is left on the disk; make room")
     text = "a mistake in the program"
-    assert isinstance(scan("send").exception, RuntimeError)
+    assert isinstance(scan("runs", "--send").exception, RuntimeError)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Suggested names: for shown groups that can be trusted and have none; made once for a state of the corrections."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -8,9 +10,10 @@ from pipeline import artifacts
 from pipeline.cli.app import app
 from pipeline.groups import file, suggestions
 from pipeline.groups.apply import Grouping
-from pipeline.presets import find_preset, use_preset
 from scan_core.evaluation.belonging import Belonging
-from scan_core.models.files import save_belonging
+from scan_core.models.files import FrozenSpace, save_belonging, save_reduction
+from scan_core.models.networks import ClusterHeads
+from scan_core.models.reduction import Reduction
 from scan_core.weights import words
 from tests.pipeline.groups.conftest import write_run
 
@@ -20,7 +23,10 @@ CLUSTERS = [0] * 8 + [1] * 6 + [2] * 4  # groups 1, 2, 3: tench, goldfish, great
 @pytest.fixture
 def run(project, monkeypatch):
     write_run(CLUSTERS)
-    use_preset(find_preset("photos"))
+    weights = project / "weights" / "efficientnet_lite0.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    save_model(hashlib.sha256(b"weights").hexdigest())
     bank = np.eye(1280, dtype=np.float16)[CLUSTERS]
     fitted = Belonging(np.array(CLUSTERS), np.zeros(3, np.float32), np.ones(3, bool))
     save_belonging(artifacts.BELONGING, fitted, bank, False)
@@ -30,6 +36,14 @@ def run(project, monkeypatch):
     plain = np.eye(1000, 1280, dtype=np.float32), np.zeros(1000, np.float32)
     monkeypatch.setattr(words, "classifier_of", lambda name: calls.append(name) or plain)
     return calls
+
+
+def save_model(sha256):
+    """A model of one frozen network."""
+    identity = np.eye(1280, 4, dtype=np.float32)
+    reduction = Reduction(np.zeros(1280, np.float32), np.ones(1280, np.float32), identity)
+    path = artifacts.MODELS / "selflabel.safetensors"
+    save_reduction(path, reduction, [FrozenSpace(sha256, 224, False)], ClusterHeads(4, 3, 1))
 
 
 def verdict(*said):
@@ -59,10 +73,12 @@ def test_merges_make_it_anew_and_the_merged_group_gets_the_common_kind(run):
     assert set(found) == {1, 3} and found[1] not in ("great white shark",) and len(run) == 2
 
 
-def test_other_networks_suggest_none(run):
-    from pipeline.presets import change_params
-
-    change_params({"embed": {"spaces": [{"weights": "weights/mine.safetensors", "side": 224, "mirror": False}]}}, "own")
+@pytest.mark.parametrize("kind", ["other weights", "no model"])
+def test_other_networks_suggest_none(run, kind):
+    if kind == "other weights":
+        save_model("0" * 64)
+    else:
+        (artifacts.MODELS / "selflabel.safetensors").write_bytes(b"damaged")
     assert suggested() == {} and run == []
 
 

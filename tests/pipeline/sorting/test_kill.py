@@ -1,6 +1,7 @@
 """A kill between any two changes of the disk, and a full disk: the next call makes the tree right."""
 
 import builtins
+import contextlib
 import errno
 import os
 import shutil
@@ -76,10 +77,8 @@ def killed_everywhere(monkeypatch, prepare, action, check, step):
         prepare(folder)
         with monkeypatch.context() as patched:
             killer = Killer(patched, count)
-            try:
+            with contextlib.suppress(Killed):
                 action(folder)
-            except Killed:
-                pass
         check(folder, count)
         if not killer.dead:
             return count

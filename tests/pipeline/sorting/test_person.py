@@ -40,9 +40,8 @@ def test_a_photo_that_is_edited_stays_with_all_that_belongs_to_it(before):
     assert "left alone: 1 changed by you" in said
     found = tree("sorted")
     assert found["01/1.jpg"] == b"edited" and "01/1.CR2" in found
-    assert {"03/1.CR2", "03/1 (a).jpg", "03/2.jpg", "03/3.jpg", "03/3.jpg.xmp", "03/1.jpg", "03/4.jpg"} & found.keys() == {
-        "03/2.jpg", "03/3.jpg", "03/3.jpg.xmp", "03/1.jpg", "03/4.jpg",
-    }  # fmt: skip
+    moved = {"03/2.jpg", "03/3.jpg", "03/3.jpg.xmp", "03/1.jpg", "03/4.jpg"}
+    assert {name for name in found if name.startswith("03/")} == moved
     assert found["03/1.jpg"] == photo_bytes("b/1.jpg")
     assert sort("sorted") and tree("sorted") == found and snapshot("photos") == before
 

@@ -294,7 +294,7 @@ def test_a_server_that_is_away_costs_one_warning_and_loses_nothing(project, monk
     tracker.metrics({"loss": 1.0}, 1)
     tracker.close("FINISHED")
     (warning,) = capsys.readouterr().err.strip().splitlines()
-    assert warning.startswith("pretext: warning: MLflow did not take") and "scan send" in warning
+    assert warning.startswith("pretext: warning: MLflow did not take") and "scan runs --send" in warning
     assert [record["event"] for record in recorded(tracker.folder)] == ["start", "metrics", "end"]
     said = r"^MLflow at http://anna:\*\*\*@127.0.0.1:9 does not take the records"
     with pytest.raises(ScanError, match=said) as caught:

@@ -1,0 +1,1 @@
+"""Two runs beside each other: revisions of this project, or other projects."""
