@@ -1,5 +1,7 @@
 """``scan`` itself: where the project stands, old names, and words that are no command."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -68,6 +70,6 @@ def test_a_word_that_is_no_command_is_one_line_with_what_may_be_meant(word, mean
 
 
 def test_help_names_the_commands_in_the_order_in_which_they_are_used():
-    lines = [line.strip("│╭─ ").split(" ")[0] for line in scan("--help").stdout.splitlines()]
+    lines = re.findall(r"(?m)^(?:╭─|│) (\w+) [ ─]", scan("--help").stdout)
     order = ["Start", "run", "show", "sort", "Use", "predict", "edit", "Prepare", "look", "settings", "Team", "runs"]
     assert [line for line in lines if line in order] == order
