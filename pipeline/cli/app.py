@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from pipeline.cli.compare import compare
 from pipeline.cli.edit import edit
 from pipeline.cli.look import look
 from pipeline.cli.model import model

@@ -83,9 +83,9 @@ def _summary(done: "Sorted") -> Iterator[str]:
     places, plan, existing, steps = done.places, done.plan, done.existing, done.done
     yield f"sorted    {counted(len(places.of), 'photo')} into {counted(places.groups, 'group')}: {done.folder}"
     sure, check, nowhere = (places.count(state) for state in (SURE, CHECK, NOWHERE))
-    yield f"          {sure:,} sure, {check:,} to check, {nowhere:,} fit nowhere"
+    yield f"          {SURE} {sure:,}   {CHECK} {check:,}   {NOWHERE} {nowhere:,}"
     if plan.companions:
-        yield f"along     {counted(plan.companions, 'file')} that belong to them: raw files, sidecars, videos"
+        yield f"along     {counted(plan.companions, 'companion')} (raw files, sidecars, videos)"
     if left := [f"{count:,} {what}" for count, what in _left_out(done) if count]:
         yield f"left out  {', '.join(left)}"
     if steps.unreadable:
@@ -108,8 +108,8 @@ def counted(number: int, what: str) -> str:
 
 def _left_out(done: "Sorted") -> list[tuple[int, str]]:
     places = done.places
-    copies = sum(places.findings[kind] for kind in ("duplicate", "near_duplicate"))
+    copies = places.findings["duplicate"]
     return [
-        (places.ignored, "of ignored groups"), (places.findings["rejected"], "unreadable"), (copies, "copies"),
+        (places.ignored, "of ignored groups"), (places.findings["rejected"], "unreadable"), (copies, "exact copy" if copies == 1 else "exact copies"),
         (done.missing, "no longer in the source"),
     ]  # fmt: skip

@@ -84,10 +84,7 @@ class _Copy:
                 self.lock = (read_yaml(LOCK) or {}).get("stages") or {}
             self.tracked = {Path(out["path"]) for stage in self.lock.values() for out in stage.get("outs", [])}
             if not self.get(artifacts.PREDICTIONS):
-                raise ScanError(
-                    f"there is no {artifacts.PREDICTIONS}, so no run has ended there; "
-                    + self.place.how_to_get(artifacts.PREDICTIONS)
-                )
+                raise ScanError(f"there is no {artifacts.PREDICTIONS}, so no run has ended; run dvc repro there")
             for path in (PARAMS_FILE, artifacts.METRICS, artifacts.VERDICT, artifacts.GROUPS, file.FILE, file.ANSWERS):
                 self.get(path)
             self._complete()
@@ -109,7 +106,7 @@ class _Copy:
         if self.place.get(path, self.folder / path):
             return True
         if {path, *path.parents} & self.tracked:
-            raise ScanError(f"{path} is not in the local cache; {self.place.how_to_get(path)}")
+            raise ScanError(f"{path} is in {LOCK}, but not in {self.place.store}; {self.place.how_to_get(path)}")
         return False
 
     def _complete(self) -> None:
@@ -206,7 +203,7 @@ class _Copy:
             used |= _leaves(self.lock[stage].get("params", {}).get(str(PARAMS_FILE), {}))
         if changed := [name for name in written if name in used and written[name] != used[name]]:
             self.notes.append(f"not yet run with the {PARAMS_FILE} that is there: {_some(changed)}")
-        return written | used
+        return used or written
 
 
 def _leaves(values: dict[str, Any]) -> dict[str, Any]:

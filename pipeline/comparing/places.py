@@ -12,6 +12,8 @@ LOCK = Path("dvc.lock")
 class Folder:
     """The run of a project's folder, as the folder is now."""
 
+    store = "its folder"  # where outputs are
+
     def __init__(self, folder: Path, title: str) -> None:
         self.title = title
         self._folder = folder
@@ -32,6 +34,8 @@ class Folder:
 
 class Revision:
     """The run of a revision of the project that is the working directory. Only the local cache of DVC is read."""
+
+    store = "the local cache"
 
     def __init__(self, name: str, here: Path) -> None:
         """Raises ``ScanError`` if ``name`` is no revision, or if nothing was run in it."""

@@ -38,9 +38,9 @@ def run(project):
 def test_it_says_what_has_come_out_and_how_it_is_taken_back(run):
     assert sort("sorted") == (
         f"sorted    5 photos into 2 groups: {run}/sorted\n"
-        "          3 sure, 1 to check, 1 fit nowhere\n"
-        "along     1 file that belong to them: raw files, sidecars, videos\n"
-        "left out  1 unreadable, 1 copies\n"
+        "          sure 3   to check 1   fits nowhere 1\n"
+        "along     1 companion (raw files, sidecars, videos)\n"
+        "left out  1 unreadable, 1 exact copy\n"
         "now       6 files made, 0 moved, 0 removed\n"
         "\n"
         f"undo      scan sort {run}/sorted --undo\n"
@@ -143,6 +143,9 @@ def test_no_room_no_permission_and_links_that_cannot_be_are_one_line(run, monkey
     def denied(*words, **more):
         raise PermissionError(errno.EACCES, "Permission denied", str(words[0]))
 
+    def no_links(*words, **more):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
     with monkeypatch.context() as patched:
         patched.setattr(os, "mkdir", denied)
         done = scan("sort", "sorted")
@@ -150,14 +153,10 @@ def test_no_room_no_permission_and_links_that_cannot_be_are_one_line(run, monkey
             f"{run}/sorted cannot be written (Permission denied: {run}/sorted); give a folder that you" in done.stderr
         )
     with monkeypatch.context() as patched:
-        patched.setattr(os, "symlink", lambda *words: denied(*words) if False else _no_links())
+        patched.setattr(os, "symlink", no_links)
         done = scan("sort", "sorted", "--link")
         assert "is on a file system without links; leave --link away" in done.stderr
     assert sort("sorted")
-
-
-def _no_links():
-    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def test_photos_of_another_source_do_not_mix(run):
