@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.verdict import FIT, REPORTED, draw, load
-from scan_core.evaluation.verdict import NONE, STRONG, WEAK, judge_groups, unit_rows
+from scan_core.evaluation.verdict import NONE, STRONG, WEAK, judge_groups
 from scan_core.weights.words import classifier_of, hypernyms, suggest_words
 
 DRAWS = 10
@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
             for seed in range(start, start + DRAWS):
                 drawn = draw(sets, name, "noise" if name == "noise" else "classes", seed)
                 verdict = judge_groups(drawn.embeddings, drawn.clusters, drawn.num_clusters, 0)
-                words = suggest_words(unit_rows(drawn.features), drawn.clusters, classifier)
+                words = suggest_words(drawn.features, drawn.clusters, classifier)
                 for group, each in enumerate(verdict.groups):
                     counts[each.word]["groups"] += 1
                     if group in words and each.word != NONE:

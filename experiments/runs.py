@@ -206,9 +206,11 @@ def _pretext_key(run: Run) -> str:
 def deliver_to_mlflow(say: Callable[[str], None]) -> None:
     """Delivers the workers' records. It is optional because it takes about five seconds per run."""
     from pipeline.tracking.delivery import send_waiting
+    from pipeline.tracking.execution import project_name
     from pipeline.tracking.mlflow_runs import connect
 
     os.environ["MLFLOW_TRACKING_URI"] = tracking_address(Path.cwd())
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = project_name(Path.cwd())
     for folder in sorted(FOLDER.glob("worker-*")):
         try:
             connect(Path.cwd())  # makes MLflow's experiment, whose artifacts are where its maker is: in the project

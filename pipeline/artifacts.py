@@ -21,8 +21,9 @@ DIGEST = 16  # bytes
 ITEMS = Path("data/items")  # items.parquet, findings.csv; read by evaluate alone
 LABELS = Path("data/labels")  # labels.npy, classes.json; read by evaluate alone
 # {train,val}.npy; {train,val}_first.npy, the position in the split of the image that each is a copy of; bank.npy, whole
-# features of some of train, with the nearest of them in {train,val}_bank.npy and {train,val}_bank_similarity.npy; of
-# frozen networks also reduction.safetensors, and networks/<hash>.safetensors
+# features of some of train, of length 1, and the lengths they had in bank_lengths.npy, with the nearest of them in
+# {train,val}_bank.npy and {train,val}_bank_similarity.npy; of frozen networks also reduction.safetensors, and
+# networks/<hash>.safetensors
 EMBEDDINGS = Path("data/embeddings")
 NEIGHBORS = Path("data/neighbors")  # {train,val}.npy and {train,val}_similarity.npy
 GROUPS = Path("data/groups.json")  # the number of groups: given, or estimated and why
@@ -32,7 +33,9 @@ BELONGING = MODELS / "belonging.safetensors"  # what tells whether a new image b
 REJECTED = Path(".scan/rejected.csv")  # the findings, if they made prepare fail
 PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")
+HEADLINE = Path("reports/headline.json")  # the few of them that runs are compared by
 PREDICTIONS = Path("reports/predictions.parquet")
+PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # its columns, the best cluster first
 REPORT = Path("reports/report.html")
 VERDICT = Path("reports/verdict.json")  # how far the groups can be trusted, without labels
 SAMPLES = Path("reports/clusters.png")
@@ -60,8 +63,8 @@ KINDS = ("rejected", "ignored", "duplicate", "near_duplicate")  # of findings
 
 MADE_BY = {  # folders and files → stage; a file that is not here has the name of its stage
     IMAGES: "prepare", ITEMS: "prepare", LABELS: "prepare", EMBEDDINGS: "embed", NEIGHBORS: "neighbors",
-    ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", PREDICTIONS: "evaluate", REPORT: "evaluate",
-    VERDICT: "evaluate", BELONGING: "evaluate",
+    ASSIGNMENTS / "heads.npy": "cluster", METRICS: "evaluate", HEADLINE: "evaluate", PREDICTIONS: "evaluate",
+    REPORT: "evaluate", VERDICT: "evaluate", BELONGING: "evaluate",
     SAMPLES: "evaluate", NEIGHBOR_SAMPLES: "evaluate",
 }  # fmt: skip
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import artifacts
+from pipeline.artifacts import PREDICTED
 from pipeline.environment import use_threads, wanted_device, worker_count
-from pipeline.groups.apply import PREDICTED, Grouping, grouped, read_predictions
+from pipeline.groups.apply import Grouping, grouped, read_predictions
 from pipeline.inspect_source import kind_of
 from pipeline.params import Params
 from pipeline.weights import ENGINES

@@ -15,6 +15,7 @@ from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, s
 from pipeline.params import Params, read_params
 from pipeline.progress import TrainingProgress
 from pipeline.resume import ScratchFolder, launched, training_environment
+from pipeline.tracking.execution import end_execution, execution_id, project_name, tags_of_run
 from pipeline.tracking.spool import NullTracker, Tracker
 from pipeline.weights import weights_file
 from scan_core.errors import ScanError
@@ -63,15 +64,16 @@ class Stage:
         """Starts the runs in MLflow that this execution fills."""
         everything = flatten(self.params.model_dump(mode="json"))
         group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
-        key = run_key(self.params, source_key())
+        key, own = run_key(self.params, source_key()), tags_of_run(git_commit())
         self.tracker.event(
             "start",
             stage=self.name,
-            key=key,
-            name=f"{self.params.data.name} seed {self.params.seed} {key[:6]}",
+            key="" if self.rank else execution_id(key),
+            name=f"{project_name(self.root)} seed {self.params.seed} {key[:6]}",
             params=everything,
-            own={key: value for key, value in everything.items() if key.split(".")[0] in group},
-            tags={"scan.fingerprint": self.fingerprint},
+            own={name: value for name, value in everything.items() if name.split(".")[0] in group},
+            tags={"scan.fingerprint": self.fingerprint, **own},
+            about={"scan.key": key, **own},
         )
 
     def out(self, path: Path) -> Path:
@@ -189,6 +191,8 @@ class Stage:
         if self._scratch:
             self._scratch.close(finished=True)
             self._scratch = None
+        if self.name == "evaluate":
+            end_execution()
         self._alone.release()
 
     def abandon(self) -> None:

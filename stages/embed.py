@@ -67,8 +67,11 @@ def save_bank_neighbors(
     from scan_core.evaluation.belonging import BANK, bank_of, nearest_in_bank
 
     if bank is None:
-        bank = bank_of([space[distinct[:BANK]] for space in features])
+        kept = [space[distinct[:BANK]] for space in features]
+        bank = bank_of(kept)
         artifacts.save_array(folder / "bank.npy", bank)
+        lengths = np.stack([np.linalg.norm(space, axis=1) for space in kept], axis=1).astype(np.float32)
+        artifacts.save_array(folder / "bank_lengths.npy", lengths)
     cosine, nearest = nearest_in_bank(features, bank)
     artifacts.save_array(folder / f"{split}_bank.npy", nearest)
     artifacts.save_array(folder / f"{split}_bank_similarity.npy", cosine)

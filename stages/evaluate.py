@@ -1,5 +1,6 @@
 """evaluate: scores, predictions and the report. The only stage besides prepare that reads labels."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import scan_core
 from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.stage import Stage, flatten
+from pipeline.tracking.execution import model_name, project_name
 from pipeline.tracking.packaging import environment, example_of, groups_of, images_of, requirements
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 MODELS = ("cluster", "selflabel")  # the stages whose models are scored
 EXAMPLES = 4  # images logged with the model
-PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # columns of predictions.parquet
 
 
 def evaluate(stage: Stage) -> None:
@@ -50,9 +51,12 @@ def evaluate(stage: Stage) -> None:
 
     artifacts.save_json(stage.out(artifacts.METRICS), metrics)
     verdict, states = judge(stage, splits, reported)
+    few = headline(metrics, verdict, reported)
+    artifacts.save_json(stage.out(artifacts.HEADLINE), few)
     write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, reported)
     log_scores(stage, metrics, stats, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
     write_plots_and_page(stage, stats, splits, metrics, verdict, pixels_of)
+    log_summary(stage, few, verdict, {split: len(rows[split]) for split in SPLITS})
     log_files(stage)
 
 
@@ -119,12 +123,27 @@ def judge(stage: Stage, splits: "dict[str, SplitData]", reported: str) -> tuple[
     kept = distinct[: len(bank)]
     fitted = fit_belonging(near["train"][0][kept], train.final.cluster[kept], found)
     projected = stage.params.embed.features == "projector"
-    save_belonging(stage.out(artifacts.BELONGING), fitted, bank, projected)
+    lengths = artifacts.load_array(artifacts.EMBEDDINGS / "bank_lengths.npy", "float32", (len(bank), None))
+    save_belonging(stage.out(artifacts.BELONGING), fitted, bank, lengths, projected)
     states = {split: judge_images(fitted, *near[split], data.final.cluster) for split, data in splits.items()}
     verdict = asdict(found) | {"images": dict(Counter(states[reported].tolist()))}
     artifacts.save_json(stage.out(artifacts.VERDICT), verdict)
-    stage.tracker.event("tags", values={"scan.verdict": found.word}, parent=True)
     return verdict, states
+
+
+def headline(metrics: dict[str, dict[str, Any]], verdict: dict[str, Any], reported: str) -> dict[str, float]:
+    """The numbers by which runs are compared: against labels if there are any, and without."""
+    from scan_core.evaluation.belonging import NOWHERE, SURE
+
+    scores, quality = metrics[reported], metrics["val"]["quality"] | metrics[reported]["quality"]
+    found = {name: scores["selflabel"][name] for name in ("acc", "nmi", "ari") if name in scores["selflabel"]}
+    found |= {"kmeans_acc": scores["kmeans_embeddings"]["acc"]} if found else {}
+    states = verdict["images"]
+    total = max(sum(states.values()), 1)
+    found |= {"groups": len(verdict["groups"]), "strong_share": verdict["figures"].get("strong_share", 0.0)}
+    found |= {"sure": states.get(SURE, 0) / total, "fits_nowhere": states.get(NOWHERE, 0) / total}
+    kept = {"neighbor_agreement": "neighbor_agreement", "heads_ari": "head_agreement"}
+    return found | {new: quality[name] for name, new in kept.items() if name in quality}
 
 
 def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[str, np.ndarray], reported: str) -> None:
@@ -142,7 +161,7 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[s
     table = items.take(pa.array(np.concatenate([data.rows for data in parts])))
     clusters = np.concatenate([data.final.clusters for data in parts])
     probabilities = np.concatenate([data.final.probabilities for data in parts])
-    for rank, (cluster, probability) in enumerate(PREDICTED):
+    for rank, (cluster, probability) in enumerate(artifacts.PREDICTED):
         table = table.append_column(cluster, pa.array(clusters[:, rank]))
         table = table.append_column(probability, pa.array(probabilities[:, rank]))
     table = table.append_column("state", pa.array(np.concatenate([states[name] for name in names])))
@@ -211,8 +230,30 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], stats: dict[str
         code=[tracker.copy(Path(scan_core.__file__).parent)],
         example=tracker.save("example.json", example_of(example)),
         requirements=requirements(params.backbone.name, networks.exists()),
-        name=f"scan-{params.data.name}",
+        name=model_name(stage.root),
     )
+
+
+def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], counts: dict[str, int]) -> None:
+    """Says in the run's row in MLflow what came out: its name, its headline, its images, a description."""
+    from pipeline.report.words import what_to_try, why
+
+    tracker, groups, project = stage.tracker, artifacts.load_json(artifacts.GROUPS), project_name(stage.root)
+    tracker.event("metrics", values={f"headline/{name}": value for name, value in few.items()}, step=0, parent=True)
+    said = f"ACC {100 * few['acc']:.1f}" if "acc" in few else verdict["word"]
+    name = f"{project} · {groups['number']} groups · {said}"
+    tracker.event("tags", values={"mlflow.runName": name, "scan.verdict": verdict["word"]}, parent=True)
+    source = artifacts.load_json(artifacts.SOURCE)
+    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
+    where = stage.params.data.path or stage.params.data.name
+    tracker.event(
+        "data set", name=project, digest=digest, source=where, counts={"num_rows": sum(counts.values()), **counts}
+    )
+    table = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in few.items())
+    tried = what_to_try(verdict, groups)
+    lines = [f"**{verdict['word'].upper()}**: {why(verdict)}." + (f" To try: {tried}." if tried else ""), ""]
+    lines += ["| | |", "| --- | --- |", table, "", "![groups](get-artifact?path=clusters.png&run_uuid={run})"]
+    tracker.event("note", text="\n".join(lines))
 
 
 def log_files(stage: Stage) -> None:

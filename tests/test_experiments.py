@@ -462,6 +462,7 @@ def test_mlflow_keeps_artifacts_in_the_project_and_not_in_a_worker(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCAN_TRACKING", "spool")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
     tracker = Tracker(tmp_path / workers.FOLDER / "worker-0", "pretext")
     tracker.event("start", stage="pretext", key="run", name="digits", params={}, own={}, tags={})
     tracker.close("FINISHED")
@@ -469,7 +470,7 @@ def test_mlflow_keeps_artifacts_in_the_project_and_not_in_a_worker(tmp_path, mon
     deliver_to_mlflow(said.append)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert said == [] and not tracker.folder.exists()
-    assert client.get_experiment_by_name("scan").artifact_location == (tmp_path / "mlartifacts").as_uri()
+    assert client.get_experiment_by_name(tmp_path.name).artifact_location == (tmp_path / "mlartifacts").as_uri()
 
 
 @pytest.fixture(scope="module")

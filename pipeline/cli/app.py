@@ -73,7 +73,8 @@ def main(ctx: typer.Context) -> None:
 
 START, USE, PREPARE, TEAM = "Start", "Use", "Prepare", "Team"
 for command, panel in (
-    (run, START), (show, START), (sort, START), (predict, USE), (look, PREPARE), (init, PREPARE), (runs, TEAM),
+    (run, START), (show, START), (sort, START), (compare, USE), (predict, USE), (look, PREPARE), (init, PREPARE),
+    (runs, TEAM),
 ):  # fmt: skip
     app.command(rich_help_panel=panel)(command)
 app.add_typer(edit, name="edit", rich_help_panel=USE)

@@ -32,12 +32,12 @@ def compare(
     path = picture_path(picture, here)
     found = compared(*read_outcomes(find_place(a, here), find_place(b, here)))
     print("\n".join(words.heading(found)))
-    rows, alone = words.settings(found)
-    _print_table("settings", rows)
-    print("\n".join([*alone, *([] if rows or alone else ["\nsettings  all the same"])]), end="\n" if alone or not rows else "")
-    _print_table("scores", words.scores(found))
-    print()
-    print("\n".join([*words.agreement(found), *words.groups(found)]))
+    changed, alone = words.settings(found)
+    _print_table("settings", changed)
+    for line in alone:
+        print(line)
+    _print_table(words.scored(found), words.scores(found))
+    print("\n".join(["", *words.agreement(found), *words.groups(found)]))
     if path:
         from pipeline.comparing.picture import draw_picture
 
@@ -67,6 +67,7 @@ def _print_table(title: str, rows: "list[Row]") -> None:
     from rich.table import Table
 
     if not rows:
+        print(f"\n{title}  the same in both")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in (title, "A", "B"):

@@ -23,7 +23,7 @@ JSON = "The same as a .json file."
 
 
 def sort(
-    folder: Annotated[str | None, typer.Argument(metavar="[DIR]", help=FOLDER)] = None,
+    folder: Annotated[str | None, typer.Argument(metavar="DIR", help=FOLDER)] = None,
     link: Annotated[bool, typer.Option("--link", help=LINK)] = False,
     xmp: Annotated[bool, typer.Option("--xmp", help=XMP)] = False,
     undo: Annotated[bool, typer.Option("--undo", help=UNDO)] = False,
@@ -54,6 +54,8 @@ def _undo(target: Path) -> None:
     print(f"undone    {counted(done.removed, 'file')} removed that scan sort had made in {target}")
     if done.changed:
         print(f"yours     left alone: {done.changed:,} that you have changed, moved or removed")
+    if done.strangers:
+        print(f"          {target} stays, with what is yours in it")
     if done.kept:
         print(f"kept      {counted(done.kept, 'file')} whose originals are gone: there may be no other copy")
 
@@ -110,6 +112,8 @@ def _left_out(done: "Sorted") -> list[tuple[int, str]]:
     places = done.places
     copies = places.findings["duplicate"]
     return [
-        (places.ignored, "of ignored groups"), (places.findings["rejected"], "unreadable"), (copies, "exact copy" if copies == 1 else "exact copies"),
+        (places.ignored, "of ignored groups"),
+        (places.findings["rejected"], "unreadable"),
+        (copies, "exact copy" if copies == 1 else "exact copies"),
         (done.missing, "no longer in the source"),
-    ]  # fmt: skip
+    ]

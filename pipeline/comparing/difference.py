@@ -8,8 +8,8 @@ import numpy as np
 from pipeline.comparing.outcome import Outcome
 from scan_core.errors import ScanError
 
-KEPT, MERGED, SPLIT, SCATTERED, NEW = "kept", "merged", "split", "scattered", "new"
-FATES = (SPLIT, MERGED, SCATTERED, NEW, KEPT)  # what has changed most first
+FATES = KEPT, MERGED, SPLIT, SCATTERED, NEW = "kept", "merged", "split", "scattered", "new"
+ORDER = (SPLIT, MERGED, SCATTERED, NEW, KEPT)  # what has changed most first
 MOST = 0.5  # a group goes on in another if more of it is there
 PART = 0.1  # a split or merged group has parts of at least so much of it: a few strays do not split a group
 
@@ -42,7 +42,7 @@ class Difference:
     groups: tuple[list[int], list[int]]  # of A and of B, those that have such images
     counts: np.ndarray  # (groups of A, groups of B) int64 images
     agreement: dict[str, float]  # acc (one to one), ari, ami
-    fates: list[Fate]  # in the order of FATES, large groups first
+    fates: list[Fate]  # in that of ORDER, large groups first
 
 
 def compare(a: Outcome, b: Outcome) -> Difference:
@@ -99,41 +99,35 @@ def only_in(outcome: Outcome, rows: np.ndarray) -> list[str]:
 def fates(counts: np.ndarray, groups_a: list[int], groups_b: list[int]) -> list[Fate]:
     """What has become of each group: ``counts`` (A,B) images are in a group of ``groups_a`` and one of ``groups_b``.
 
-    A group is *split* if at least two groups are mostly made of it, *merged* if most of it is in a group that is made
-    of others, too, *kept* if most of it is in a group that is mostly made of it, and else *scattered*. A group of B in
-    which none goes on is *new*.
+    A group is *split* if at least two groups are mostly made of it, or one, and no group has most of it. It is *merged*
+    if most of it is in a group that others went to, too, *kept* if most of it is in a group that is mostly made of it,
+    and else *scattered*. A group of B in which none goes on is *new*.
     """
     size_a, size_b = counts.sum(axis=1), counts.sum(axis=0)
     goes = counts > MOST * size_a[:, None]  # (A,B): at most one in a row
     comes = counts > MOST * size_b  # (A,B): at most one in a column
-    splits = comes & (counts >= PART * size_a[:, None])
-    splits &= splits.sum(axis=1, keepdims=True) > 1
+    parts = comes & (counts >= PART * size_a[:, None])
+    pieces = (parts.sum(axis=1) > goes.any(axis=1)) | ((counts * comes).sum(axis=1) > MOST * size_a) & ~goes.any(axis=1)
     gathered = (goes & (counts >= PART * size_b)).sum(axis=0) > 1  # (B,)
-    found, continued = [], np.zeros(len(groups_b), bool)
+    found, on = [], np.where(pieces[:, None], comes, goes)
     for row, group in enumerate(groups_a):
-        word, parts = SCATTERED, goes[row]
-        if splits[row].any():
-            word, parts = SPLIT, splits[row]
-        elif parts.any():
-            word = KEPT if (parts & comes[row] & ~gathered).any() else MERGED
-        continued |= parts
-        found.append(_fate(word, group, counts[row], parts, groups_b))
+        kept = (on[row] & comes[row] & ~gathered).any()
+        word = SPLIT if pieces[row] else KEPT if kept else MERGED if on[row].any() else SCATTERED
+        found.append(_fate(word, group, counts[row], on[row], groups_b))
     none = np.zeros(len(groups_a), bool)
-    found += [_fate(NEW, groups_b[c], counts[:, c], none, groups_a) for c in np.flatnonzero(~continued)]
+    found += [_fate(NEW, groups_b[c], counts[:, c], none, groups_a) for c in np.flatnonzero(~on.any(axis=0))]
     return sorted(found, key=_order)
 
 
 def _order(fate: Fate) -> tuple[int, int, int]:
     """What is merged into one group stands together."""
-    return FATES.index(fate.word), fate.parts[0][0] if fate.word == MERGED else 0, -fate.images
+    return ORDER.index(fate.word), fate.parts[0][0] if fate.word == MERGED else 0, -fate.images
 
 
 def _fate(word: str, group: int, counts: np.ndarray, parts: np.ndarray, others: list[int]) -> Fate:
-    order = np.argsort(-counts, kind="stable")
-    pairs = [(bool(parts[place]), (others[place], int(counts[place]))) for place in order if counts[place]]
-    return Fate(
-        word, group, int(counts.sum()), [pair for part, pair in pairs if part], [pair for part, pair in pairs if not part]
-    )
+    order = [place for place in np.argsort(-counts, kind="stable").tolist() if counts[place]]
+    inside, outside = ([(others[c], int(counts[c])) for c in order if bool(parts[c]) is part] for part in (True, False))
+    return Fate(word, group, int(counts.sum()), inside, outside)
 
 
 def changed_settings(a: Outcome, b: Outcome) -> dict[str, tuple[Any, Any]]:

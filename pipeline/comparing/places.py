@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from dvc import api, exceptions, fs, repo, scm  # type: ignore[import-untyped]
+
 from pipeline.project import is_project
 from scan_core.errors import ScanError
 
@@ -39,29 +41,23 @@ class Revision:
 
     def __init__(self, name: str, here: Path) -> None:
         """Raises ``ScanError`` if ``name`` is no revision, or if nothing was run in it."""
-        from dvc.api import DVCFileSystem
-        from dvc.exceptions import DvcException
-        from dvc.fs import GitFileSystem
-        from dvc.repo import Repo
-        from dvc.scm import SCM, RevError, SCMError
-
         what = f"{name} is no folder of a project"
         if not is_project(here):
             raise ScanError(f"{what}, nor is {here}, so it has no revisions; run this in a project's folder")
         try:
-            scm = SCM(str(here))
-        except SCMError:
+            tree = scm.SCM(str(here))
+        except scm.SCMError:
             raise ScanError(
                 f"{what}, and {here} is not under git, so it has no revisions; give the folder of another project"
             ) from None
         try:
-            git = GitFileSystem(scm=scm, rev=name)
-        except RevError:
+            git = fs.GitFileSystem(scm=tree, rev=name)
+        except scm.RevError:
             raise ScanError(
                 f"{what}, and no revision of this one; give a commit, branch or tag of git log, or a name of "
                 "dvc exp list"
             ) from None
-        top = Path("/") / here.resolve().relative_to(Path(scm.root_dir).resolve())  # a project may be a part of git's
+        top = Path("/") / here.resolve().relative_to(Path(tree.root_dir).resolve())  # a project may be a part of git's
         if not git.exists(str(top / LOCK)):
             raise ScanError(
                 f"{name} has no {LOCK}, so no run belongs to it; give a revision in which {LOCK} is committed"
@@ -70,20 +66,18 @@ class Revision:
         self._name = name
         try:
             # Without a remote, so that nothing is downloaded unasked.
-            repo = Repo(str(top), fs=git, scm=scm, config={"core": {"remote": ""}})
-            self._files: Any = DVCFileSystem(repo=repo)
-        except DvcException as error:
+            opened = repo.Repo(str(top), fs=git, scm=tree, config={"core": {"remote": ""}})
+            self._files: Any = api.DVCFileSystem(repo=opened)
+        except exceptions.DvcException as error:
             raise ScanError(f"{name} cannot be read: {error}; give another revision") from None
 
     def get(self, path: Path, to: Path) -> bool:
         """Puts file ``path`` of the revision, one of git or an output, at ``to``. False if it cannot be had."""
-        from dvc.exceptions import DvcException
-
         try:
             self._files.get_file(f"/{path.as_posix()}", str(to))
         except FileNotFoundError:
             return False
-        except DvcException as error:
+        except exceptions.DvcException as error:
             raise ScanError(f"{path} of {self._name} cannot be read: {error}; give another revision") from None
         return True
 

@@ -5,7 +5,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.comparing.difference import FATES, NEW, SCATTERED, Difference, Fate, Pairs, changed_settings, only_in
+from pipeline.comparing.difference import (
+    FATES,
+    NEW,
+    PART,
+    SCATTERED,
+    Difference,
+    Fate,
+    changed_settings,
+    only_in,
+)
 from pipeline.comparing.outcome import Outcome
 
 LISTED = 20  # groups
@@ -37,13 +46,12 @@ def heading(found: Difference) -> Iterator[str]:
 
 
 def settings(found: Difference) -> tuple[list[Row], list[str]]:
-    """The settings that differ, and in words those that only one run has."""
+    """The settings that differ, and in words those that only one run has: of another method, or an older program."""
     rows = [(name, _value(a), _value(b)) for name, (a, b) in changed_settings(found.a, found.b).items()]
     lines = []
     for letter, one, other in (("A", found.a, found.b), ("B", found.b, found.a)):
         if names := [name for name in one.settings if name not in other.settings]:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            lines.append(f"only in {letter}: {', '.join(names[:NAMED])}{more}")
+            lines.append(f"only in {letter}: {_first(names, NAMED)}")
     return rows, lines
 
 
@@ -51,6 +59,12 @@ def scores(found: Difference) -> list[Row]:
     """Number of groups, verdict, states of images, and the scores without and with labels that either run has."""
     a, b = _scores(found.a), _scores(found.b)
     return [(name, a.get(name, "–"), b.get(name, "–")) for name in {**a, **b}]
+
+
+def scored(found: Difference) -> str:
+    """Of which images the scores are."""
+    a, b = (SPLIT_NAMES[each.reported] for each in (found.a, found.b))
+    return f"scores of {a}" if a == b else f"scores of A's {a}, B's {b}"
 
 
 def _scores(outcome: Outcome) -> dict[str, str]:
@@ -80,10 +94,10 @@ def agreement(found: Difference) -> Iterator[str]:
     yield f"agreement {values['acc']:.1%} of the images in both are in groups that match one to one"
     yield f"          ARI {values['ari']:.2f}, AMI {values['ami']:.2f} (1: the same groups, 0: chance)"
     counts = Counter(fate.word for fate in found.fates)
-    yield f"groups    {', '.join(f'{counts[word]} {word}' for word in reversed(FATES) if counts[word])}"
+    yield f"groups    {', '.join(f'{counts[word]} {word}' for word in FATES if counts[word])}"
     for letter, outcome, groups in (("A", found.a, found.groups[0]), ("B", found.b, found.groups[1])):
         if alone := sorted(set(outcome.group.tolist()) - set(groups)):
-            yield f"          without an image that is in both: {_listed(outcome, alone)} of {letter}"
+            yield f"          without an image that is in both: {_listed(outcome, alone, LISTED)} of {letter}"
 
 
 def groups(found: Difference) -> Iterator[str]:
@@ -94,41 +108,42 @@ def groups(found: Difference) -> Iterator[str]:
     if len(changed) > LISTED:
         yield f"          and {len(changed) - LISTED} more"
     if same:
-        named = [_arrow(fate, found) for fate in same[:LISTED]]
-        yield f"whole     {', '.join(named)}" + (f" and {len(same) - LISTED} more" if len(same) > LISTED else "")
+        yield f"whole     {_first([_arrow(fate, found) for fate in same], LISTED)}"
 
 
 def line_of(fate: Fate, found: Difference) -> str:
     """``3 daisy → 2: 118 of 142 images; 24 went to 5``."""
-    if fate.word == NEW:
-        return f"{found.b.titled(fate.group)}: {counted(fate.images)}; {_moved(fate.others, found.a, 'from')}"
-    if fate.word == SCATTERED:
-        return f"{found.a.titled(fate.group)}: {counted(fate.images)}; {_moved(fate.others, found.b, 'to')}"
-    there = " and ".join(f"{count:,}" for _, count in fate.parts)
+    if fate.word in (NEW, SCATTERED):
+        one, other, way = (found.b, found.a, "from") if fate.word == NEW else (found.a, found.b, "to")
+        return f"{one.titled(fate.group)}: {counted(fate.images)}; {_moved(fate, other, way)}"
+    counts = [count for _, count in fate.parts]
+    there = " and ".join(f"{count:,}" for count in counts) if len(counts) <= NAMED else f"together {sum(counts):,}"
     said = f"{_arrow(fate, found)}: {there} of {counted(fate.images)}"
-    return f"{said}; {_moved(fate.others, found.b, 'to')}" if fate.others else said
+    return f"{said}; {_moved(fate, found.b, 'to')}" if fate.others else said
 
 
 def _arrow(fate: Fate, found: Difference) -> str:
     """``3 daisy → 2``."""
-    return f"{found.a.titled(fate.group)} → {', '.join(found.b.titled(group) for group, _ in fate.parts)}"
+    return f"{found.a.titled(fate.group)} → {_listed(found.b, [group for group, _ in fate.parts], NAMED)}"
 
 
-def _moved(pairs: Pairs, outcome: Outcome, way: str) -> str:
-    """``24 went to 5, 3 to 1``."""
+def _moved(fate: Fate, outcome: Outcome, way: str) -> str:
+    """``24 went to 5, 9 to 6 others``: if there are many, those are named that have a part of the group."""
+    pairs = fate.others
+    first = pairs if len(pairs) <= NAMED else [pair for pair in pairs[:NAMED] if pair[1] >= PART * fate.images]
+    rest = pairs[len(first) :]
+    ends = [(count, outcome.titled(group)) for group, count in first]
+    ends += [(sum(count for _, count in rest), counted(len(rest), "other" if first else "group"))] if rest else []
     verb = "went to" if way == "to" else "came from"
-    first = [
-        f"{count:,} {verb if place == 0 else way} {outcome.titled(group)}"
-        for place, (group, count) in enumerate(pairs[:NAMED])
-    ]
-    rest = pairs[NAMED:]
-    more = f", {sum(count for _, count in rest):,} {way} {counted(len(rest), 'other')}" if rest else ""
-    return ", ".join(first) + more
+    return ", ".join(f"{count:,} {way if place else verb} {end}" for place, (count, end) in enumerate(ends))
 
 
-def _listed(outcome: Outcome, numbers: list[int]) -> str:
-    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
-    return ", ".join(outcome.titled(number) for number in numbers[:LISTED]) + more
+def _listed(outcome: Outcome, numbers: list[int], most: int) -> str:
+    return _first([outcome.titled(number) for number in numbers], most)
+
+
+def _first(words: list[str], most: int) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def _value(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import artifacts
+from pipeline.artifacts import PREDICTED
 from pipeline.groups import file
 from pipeline.groups.file import Groups
 from pipeline.groups.numbering import numbered
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 PARTS_SEED = 0
 WORDS = (NONE, WEAK, STRONG)
-PREDICTED = (("cluster", "probability"), ("runner_up", "runner_up_probability"))  # columns, the most probable first
 COLUMNS = ["source", "split", "content", *(name for names in PREDICTED for name in names), "state", "embedding"]
 
 

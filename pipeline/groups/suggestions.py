@@ -38,7 +38,7 @@ def _kept(key: str) -> dict[int, str] | None:
 
 def _suggest(grouping: Grouping) -> dict[int, str]:
     """By the images of the bank: thousands that were drawn at random, whose whole features are stored."""
-    from scan_core.evaluation.verdict import NONE
+    from scan_core.evaluation.verdict import NONE, unit_rows
     from scan_core.models.files import load_belonging
     from scan_core.weights.published import PUBLISHED
     from scan_core.weights.words import classifier_of, suggest_words
@@ -49,7 +49,7 @@ def _suggest(grouping: Grouping) -> dict[int, str]:
         if named is None or not set(names[:named]) <= set(PUBLISHED):
             return {}
         start = sum(PUBLISHED[name].features for name in names[:named])
-        fitted, bank, _ = load_belonging(artifacts.require(artifacts.BELONGING))
+        fitted, bank, _, lengths = load_belonging(artifacts.require(artifacts.BELONGING))
         certain, nameless = np.ones((len(bank), 1)), [""] * len(bank)
         groups = grouping.apply(fitted.members[:, None], certain, nameless, _embeddings(len(bank))).group
         classifier = classifier_of(names[named])
@@ -57,8 +57,8 @@ def _suggest(grouping: Grouping) -> dict[int, str]:
     except ScanError:  # a result of another program, or a package that is gone: groups are shown all the same
         return {}
     assert classifier is not None
-    features = bank[:, start : start + PUBLISHED[names[named]].features].astype(np.float32)
-    features /= np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    features = unit_rows(bank[:, start : start + PUBLISHED[names[named]].features].astype(np.float32))
+    features *= lengths[:, named, None]
     found = suggest_words(features, groups, classifier)
     return {group: each.word for group, each in found.items() if words.get(group) != NONE}
 

@@ -35,8 +35,13 @@ def is_as_made(folder: Path, made: Made) -> bool:
             return stat.S_ISLNK(about.st_mode) and os.readlink(path) == made.inside
     except OSError:
         return False
-    same = (about.st_size, about.st_mtime_ns) == (made.size, made.mtime_ns)
+    same = about.st_size == made.size and _same_time(about.st_mtime_ns, made.mtime_ns)
     return same and stat.S_ISREG(about.st_mode) and is_inside(folder, os.path.dirname(made.path))
+
+
+def _same_time(now: int, then: int) -> bool:
+    """Whether two times in nanoseconds are one. FAT and exFAT keep 2 s or 10 ms, some only once the disk is out."""
+    return now == then or (abs(now - then) < 2_000_000_000 and not now % 10_000_000)
 
 
 def is_inside(folder: Path, below: str) -> bool:
@@ -51,13 +56,6 @@ def is_inside(folder: Path, below: str) -> bool:
     return True
 
 
-def can_be_made_again(made: Made) -> bool:
-    """Whether nothing is lost if it is removed: the original is still what it was."""
-    if made.kind == "link" or made.inside is None:
-        return True
-    try:
-        about = os.stat(made.inside)
-    except OSError:
-        return False
-    # Of an archive, a table or the original of a text only that it is there is known without reading it.
-    return "-" not in made.was or made.was == f"{about.st_size}-{about.st_mtime_ns}"
+def has_original(made: Made) -> bool:
+    """Whether nothing is lost if it is removed: it is not a copy whose original is gone."""
+    return made.kind == "link" or made.inside is None or os.path.isfile(made.inside)

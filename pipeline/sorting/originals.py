@@ -60,6 +60,7 @@ def read_catalog(data: Data, photos: Collection[str], images: Collection[str]) -
     catalog = Catalog(open_source(whole, Path.cwd(), data_home(Path.cwd())))
     located = resolve(data.path or "", Path.cwd()) if data.name in SOURCES_WITH_PATH else None
     with CountProgress("read", catalog.source.total) as progress:
+        count = 0
         for count, item in enumerate(catalog.source.read(), 1):
             if not count % EVERY:
                 progress.update(count, 0)
@@ -71,6 +72,7 @@ def read_catalog(data: Data, photos: Collection[str], images: Collection[str]) -
                 continue
             if found := _original(item, located):
                 (catalog.photos if wanted else catalog.others)[item.name] = found
+        progress.update(count, 0)
     return catalog
 
 

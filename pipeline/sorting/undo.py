@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.progress import CountProgress
 from pipeline.sorting import disk, manifest
-from pipeline.sorting.made import FILE, can_be_made_again, is_as_made
+from pipeline.sorting.made import FILE, has_original, is_as_made
+from pipeline.sorting.units import is_empty
 from scan_core.errors import ScanError
 
 
@@ -18,6 +19,7 @@ class Undone:
     removed: int = 0  # files
     changed: int = 0  # files that a person has changed, moved or removed
     kept: int = 0  # copies whose originals are gone
+    strangers: bool = False  # whether the folder has files that the program has not made
 
 
 def undo_sort(folder: Path) -> Undone:
@@ -39,7 +41,7 @@ def undo_sort(folder: Path) -> Undone:
             for number, made in enumerate(list(known.made.values()), 1):
                 if not is_as_made(folder, made):
                     done.changed += 1
-                elif not can_be_made_again(made):
+                elif not has_original(made):
                     done.kept += 1
                     continue
                 else:
@@ -57,6 +59,7 @@ def undo_sort(folder: Path) -> Undone:
             known.rewrite()
         else:
             os.unlink(folder / FILE)
+            done.strangers = not is_empty(folder)
     if known.new and not done.kept:
         with contextlib.suppress(OSError):  # a person has put something there
             folder.rmdir()

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.sorting.made import ASIDE, FILE, PARTIAL, Made, can_be_made_again, is_as_made
+from pipeline.sorting.made import ASIDE, FILE, PARTIAL, Made, has_original, is_as_made
 from pipeline.sorting.manifest import Manifest
 from pipeline.sorting.names import fold, split
 
@@ -30,7 +30,7 @@ class Unit:
     @property
     def removable(self) -> bool:
         """Whether nothing is lost if it goes."""
-        return not self.touched and all(map(can_be_made_again, self.files.values()))
+        return not self.touched and all(map(has_original, self.files.values()))
 
 
 @dataclass

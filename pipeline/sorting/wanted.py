@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.sorting.made import Made, can_be_made_again
+from pipeline.sorting.made import Made, has_original
 from pipeline.sorting.names import Taken, clean_rest, fold, split
 from pipeline.sorting.originals import RAW, Catalog, Companion, Original, companions_of, readings
 from pipeline.sorting.places import Place, Places
@@ -45,6 +45,8 @@ class Wanted:
         """Whether ``made`` is this file, wherever it is."""
         if self.original is None and self.text is None:
             return True
+        if self.kind == "link":
+            return made.kind == "link" and self.original is not None and made.inside == self.original.path
         return (made.kind, made.was) == (self.kind, self.was)
 
 
@@ -139,7 +141,7 @@ def _placed(
     known = {photo, *(each.name for each in found)}
     for file, made in files.items():
         # A companion whose original is gone is the only one there is, and goes on travelling with its photo.
-        if file not in known and not file.startswith("/") and not can_be_made_again(made):
+        if file not in known and not file.startswith("/") and not has_original(made):
             found.append(Companion(file, next(iter(readings(file.rpartition("/")[2])))[1]))
     name = photo.rpartition("/")[2]
     stem, rest = split(name)

@@ -129,8 +129,11 @@ def _spliced(content: bytes, root: _Element, keywords: tuple[str, ...]) -> bytes
             tag = ":".join([*bags[0].tag.split(":")[:-1], "li"])
             added.append((bags[0], "".join(f"<{tag}>{escape(each)}</{tag}>" for each in missing)))
         elif name == SUBJECT:
-            items = "".join(f"<rdf:li>{escape(each)}</rdf:li>" for each in keywords)
-            bag = f'<dc:subject xmlns:dc="{DC}" xmlns:rdf="{RDF}"><rdf:Bag>{items}</rdf:Bag></dc:subject>'
+            rdf = descriptions[0].tag.rpartition(":")[0]
+            space = "" if rdf else f' xmlns:rdf="{RDF}"'  # what the description has no prefix for
+            rdf = rdf or "rdf"
+            items = "".join(f"<{rdf}:li>{escape(each)}</{rdf}:li>" for each in keywords)
+            bag = f'<dc:subject xmlns:dc="{DC}"{space}><{rdf}:Bag>{items}</{rdf}:Bag></dc:subject>'
             added.append((descriptions[0], bag))
     for element, text in sorted(added, key=lambda each: -each[0].end):  # the last first, so that the others stay put
         if not text:

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.tracking import spool
+from pipeline.tracking.execution import project_name
 from pipeline.tracking.spool import tracking_address
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -22,7 +23,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-EXPERIMENT = "scan"
+# MLflow opens an experiment of no stated kind as one of generative AI.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOT_RECORDED = "restored from a cache, not recorded here"
 
 
@@ -64,7 +66,7 @@ class Delivery:
         stage, client = event["stage"], self.client  # connecting takes the same lock
         with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one pipeline share its run
             parent = self._find(f"tags.`scan.run` = '{event['key']}'") or self._create(
-                event, event["name"], {"scan.run": event["key"], "scan.kind": "pipeline"}
+                event, event["name"], {"scan.run": event["key"], "scan.kind": "pipeline", **event.get("about", {})}
             )
         child = self._find(f"tags.`scan.spool` = '{self.folder.name}'") or self._create(
             event, stage,
@@ -80,8 +82,12 @@ class Delivery:
             importlib.import_module("scan_core.models.files")
 
     def metrics(self, event: spool.Metrics) -> None:
-        """Logs numbers."""
+        """Logs numbers. Those of a stage are the pipeline's, too, under the stage's name: its row has the curves."""
         self._log_metrics(self._run_of(event), event["values"], event["time"], event["step"])
+        if not event.get("parent"):
+            stage = self.folder.name.split("-")[1]
+            named = {f"{stage}.{name}": value for name, value in event["values"].items()}
+            self._log_metrics(self.runs["parent"], named, event["time"], event["step"])
 
     def tags(self, event: spool.Tags) -> None:
         """Sets tags."""
@@ -125,6 +131,20 @@ class Delivery:
                 pip_requirements=event["requirements"],
                 registered_model_name=event["name"],
             )
+
+    def dataset(self, event: spool.DataSet) -> None:
+        """Says which images the pipeline's run has read."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source, profile = json.dumps({"uri": event["source"]}), json.dumps(event["counts"])
+        images = Dataset(event["name"], event["digest"], "local", source, profile=profile)
+        used = DatasetInput(images, [InputTag("mlflow.data.context", "training")])
+        self.client.log_inputs(self.runs["parent"], [used])
+
+    def note(self, event: spool.Note) -> None:
+        """Describes the pipeline's run."""
+        text = event["text"].replace("{run}", self.runs["parent"])
+        self.client.set_tag(self.runs["parent"], "mlflow.note.content", text)
 
     def complete(self, event: spool.Complete) -> None:
         """Links the pipeline's run to the run that made each stage's outputs, and copies that run's last metrics."""
@@ -171,8 +191,9 @@ class Delivery:
 
     def _link(self, run: str, stage: str, maker: str, time_ms: int) -> None:
         self.client.set_tag(run, f"scan.made_by.{stage}", maker)
-        last = self.client.get_run(maker).data.metrics
-        self._log_metrics(run, {f"{stage}.{key}": value for key, value in last.items()}, time_ms, 0)
+        there = self.client.get_run(run).data.metrics  # the curves of a stage that ran in this run
+        last = {f"{stage}.{key}": value for key, value in self.client.get_run(maker).data.metrics.items()}
+        self._log_metrics(run, {name: value for name, value in last.items() if name not in there}, time_ms, 0)
 
     def _log_metrics(self, run: str, values: dict[str, float], time_ms: int, step: int) -> None:
         from mlflow.entities import Metric
@@ -192,6 +213,8 @@ HANDLERS: dict[str, Callable[[Delivery, Any], None]] = {
     "tags": Delivery.tags,
     "artifact": Delivery.artifact,
     "model": Delivery.model,
+    "dataset": Delivery.dataset,
+    "note": Delivery.note,
     "complete": Delivery.complete,
     "end": Delivery.end,
 }
@@ -210,12 +233,13 @@ def connect(root: Path) -> tuple[Any, str]:
     (root / ".scan").mkdir(exist_ok=True)
     with FileLock(root / ".scan" / "mlflow.lock"):  # processes that create one database together break its migration
         client = MlflowClient(tracking_uri=address, registry_uri=address)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        name = project_name(root)
+        experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return client, experiment.experiment_id
         # A server stores artifacts itself. With a bare database they are stored in the project.
         location = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
         try:
-            return client, client.create_experiment(EXPERIMENT, artifact_location=location)
+            return client, client.create_experiment(name, artifact_location=location, tags=KIND)
         except MlflowException:  # another machine created it in the meantime
-            return client, client.get_experiment_by_name(EXPERIMENT).experiment_id
+            return client, client.get_experiment_by_name(name).experiment_id

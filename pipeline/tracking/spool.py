@@ -39,11 +39,12 @@ class Start(Event):
     """The first event: opens the stage's run and, if there is none yet, the pipeline's, its parent."""
 
     stage: str
-    key: str  # names the pipeline's run: the tag scan.run
+    key: str  # names the execution of the pipeline: the tag scan.run
     name: str  # shown for the pipeline's run
     params: dict[str, str]  # all settings, for the pipeline's run
     own: dict[str, str]  # the stage's settings
     tags: dict[str, str]  # of the stage's run
+    about: NotRequired[dict[str, str]]  # tags of the pipeline's run
 
 
 class Metrics(Event):
@@ -73,6 +74,21 @@ class Model(Event):
     example: str  # .json: a table with some images
     requirements: list[str]
     name: str
+
+
+class DataSet(Event):
+    """The images that the pipeline's run has read."""
+
+    name: str
+    digest: str
+    source: str  # where they are
+    counts: dict[str, int]
+
+
+class Note(Event):
+    """What the pipeline's run came to, as Markdown; ``{run}`` stands for its id."""
+
+    text: str
 
 
 class Complete(Event):

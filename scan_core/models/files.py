@@ -160,21 +160,24 @@ def load_frozen_head(path: Path) -> ClusterHeads:
     return head
 
 
-def save_belonging(path: Path, fitted: Belonging, bank: np.ndarray, projected: bool) -> None:
+def save_belonging(path: Path, fitted: Belonging, bank: np.ndarray, lengths: np.ndarray, projected: bool) -> None:
     """Writes what tells whether an image belongs to its group. ``bank`` (M,F) float16 are features of grouped images.
 
+    ``lengths`` (M,K) float32 are those that the features of each of K networks had before they were made 1.
     ``projected``: they are those of the projector, of a network that was trained.
     """
-    tensors = {name: torch.from_numpy(value) for name, value in (vars(fitted) | {"bank": bank}).items()}
+    arrays = vars(fitted) | {"bank": bank, "lengths": lengths}
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     _save(path, tensors, {"belonging": {"projected": projected}})
 
 
-def load_belonging(path: Path) -> tuple[Belonging, np.ndarray, bool]:
-    """What ``save_belonging`` wrote. Raises ``ScanError`` if the file is missing or another kind of file."""
+def load_belonging(path: Path) -> tuple[Belonging, np.ndarray, bool, np.ndarray]:
+    """What ``save_belonging`` wrote, the lengths last. Raises ``ScanError`` if the file is missing or another kind."""
     description, tensors = _read(path)
     try:
         arrays = {name: tensors[name].numpy() for name in ("members", "limits", "trusted")}
-        return Belonging(**arrays), tensors["bank"].numpy(), bool(description["belonging"]["projected"])
+        projected = bool(description["belonging"]["projected"])
+        return Belonging(**arrays), tensors["bank"].numpy(), projected, tensors["lengths"].numpy()
     except (KeyError, TypeError) as error:
         raise DamagedFile(f"{path} does not hold the images that were grouped ({error})") from None
 

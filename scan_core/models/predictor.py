@@ -43,7 +43,7 @@ class Predictor:
     def __init__(self, files: ModelFiles, compute: Compute, kept: Path | None = None) -> None:
         """``kept`` is that of ``FrozenNetwork``."""
         self.compute = compute
-        self.fitted, self.bank, self.projected = load_belonging(files.belonging)
+        self.fitted, self.bank, self.projected, _ = load_belonging(files.belonging)
         self.frozen = is_of_frozen(files.model)
         if self.frozen:
             assert files.networks is not None

@@ -48,7 +48,7 @@ def client(tracked):
 
 def rows(client, condition):
     """The one pipeline run that meets ``condition``, and the runs of its stages in the order of their start."""
-    experiment = client.get_experiment_by_name("scan").experiment_id
+    experiment = client.get_experiment_by_name("project").experiment_id
 
     def runs(what):
         return client.search_runs([experiment], what, order_by=["attributes.start_time ASC"])
@@ -111,7 +111,10 @@ def test_a_whole_run_is_sent_afterwards_with_its_model(tracked, client, tmp_path
     project = make_project(tmp_path / "project", {"seed": 12})
     run_stages(project, "source", *STAGES)
     assert len(spools(project)) == len(STAGES)
-    assert "sent the records of 8 stages" in run(project, "scan", "send", MLFLOW_TRACKING_URI=tracked.address).stderr
+    assert (
+        "sent the records of 8 stages"
+        in run(project, "scan", "runs", "--send", MLFLOW_TRACKING_URI=tracked.address).stderr
+    )
     assert not spools(project) and not (project / "mlflow.db").exists() and not (project / "mlartifacts").exists()
 
     parent, children = rows(client, "params.seed = '12'")
@@ -150,15 +153,15 @@ def test_a_server_that_is_away_costs_one_warning_and_gets_everything_once(tracke
         printed = run(project, "python", "-m", "stages.prepare", **away).stderr
         assert printed.count("MLflow did not take") == 1
         assert "prepare: warning" in printed and "prepare   done" in printed
-        refused = run(project, "scan", "send", check=False, **away)
+        refused = run(project, "scan", "runs", "--send", check=False, **away)
         assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
         assert "scan: error" in refused.stderr and len(spools(project)) == 1
     finally:
         tracked.start()  # PostgreSQL has kept what it recorded
     assert send_waiting(tmp_path / "halfway") == 1
     assert send_waiting(tmp_path / "halfway") == 0
-    assert "sent the records of 1 stage" in run(project, "scan", "send", **away).stderr
-    assert "sent the records of 0 stages" in run(project, "scan", "send", **away).stderr
+    assert "sent the records of 1 stage" in run(project, "scan", "runs", "--send", **away).stderr
+    assert "sent the records of 0 stages" in run(project, "scan", "runs", "--send", **away).stderr
 
     parent, (child,) = rows(client, "tags.`scan.run` = 'halfway'")
     assert [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "loss")] == [(1, 1.0), (2, 2.0)]

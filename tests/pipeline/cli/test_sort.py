@@ -53,6 +53,7 @@ def test_it_says_what_has_come_out_and_how_it_is_taken_back(run):
     assert done.stdout == (
         f"undone    4 files removed that scan sort had made in {run}/sorted\n"
         "yours     left alone: 2 that you have changed, moved or removed\n"
+        f"          {run}/sorted stays, with what is yours in it\n"
     )
 
 

@@ -29,7 +29,7 @@ def run(project, monkeypatch):
     save_model(hashlib.sha256(b"weights").hexdigest())
     bank = np.eye(1280, dtype=np.float16)[CLUSTERS]
     fitted = Belonging(np.array(CLUSTERS), np.zeros(3, np.float32), np.ones(3, bool))
-    save_belonging(artifacts.BELONGING, fitted, bank, False)
+    save_belonging(artifacts.BELONGING, fitted, bank, np.full((len(bank), 1), 33, np.float32), False)
     artifacts.save_array(artifacts.EMBEDDINGS / "train_first.npy", np.arange(len(CLUSTERS)))
     verdict("strong", "strong", "weak")
     calls = []

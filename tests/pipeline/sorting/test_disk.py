@@ -3,12 +3,14 @@
 import errno
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.sorting import disk
 from pipeline.sorting.disk import Unreadable, alone, check_room, copy_file
+from pipeline.sorting.made import Made, is_as_made
 from scan_core.errors import ScanError
 from tests.tiny import refused
 
@@ -110,3 +112,20 @@ def test_two_calls_do_not_work_in_one_folder(tmp_path):
         refused(lambda: alone(tmp_path).__enter__(), f"{tmp_path} is being sorted by another scan sort")
     with alone(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("difference", "same"), [(0, True), (1, False), (7_000_000, False), (2_100_000_000, False)])
+def test_a_file_is_as_made_by_its_size_and_time(original, difference, same):
+    about = original.stat()
+    made = Made("original", "p", 0, "p", "copy", about.st_size, about.st_mtime_ns + difference, None, "")
+    assert is_as_made(original.parent, made) == same
+    assert not is_as_made(original.parent, replace(made, size=1))
+
+
+def test_a_time_that_a_memory_card_has_rounded_is_the_same(original):
+    about = original.stat()
+    made = Made("original", "p", 0, "p", "copy", about.st_size, about.st_mtime_ns, None, "")
+    os.utime(original, ns=(0, about.st_mtime_ns // 2_000_000_000 * 2_000_000_000))
+    assert is_as_made(original.parent, made)
+    os.utime(original, ns=(0, about.st_mtime_ns - about.st_mtime_ns % 10_000_000 + 3_000_000_000))
+    assert not is_as_made(original.parent, made)

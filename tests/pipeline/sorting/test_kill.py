@@ -122,6 +122,29 @@ def test_after_a_kill_the_same_call_makes_the_tree_of_a_call_that_was_not_killed
     assert tried > 20
 
 
+@pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["sort", "regroup", "xmp"])
+def test_after_a_kill_all_can_be_taken_back(photos, monkeypatch, what, step):
+    first, options = ACTIONS[what]
+    params = read_params()
+
+    def prepare(folder):
+        if first:
+            write_run(FIRST)
+            sort_photos(folder, params, False, False)
+        write_run(SECOND)
+
+    def check(folder, count):
+        if (folder / ".scan-sort.jsonl").exists():
+            undone = undo_sort(folder)
+            assert (undone.changed, undone.kept) == (0, 0), count
+        assert not folder.exists() or not set(os.listdir(folder)) - {".scan-sort.partial"}, count
+        assert snapshot("photos") == photos
+
+    xmp = "xmp" in options
+    killed_everywhere(monkeypatch, prepare, lambda folder: sort_photos(folder, params, False, xmp), check, step)
+
+
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("then", ["undo", "sort"])
 def test_after_a_kill_an_undo_is_completed_or_sorting_starts_again(photos, monkeypatch, then, step):

@@ -82,6 +82,13 @@ def test_lists_that_programs_prefer_get_it_too_if_they_are_there():
     assert keywords(with_keywords(sidecar(""), ("new",)), f"{LR}hierarchicalSubject") == []
 
 
+def test_without_a_prefix_there_is_one():
+    bare = b'<RDF xmlns="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><Description/></RDF>'
+    assert keywords(with_keywords(bare, ("new",))) == ["new"]
+    other = sidecar("").replace(b"rdf:", b"r:").replace(b"xmlns:rdf", b"xmlns:r")
+    assert keywords(with_keywords(other, ("new",))) == ["new"]
+
+
 def test_other_prefixes_are_kept():
     other = sidecar(BAG).replace(b"rdf:", b"r:").replace(b"xmlns:rdf", b"xmlns:r")
     assert keywords(with_keywords(other, ("new",))) == ["old", "new"]

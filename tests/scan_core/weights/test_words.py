@@ -19,7 +19,7 @@ def images_of(*classes):
     """(n,1000): an image of each of ``classes``, a little unsure."""
     features = np.full((len(classes), 1000), 0.005, np.float32)
     features[np.arange(len(classes)), list(classes)] = 1
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    return 33 * features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 def suggested(**groups):
@@ -57,6 +57,12 @@ def test_images_of_everything_and_of_nothing_have_no_name():
     rng = np.random.default_rng(0)
     everything = {f"g{number}": rng.integers(0, 1000, 200) for number in range(3)}
     assert set(suggested(**everything).values()) == {""}
+
+
+def test_drawings_have_no_name_however_sure_the_classifier_is():
+    features, groups = np.concatenate([images_of(*[0] * 20), images_of(*[5] * 20)]), np.repeat([0, 1], 20)
+    features[groups == 1] *= 20 / 33
+    assert set(suggest_words(features, groups, PLAIN)) == {0}
 
 
 @pytest.mark.slow
