@@ -246,9 +246,8 @@ def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], co
     source = artifacts.load_json(artifacts.SOURCE)
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
     where = stage.params.data.path or stage.params.data.name
-    tracker.event(
-        "data set", name=project, digest=digest, source=where, counts={"num_rows": sum(counts.values()), **counts}
-    )
+    counts = {"num_rows": sum(counts.values()), **counts}
+    tracker.event("dataset", name=project, digest=digest, source=where, counts=counts)
     table = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in few.items())
     tried = what_to_try(verdict, groups)
     lines = [f"**{verdict['word'].upper()}**: {why(verdict)}." + (f" To try: {tried}." if tried else ""), ""]

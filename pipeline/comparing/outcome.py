@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.comparing.places import LOCK, Place
+from pipeline.comparing.places import LOCK, Place, Revision
 from pipeline.groups import file
 from pipeline.groups.numbering import MEMBERS, numbered
 from pipeline.params import PARAMS_FILE, read_yaml
@@ -135,7 +135,8 @@ class _Copy:
         ``beside`` is the run that this one is compared with, ``here`` the project.
         """
         if not file.FILE.exists():
-            self.notes.append(f"there is no {file.FILE}, so groups are numbered by size")
+            if isinstance(self.place, Revision):  # in a folder, this is how scan show will number them
+                self.notes.append(f"{file.FILE} is not committed in it, so groups are numbered by size")
             return
         model = file.load().model
         if model in ("", file.model_digest()) or self.place.get(MEMBERS, self.folder / MEMBERS):

@@ -51,18 +51,19 @@ class Revision:
                 f"{what}, and {here} is not under git, so it has no revisions; give the folder of another project"
             ) from None
         try:
-            git = fs.GitFileSystem(scm=tree, rev=name)
+            commit: str = scm.resolve_rev(tree, name)
         except scm.RevError:
             raise ScanError(
                 f"{what}, and no revision of this one; give a commit, branch or tag of git log, or a name of "
                 "dvc exp list"
             ) from None
+        git = fs.GitFileSystem(scm=tree, rev=commit)
         top = Path("/") / here.resolve().relative_to(Path(tree.root_dir).resolve())  # a project may be a part of git's
         if not git.exists(str(top / LOCK)):
             raise ScanError(
                 f"{name} has no {LOCK}, so no run belongs to it; give a revision in which {LOCK} is committed"
             )
-        self.title = name if git.rev.startswith(name) else f"{name} ({git.rev[:7]})"
+        self.title = name if commit.startswith(name) else f"{name} ({commit[:7]})"
         self._name = name
         try:
             # Without a remote, so that nothing is downloaded unasked.
