@@ -23,6 +23,9 @@ dev: .venv/.dev
 
 # uv checks the lock's hashes. This runs again only if the lock or the project's own metadata changes.
 define install
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $$($(PYTHON) --version 2>&1 | head -1) is too old, or is not there; Python 3.11 or newer is needed:" \
+	    "make setup PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement docker/uv.txt
 	$(if $(TORCH_INDEX),@awk '/^[a-z]/ {kept = $$0 !~ /^($(FOR_GPUS))==/} kept' $(1) | sed 's/^\(faiss-cpu==[^ ]*\) ;.*/\1 \\/' > .venv/cpu.lock)
@@ -44,6 +47,9 @@ FOR_GPUS := torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*|faiss-gpu
 	@touch .venv/.ready $@
 
 repro: setup
+	@test -e .git || test -e .dvc/config.local || { \
+	    echo "error: this folder is no clone made by git, without which DVC runs nothing here; clone it, or run git init" >&2; \
+	    exit 1; }
 	@$(BIN)/scan settings check
 	$(BIN)/dvc repro
 	@$(BIN)/scan show

@@ -18,6 +18,7 @@ def folder(tmp_path):
     (folder / ".venv" / "bin").mkdir(parents=True)
     for name in ("requirements.lock", "requirements-dev.lock", "pyproject.toml"):
         (folder / name).touch()
+    (folder / ".git").mkdir()
     (folder / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
     for name in PROGRAMS:
         program = folder / ".venv" / "bin" / name
@@ -76,3 +77,28 @@ def test_check_leaves_out_slow_tests_and_test_does_not(folder):
                    for name in ("check", "test"))  # fmt: skip
     assert "started pytest -n auto --maxprocesses 8 --dist loadfile -m not slow and not reproduction\n" in check
     assert "started pytest -n auto --maxprocesses 8 --dist loadfile\n" in test
+
+
+def test_an_unpacked_archive_is_told_what_it_lacks_before_anything_runs(folder):
+    (folder / ".git").rmdir()
+    done = subprocess.run(["make", "repro"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode and "error: this folder is no clone made by git" in done.stderr
+    assert "started dvc" not in done.stdout
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config.local").touch()  # DVC was told that there is no git
+    assert subprocess.run(["make", "repro"], cwd=folder, capture_output=True).returncode == 0
+
+
+def test_too_old_a_python_is_told_which_one_is_needed_and_nothing_is_made(folder):
+    (folder / ".venv" / "bin" / "python").unlink()
+    old = folder / "old python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit\nexit 1\n')
+    old.chmod(0o755)
+    for python in (f"'{old}'", "no-such-python"):
+        done = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode and "Python 3.11 or newer is needed: make setup PYTHON=python3.12" in done.stderr
+        assert "started" not in done.stdout
+    assert (
+        "error: Python 3.9.2 is too old"
+        in subprocess.run(["make", "setup", f"PYTHON='{old}'"], cwd=folder, capture_output=True, text=True).stderr
+    )
