@@ -50,7 +50,7 @@ def show() -> None:
         print("labels used, on embeddings: " + ", ".join(found))
     files = [("report", REPORT), ("predictions", PREDICTIONS), ("metrics", METRICS)]
     print("\n" + "\n".join(f"{name:<12} {path}" for name, path in files))
-    print(f"all runs     {'make ui' if is_clone(Path.cwd()) else command_name() + ' ui'}")
+    print(f"all runs     {'make ui' if is_clone(Path.cwd()) else command_name() + ' runs'}")
     if not labeled:
         show_next()
 

@@ -18,7 +18,7 @@ class Folder:
 
     def __init__(self, folder: Path, title: str) -> None:
         self.title = title
-        self._folder = folder
+        self._folder = folder.resolve()
 
     def get(self, path: Path, to: Path) -> bool:
         """Puts file ``path`` of the project at ``to``, which is only read. False if there is none."""
@@ -26,12 +26,12 @@ class Folder:
         if not source.is_file():
             return False
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.symlink_to(source.resolve())
+        to.symlink_to(source)
         return True
 
     def how_to_get(self, path: Path) -> str:
         """What a person can do if ``path``, an output of a run, is not there."""
-        return f"run dvc checkout {path}, or dvc repro, in {self._folder.resolve()}"
+        return f"run dvc checkout {path}, or dvc repro, in {self._folder}"
 
 
 class Revision:

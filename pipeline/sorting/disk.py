@@ -5,7 +5,6 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +33,6 @@ def copy_file(source: str, partial: Path) -> tuple[int, int]:
         raise Unreadable(error.strerror or str(error)) from None
     try:
         before = os.fstat(reading)
-        if not stat.S_ISREG(before.st_mode):
-            raise Unreadable("it is no regular file")
         writing = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             with _reading_errors():

@@ -66,7 +66,7 @@ def read_catalog(data: Data, photos: Collection[str], images: Collection[str]) -
                 progress.update(count, 0)
             if isinstance(item, Finding):
                 continue
-            wanted = item.name in photos and item.name not in catalog.photos
+            wanted = item.name in photos  # of several in an archive the last, as after unpacking
             suffix = split(item.name)[1].lower()
             if not wanted and (data.name != "folder" or item.name in images or suffix not in COMPANIONS):
                 continue

@@ -17,6 +17,7 @@ from pipeline.sorting.manifest import Manifest
 from pipeline.sorting.names import fold
 from pipeline.sorting.originals import as_bytes
 from pipeline.sorting.wanted import Plan, Wanted
+from scan_core.data.chunks import content_of
 from scan_core.data.types import Item, Source
 from scan_core.errors import ScanError
 
@@ -39,15 +40,14 @@ class Steps:
     def __init__(self, folder: Path, plan: Plan, source: Source) -> None:
         self.folder, self.source, self.done = folder, source, Done()
         self.moves: list[tuple[Made, str]] = []
-        self.makes: list[tuple[Wanted, Made | None]] = []
+        self.makes: list[Wanted] = []
         self.removes = list(plan.obsolete)
         for wanted, have in plan.wanted:
-            if have is None or not wanted.is_up_to_date(have):
-                self.makes.append((wanted, have))
-                if have and have.path != wanted.path:
-                    self.removes.append(have)
-            elif have.path != wanted.path:
+            if have and have.path != wanted.path:
                 self.moves.append((have, wanted.path))
+            # What has changed is replaced where it is then, so that it is not lost if the original cannot be read.
+            if have is None or not wanted.is_up_to_date(have):
+                self.makes.append(wanted)
 
     def check(self) -> None:
         """Raises ``ScanError`` if there is no room, or if something is where a folder should be."""
@@ -59,12 +59,12 @@ class Steps:
                     what = "a link" if path.is_symlink() else "no folder"
                     raise ScanError(f"{path} is {what}, and photos belong in a folder of this name; move it elsewhere")
                 at = os.path.dirname(at)
-        needed = sum(wanted.size for wanted, _ in self.makes) - sum(made.size for made in self.removes)
-        copied = [wanted.original.path for wanted, _ in self.makes if wanted.original and wanted.kind == "copy"]
+        needed = sum(wanted.size for wanted in self.makes) - sum(made.size for made in self.removes)
+        copied = [wanted.original.path for wanted in self.makes if wanted.original and wanted.kind == "copy"]
         disk.check_room(self.folder, needed, next(iter(filter(None, copied)), None))
 
     def _targets(self) -> list[str]:
-        return [wanted.path for wanted, _ in self.makes] + [path for _, path in self.moves]
+        return [wanted.path for wanted in self.makes] + [path for _, path in self.moves]
 
     def take(self, manifest: Manifest) -> Done:
         """Takes them. Raises ``OSError`` if the disk is full, ``ScanError`` if a person changes the folder meanwhile.
@@ -100,24 +100,27 @@ class Steps:
             self._remove(made)
             yield
         yield from self._move_all()
-        by_name: dict[str, list[tuple[Wanted, Made | None]]] = {}
-        for wanted, have in self.makes:
+        by_name: dict[str, list[Wanted]] = {}
+        for wanted in self.makes:
             if wanted.text is not None or (wanted.original and wanted.original.path):
-                self._make(wanted, have, None)
+                self._make(wanted, None)
                 yield
             else:
-                by_name.setdefault(wanted.photo, []).append((wanted, have))
+                by_name.setdefault(wanted.photo, []).append(wanted)
         if by_name:
             yield from self._make_from_source(by_name)
 
-    def _make_from_source(self, by_name: dict[str, list[tuple[Wanted, Made | None]]]) -> Iterator[None]:
+    def _make_from_source(self, by_name: dict[str, list[Wanted]]) -> Iterator[None]:
         for item in self.source.read():
-            if isinstance(item, Item) and not isinstance(item.data, str):
-                for wanted, have in by_name.pop(item.name, ()):
-                    self._make(wanted, have, item.data)
-                    yield
             if not by_name:
                 return
+            if item.name not in by_name or not isinstance(item, Item) or isinstance(item.data, str):
+                continue
+            if content_of(item.data).hex() == by_name[item.name][0].was:
+                for wanted in by_name.pop(item.name):
+                    self._make(wanted, item.data)
+                    yield
+        self.done.unreadable += [(name, "it changes just now") for name in by_name]
 
     def _remove(self, made: Made) -> None:
         path = self.folder / made.path
@@ -159,7 +162,7 @@ class Steps:
         self._free(at)
         self.occupied[fold(target)] += 1
 
-    def _make(self, wanted: Wanted, have: Made | None, data: bytes | np.ndarray | None) -> None:
+    def _make(self, wanted: Wanted, data: bytes | np.ndarray | None) -> None:
         original, path = wanted.original, self.folder / wanted.path
         try:
             size, mtime_ns = self._write(wanted, data)
@@ -168,7 +171,8 @@ class Steps:
                 wanted.path, wanted.photo, wanted.copy, wanted.file, wanted.kind, size, mtime_ns, inside, wanted.was
             )
             self._make_folder(os.path.dirname(wanted.path))
-            replaced = have is not None and have.path == wanted.path and is_as_made(self.folder, have)
+            have = self.manifest.made.get(wanted.path)
+            replaced = have is not None and is_as_made(self.folder, have)
             if os.path.lexists(path) and not replaced:
                 raise _Meanwhile(path)
             self.manifest.take({"make": asdict(made)}, lambda: os.rename(self.folder / PARTIAL, path))

@@ -15,9 +15,6 @@ from scipy.optimize import linear_sum_assignment
 from scan_core.weights.published import PUBLISHED, package_file
 
 # Chosen on Tiny ImageNet's last 25 classes and CIFAR-10's animals; ``experiments.names`` reports on others.
-# Mean length of the features of a group. Photos have 27 to 38 in EfficientNet-lite0; drawings and noise have less, and
-# its classifier is as sure of them as of photos.
-LEAST_LENGTH = 26.0
 SHARE_POWER = 0.5  # a smaller one prefers narrower words
 LEAST_SHARE, LEAST_SCORE = 0.25, 0.75  # of a group's images that are of the kind; of the word
 VOCABULARY_GROUPS = 2
@@ -78,7 +75,8 @@ def suggest_words(
     """Group → word, for the groups (N,) of images with ``features`` (N,F), those that the classifier was trained on.
 
     A word fits a group if many of its images are of that kind, and more than of the other groups'. No word is given
-    twice; a group that none fits has none, and neither has one of images that are no photos.
+    twice; a group that none fits has none. Of images that are no photos, such as drawings, words are wrong: the
+    classifier is as sure of them.
     """
     ids, table = covers()
     weight, bias = classifier
@@ -92,8 +90,6 @@ def suggest_words(
     usual = np.concatenate([shares, np.tile(table.mean(axis=0), (VOCABULARY_GROUPS, 1))]).mean(axis=0)
     scores = shares**SHARE_POWER * np.log((shares + 1e-6) / (usual + 1e-6))
     scores[shares < LEAST_SHARE] = 0
-    lengths = np.linalg.norm(features, axis=1)
-    scores[[lengths[groups == number].mean() < LEAST_LENGTH for number in numbers]] = 0
     tree = hypernyms()
     return {
         int(numbers[row]): Suggestion(tree[ids[column]][1], float(shares[row, column]))

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pipeline.artifacts import load_csv, load_json
+from scan_core.compute.device import Compute
 from scan_core.images.store import ArrayImages
 from scan_core.models import frozen
 from scan_core.models.files import Preprocessing, save_backbone
 from scan_core.models.networks import architecture, build_backbone
+from scan_core.models.predictor import ModelFiles, Predictor
 from stages.cluster import warn_of_many
 from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run, run_stage, run_stages, set_params
 from tests.tiny import BACKBONE, CPU
@@ -71,11 +73,11 @@ def test_all_stages_write_their_outputs_and_what_is_kept_is_what_is_predicted(pr
 def test_the_model_alone_gives_the_same_clusters_from_pixels(project):
     val = torch.from_numpy(np.load(project / "data" / "images" / "val.npy"))
     images = ArrayImages(CPU, [np.load(project / "data" / "images" / "pixels-00000.npy")], [0.5], [0.5])
-    model = frozen.FrozenModel(
-        project / "models" / "selflabel.safetensors", project / "data" / "embeddings" / "networks", CPU
-    )
-    assigned = np.load(project / "data" / "assignments" / "selflabel.npy")[0]
-    assert np.array_equal(model(images, val).argmax(axis=1), assigned)
+    models, networks = project / "models", project / "data" / "embeddings" / "networks"
+    files = ModelFiles(models / "selflabel.safetensors", models / "belonging.safetensors", networks=networks)
+    said = Predictor(files, Compute(CPU, "fp32"))(images, val)
+    assert np.array_equal(said.prediction.cluster, np.load(project / "data" / "assignments" / "selflabel.npy")[0])
+    assert np.array_equal(said.embeddings, np.load(project / "data" / "embeddings" / "val.npy"))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.sorting import sort as sort_module
 from pipeline.sorting.originals import Companion, companions_of, suffix_of
 from scan_core.data.npy import row_name
 from tests.pipeline.sorting.finished import names, put, scan, snapshot, sort, tree, write_run
@@ -79,6 +80,32 @@ def test_an_archive_of_other_bytes_is_copied_again_and_one_that_is_gone_keeps_it
     before = tree("sorted")
     done = scan("sort", "sorted", "--undo")
     assert "6 files whose originals are gone" in done.stdout and tree("sorted") == before
+
+
+def test_of_two_files_of_one_name_in_a_tar_the_last_is_taken_as_after_unpacking(project):
+    with tarfile.open("photos", "w") as opened:
+        for value in (1, 2):
+            about = tarfile.TarInfo("a/1.jpg")
+            about.size = len(encoded("JPEG", value))
+            opened.addfile(about, io.BytesIO(encoded("JPEG", value)))
+    write_run({"a/1.jpg": (1, "sure")}, name="archive")
+    sort("sorted")
+    assert tree("sorted") == {"01": "folder", "01/1.jpg": encoded("JPEG", 2)}
+
+
+def test_an_archive_that_changes_between_its_two_readings_is_said(project, monkeypatch):
+    archive("zip", MEMBERS)
+    write_run(ROWS, name="archive")
+    real = sort_module.read_catalog
+
+    def then_change(*words):
+        catalog = real(*words)
+        archive("zip", MEMBERS | {"a/1.jpg": encoded("JPEG", 9)})
+        return catalog
+
+    monkeypatch.setattr(sort_module, "read_catalog", then_change)
+    assert "1 file could not be copied, such as a/1.jpg: it changes just now" in sort("sorted")
+    assert len(names("sorted")) == 5
 
 
 def test_links_go_with_folders_alone(project):

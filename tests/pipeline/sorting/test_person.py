@@ -136,6 +136,15 @@ def test_a_link_in_place_of_a_folder_is_not_followed(before, project):
     assert snapshot("away") == away
 
 
+def test_a_link_that_a_person_has_turned_elsewhere_stays(before, project):
+    sort("sorted", "--link")
+    os.unlink("sorted/01/2.jpg")
+    os.symlink("elsewhere", "sorted/01/2.jpg")
+    write_run(ELSEWHERE)
+    assert "1 changed" in sort("sorted", "--link")
+    assert tree("sorted")["01/2.jpg"] == "-> elsewhere" and "03/2.jpg" not in names("sorted")
+
+
 def test_a_moved_folder_is_still_known(before):
     os.rename("sorted", "other")
     write_run(ELSEWHERE)

@@ -7,6 +7,7 @@ import unicodedata
 
 import pytest
 
+from pipeline.sorting import disk
 from tests.pipeline.sorting.finished import names, photo_bytes, put, scan, snapshot, sort, sorted_anew, tree, write_run
 
 SURE, CHECK, NOWHERE = "sure", "to check", "fits nowhere"
@@ -74,6 +75,13 @@ def test_ignored_groups_are_left_out_and_come_back(project):
     edit("ignore", 1)
     sort("sorted")
     assert tree("sorted").keys() == {"02", "02/3.jpg", "02/3.CR2"}
+
+
+def test_a_raw_file_of_an_ignored_group_does_not_come_as_a_companion(project):
+    write({"a/1.jpg": (1, SURE), "a/1.dng": (2, SURE)}, files=["a/1.CR2"])
+    edit("ignore", 2)
+    sort("sorted")
+    assert names("sorted") == {"01/1.jpg", "01/1.CR2"}
 
 
 def test_photos_of_one_name_stay_apart_and_keep_it_if_they_can(project):
@@ -206,12 +214,13 @@ def test_photos_that_change_places_do(project):
 def test_a_photo_that_has_changed_is_copied_again_and_new_ones_come(project):
     write({"a/1.jpg": (1, SURE), "a/2.jpg": (1, SURE)})
     sort("sorted")
-    put("photos/a/1.jpg", b"another picture", 1_600_000_000)
+    content = photo_bytes("a/1.jpg")[::-1]
+    put("photos/a/1.jpg", content, 1_600_000_000)
     put("photos/a/2.CR2", b"raw")
     put("photos/a/3.jpg", b"new")
     write_run({"a/1.jpg": (1, SURE), "a/2.jpg": (1, SURE), "a/3.jpg": (1, SURE)})
     assert "3 files made, 0 moved, 0 removed" in sort("sorted")
-    assert tree("sorted")["01/1.jpg"] == b"another picture" and len(names("sorted")) == 4
+    assert tree("sorted")["01/1.jpg"] == content and len(names("sorted")) == 4
 
 
 @pytest.mark.parametrize("gone", ["photo", "all"])
@@ -249,8 +258,6 @@ def test_without_any_original_nothing_is_touched(project):
 
 
 def test_unreadable_originals_are_named_and_the_others_sorted(project, monkeypatch):
-    from pipeline.sorting import disk
-
     write({"a/1.jpg": (1, SURE), "a/2.jpg": (1, SURE)})
     real = os.open
 
@@ -265,6 +272,23 @@ def test_unreadable_originals_are_named_and_the_others_sorted(project, monkeypat
     assert "1 file could not be copied, such as a/1.jpg: Permission denied" in said
     assert names("sorted") == {"01/2.jpg"}
     assert "1 file made" in sort("sorted") and names("sorted") == {"01/1.jpg", "01/2.jpg"}
+
+
+def test_a_stale_copy_stays_if_its_original_cannot_be_read_any_more(project, monkeypatch):
+    write({"a/1.jpg": (1, SURE), "a/2.jpg": (2, SURE)})
+    sort("sorted")
+    put("photos/a/1.jpg", b"changed")
+    write_run({"a/1.jpg": (2, SURE), "a/2.jpg": (2, SURE)})
+
+    def broken(source, partial):
+        raise disk.Unreadable("Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "copy_file", broken)
+        assert "a/1.jpg: Input/output error" in sort("sorted")
+    assert tree("sorted")["02/1.jpg"] == photo_bytes("a/1.jpg"), "it goes where it belongs, as it was"
+    sort("sorted")
+    assert tree("sorted")["02/1.jpg"] == b"changed"
 
 
 def test_the_manifest_says_what_was_made_in_lines_that_a_person_can_read(project):

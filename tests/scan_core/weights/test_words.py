@@ -59,12 +59,6 @@ def test_images_of_everything_and_of_nothing_have_no_name():
     assert set(suggested(**everything).values()) == {""}
 
 
-def test_drawings_have_no_name_however_sure_the_classifier_is():
-    features, groups = np.concatenate([images_of(*[0] * 20), images_of(*[5] * 20)]), np.repeat([0, 1], 20)
-    features[groups == 1] *= 20 / 33
-    assert set(suggest_words(features, groups, PLAIN)) == {0}
-
-
 @pytest.mark.slow
 def test_the_classifier_is_that_of_the_package():
     weight, bias = classifier_of("efficientnet_lite0")
