@@ -43,13 +43,15 @@ def run(
 
     Later, the same command puts new photos into the groups.
     """
-    numbers = numbers_of(groups)
+    numbers, here = numbers_of(groups), Path.cwd()
     photos = enter_project(photos)
     if len(numbers) > 1:
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
     run_source(photos, numbers[0] if numbers else None, labels, train, retrain)
     show()
+    if Path.cwd() != here:  # the shell is still there
+        print(f"\nfirst        cd {shlex.quote(Path.cwd().name)}")
 
 
 def enter_project(photos: str) -> str:

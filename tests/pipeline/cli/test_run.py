@@ -284,6 +284,7 @@ def test_a_folder_becomes_groups_after_an_interruption_by_the_same_command_and_t
     assert json.loads((project / ".scan" / "run.json").read_text())["asked"]["photos"] == str(photos)
     assert f"{sum(value is not None for value in of.values())}" == "41"
     assert "group" in done.stdout and "reports/report.html" in done.stdout
+    assert done.stdout.endswith("\nfirst        cd my-photos-groups\n")
 
     before, names = (project / "groups.yaml").read_bytes(), sorted(each.name for each in tmp_path.iterdir())
     make_photos(photos, 43)  # three more; the others have another time now
