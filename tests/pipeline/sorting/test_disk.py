@@ -59,6 +59,16 @@ def test_a_copy_is_whole_without_the_kernel_s_help(original, monkeypatch):
     assert copied(original) == CONTENT
 
 
+def test_a_file_system_that_keeps_no_times_takes_a_copy_too(original, monkeypatch):
+    def refuse(*words, **more):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    size, mtime_ns = copy_file(str(original), original.with_name("copy"))
+    about = original.with_name("copy").stat()
+    assert (size, mtime_ns) == (about.st_size, about.st_mtime_ns) and size == len(CONTENT)
+
+
 @pytest.mark.parametrize("steps", [[(errno.ENOSPC,)], [1_000, (errno.ENOSPC,)], [(errno.EDQUOT,)]])
 def test_a_full_disk_is_said_and_not_taken_for_a_bad_original(original, monkeypatch, steps):
     kernel(monkeypatch, steps)
