@@ -13,6 +13,7 @@ import numpy as np
 import scan_core
 from pipeline import artifacts
 from pipeline.command import command, run
+from pipeline.fingerprint import git_commit
 from pipeline.stage import Stage, flatten
 from pipeline.tracking.execution import model_name, project_name
 from pipeline.tracking.packaging import environment, example_of, groups_of, images_of, requirements
@@ -54,7 +55,8 @@ def evaluate(stage: Stage) -> None:
     few = headline(metrics, verdict, reported)
     artifacts.save_json(stage.out(artifacts.HEADLINE), few)
     write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, reported)
-    log_scores(stage, metrics, stats, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))))
+    about = {"scan.verdict": verdict["word"], **{f"scan.{name}": f"{value:.4g}" for name, value in few.items()}}
+    log_scores(stage, metrics, stats, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))), about)
     write_plots_and_page(stage, stats, splits, metrics, verdict, pixels_of)
     log_summary(stage, few, verdict, {split: len(rows[split]) for split in SPLITS})
     log_files(stage)
@@ -210,16 +212,24 @@ def write_plots_and_page(
     write_report(stage.out(artifacts.REPORT), params, groups, verdict, stats, metrics, kept, names, plots, *pictures)
 
 
-def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], stats: dict[str, Any], example: np.ndarray) -> None:
+def log_scores(
+    stage: Stage,
+    metrics: dict[str, dict[str, Any]],
+    stats: dict[str, Any],
+    example: np.ndarray,
+    about: dict[str, str],
+) -> None:
     """Sends the scores and the packaged model to the run's row in MLflow, which takes them in while charts are drawn.
 
-    ``example`` (n,height,width,channels) uint8 becomes the model's input example.
+    ``example`` (n,height,width,channels) uint8 becomes the model's input example, ``about`` says how good it is.
     """
     params, tracker, networks = stage.params, stage.tracker, artifacts.EMBEDDINGS / "networks"
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
     paths = {"model": artifacts.MODELS / "selflabel.safetensors", "belonging": stage.staged(artifacts.BELONGING)}
     paths |= {"networks": networks} if networks.exists() else {"pretext": artifacts.MODELS / "pretext.safetensors"}
+    digest = hashlib.sha256(b"".join(paths[name].read_bytes() for name in ("model", "belonging"))).hexdigest()
+    about = about | {"scan.sha256": digest, "scan.commit": git_commit(), "scan.data": source_digest()}
     files = {name: tracker.copy(path) for name, path in paths.items()}
     files["images"] = tracker.save("images.json", images_of(stats, params.data.max_pixels, params.precision))
     if groups := groups_of(stage.staged(artifacts.PREDICTIONS)):
@@ -231,7 +241,14 @@ def log_scores(stage: Stage, metrics: dict[str, dict[str, Any]], stats: dict[str
         example=tracker.save("example.json", example_of(example)),
         requirements=requirements(params.backbone.name, networks.exists()),
         name=model_name(stage.root),
+        about=about,
     )
+
+
+def source_digest() -> str:
+    """Which images were read: 16 characters."""
+    source = artifacts.load_json(artifacts.SOURCE)
+    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], counts: dict[str, int]) -> None:
@@ -243,11 +260,9 @@ def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], co
     said = f"ACC {100 * few['acc']:.1f}" if "acc" in few else verdict["word"]
     name = f"{project} · {groups['number']} groups · {said}"
     tracker.event("tags", values={"mlflow.runName": name, "scan.verdict": verdict["word"]}, parent=True)
-    source = artifacts.load_json(artifacts.SOURCE)
-    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
     where = stage.params.data.path or stage.params.data.name
     counts = {"num_rows": sum(counts.values()), **counts}
-    tracker.event("dataset", name=project, digest=digest, source=where, counts=counts)
+    tracker.event("dataset", name=project, digest=source_digest(), source=where, counts=counts)
     table = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in few.items())
     tried = what_to_try(verdict, groups)
     lines = [f"**{verdict['word'].upper()}**: {why(verdict)}." + (f" To try: {tried}." if tried else ""), ""]

@@ -23,6 +23,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
+BYTES = "scan.sha256"  # tag of a model's version: of the files that make its answers
+CANDIDATE = "candidate"  # alias of the newest version, which nobody has promoted yet
 # MLflow opens an experiment of no stated kind as one of generative AI.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOT_RECORDED = "restored from a cache, not recorded here"
@@ -109,9 +111,12 @@ class Delivery:
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+        name, about = event["name"], event.get("about", {})
         versions = self.client.search_model_versions(f"run_id = '{self.runs['parent']}'")
-        if any(version.creation_timestamp >= event["time"] for version in versions):
-            return  # an earlier try registered it before the connection broke
+        for version in versions:
+            if version.creation_timestamp >= event["time"]:  # an earlier try registered it, then the connection broke
+                return self._describe_version(name, version.version, about)
+        same = self._version_of(name, about.get(BYTES, ""))
         mlflow.set_tracking_uri(tracking_address(self.root))
         columns = [("long", "cluster", True), ("long", "group", False), ("string", "name", False)]
         columns += [("double", "probability", True), ("long", "runner_up", False)]
@@ -121,7 +126,7 @@ class Delivery:
             params=ParamSchema([ParamSpec("paths", "boolean", False)]),
         )
         with mlflow.start_run(run_id=self.runs["parent"]):
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served_model.py")),
                 artifacts={name: str(self.folder / path) for name, path in event["files"].items()},
@@ -129,8 +134,20 @@ class Delivery:
                 signature=signature,
                 input_example=pd.DataFrame(json.loads((self.folder / event["example"]).read_text())),
                 pip_requirements=event["requirements"],
-                registered_model_name=event["name"],
+                registered_model_name=None if same else name,
             )
+        self._describe_version(name, same or logged.registered_model_version, about)
+
+    def _describe_version(self, name: str, version: Any, about: dict[str, str]) -> None:
+        """Says what a version is made of and how good it is; the newest one is the candidate."""
+        for key, value in about.items():
+            self.client.set_model_version_tag(name, str(version), key, value)
+        self.client.set_registered_model_alias(name, CANDIDATE, str(version))
+
+    def _version_of(self, name: str, sha256: str) -> str | None:
+        """The version of the model ``name`` that has these bytes, if there is one: two people may have made them."""
+        found = self.client.search_model_versions(f"name = '{name}'") if sha256 else []
+        return next((str(version.version) for version in found if version.tags.get(BYTES) == sha256), None)
 
     def dataset(self, event: spool.DataSet) -> None:
         """Says which images the pipeline's run has read."""

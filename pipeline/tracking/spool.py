@@ -74,6 +74,7 @@ class Model(Event):
     example: str  # .json: a table with some images
     requirements: list[str]
     name: str
+    about: NotRequired[dict[str, str]]  # tags of its version
 
 
 class DataSet(Event):
