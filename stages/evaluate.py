@@ -1,7 +1,5 @@
 """evaluate: scores, predictions and the report. The only stage besides prepare that reads labels."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import scan_core
 from pipeline import artifacts
 from pipeline.command import command, run
-from pipeline.fingerprint import git_commit
-from pipeline.stage import Stage, flatten
-from pipeline.tracking.execution import model_name, project_name
-from pipeline.tracking.packaging import environment, example_of, groups_of, images_of, requirements
+from pipeline.stage import Stage
+from pipeline.tracking.results import log_files, log_scores, log_summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,81 +205,6 @@ def write_plots_and_page(
     pictures = stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES)
     kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
     write_report(stage.out(artifacts.REPORT), params, groups, verdict, stats, metrics, kept, names, plots, *pictures)
-
-
-def log_scores(
-    stage: Stage,
-    metrics: dict[str, dict[str, Any]],
-    stats: dict[str, Any],
-    example: np.ndarray,
-    about: dict[str, str],
-) -> None:
-    """Sends the scores and the packaged model to the run's row in MLflow, which takes them in while charts are drawn.
-
-    ``example`` (n,height,width,channels) uint8 becomes the model's input example, ``about`` says how good it is.
-    """
-    params, tracker, networks = stage.params, stage.tracker, artifacts.EMBEDDINGS / "networks"
-    scores = {key: float(value) for key, value in flatten(metrics).items()}
-    tracker.event("metrics", values=scores, step=0, parent=True)
-    paths = {"model": artifacts.MODELS / "selflabel.safetensors", "belonging": stage.staged(artifacts.BELONGING)}
-    paths |= {"networks": networks} if networks.exists() else {"pretext": artifacts.MODELS / "pretext.safetensors"}
-    digest = hashlib.sha256(b"".join(paths[name].read_bytes() for name in ("model", "belonging"))).hexdigest()
-    about = about | {"scan.sha256": digest, "scan.commit": git_commit(), "scan.data": source_digest()}
-    files = {name: tracker.copy(path) for name, path in paths.items()}
-    files["images"] = tracker.save("images.json", images_of(stats, params.data.max_pixels, params.precision))
-    if groups := groups_of(stage.staged(artifacts.PREDICTIONS)):
-        files["groups"] = tracker.save("groups.json", groups)
-    tracker.event(
-        "model",
-        files=files,
-        code=[tracker.copy(Path(scan_core.__file__).parent)],
-        example=tracker.save("example.json", example_of(example)),
-        requirements=requirements(params.backbone.name, networks.exists()),
-        name=model_name(stage.root),
-        about=about,
-    )
-
-
-def source_digest() -> str:
-    """Which images were read: 16 characters."""
-    source = artifacts.load_json(artifacts.SOURCE)
-    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], counts: dict[str, int]) -> None:
-    """Says in the run's row in MLflow what came out: its name, its headline, its images, a description."""
-    from pipeline.report.words import what_to_try, why
-
-    tracker, groups, project = stage.tracker, artifacts.load_json(artifacts.GROUPS), project_name(stage.root)
-    tracker.event("metrics", values={f"headline/{name}": value for name, value in few.items()}, step=0, parent=True)
-    said = f"ACC {100 * few['acc']:.1f}" if "acc" in few else verdict["word"]
-    name = f"{project} · {groups['number']} groups · {said}"
-    tracker.event("tags", values={"mlflow.runName": name, "scan.verdict": verdict["word"]}, parent=True)
-    where = stage.params.data.path or stage.params.data.name
-    counts = {"num_rows": sum(counts.values()), **counts}
-    tracker.event("dataset", name=project, digest=source_digest(), source=where, counts=counts)
-    table = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in few.items())
-    tried = what_to_try(verdict, groups)
-    lines = [f"**{verdict['word'].upper()}**: {why(verdict)}." + (f" To try: {tried}." if tried else ""), ""]
-    lines += ["| | |", "| --- | --- |", table, "", "![groups](get-artifact?path=clusters.png&run_uuid={run})"]
-    tracker.event("note", text="\n".join(lines))
-
-
-def log_files(stage: Stage) -> None:
-    """Completes the run's row in MLflow: report, plots, environment, and the executions that made the run."""
-    tracker = stage.tracker
-    pictures = (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES)
-    for path in (
-        artifacts.METRICS,
-        artifacts.VERDICT,
-        artifacts.PREDICTIONS,
-        artifacts.REPORT,
-        *pictures,
-        artifacts.PLOTS,
-    ):
-        tracker.artifact(stage.staged(path), parent=True)
-    tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
-    stage.log_completion()
 
 
 app = command("evaluate", evaluate)
