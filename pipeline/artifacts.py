@@ -30,6 +30,7 @@ GROUPS = Path("data/groups.json")  # the number of groups: given, or estimated a
 ASSIGNMENTS = Path("data/assignments")  # cluster.npy, selflabel.npy: (epochs,N_val); heads.npy (H,N_val); int32
 MODELS = Path("models")
 BELONGING = MODELS / "belonging.safetensors"  # what tells whether a new image belongs to its group
+ENGINES = Path(".scan/engines")  # frozen networks as the engine of a CPU has them; may be deleted at any time
 REJECTED = Path(".scan/rejected.csv")  # the findings, if they made prepare fail
 PLOTS = Path("reports/plots")
 METRICS = Path("reports/metrics.json")

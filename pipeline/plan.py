@@ -95,8 +95,9 @@ def embedding_seconds(name: str, side: int) -> float:
     """Seconds for an image in the frozen network ``name``, which is compiled first."""
     import torch
 
+    from pipeline.artifacts import ENGINES
     from pipeline.environment import use_threads
-    from pipeline.weights import ENGINES, sign_weights, weights_file
+    from pipeline.weights import sign_weights, weights_file
     from scan_core.models.frozen import FrozenNetwork
 
     use_threads()

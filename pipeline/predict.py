@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import artifacts
-from pipeline.artifacts import PREDICTED
+from pipeline.artifacts import ENGINES, PREDICTED
 from pipeline.environment import use_threads, wanted_device, worker_count
 from pipeline.groups.apply import Grouping, grouped, read_predictions
 from pipeline.inspect_source import kind_of
 from pipeline.params import Params
-from pipeline.weights import ENGINES
 from scan_core.data.chunks import Chunk, content_of, load_chunk
 from scan_core.data.decode import Target
 from scan_core.data.ingest import Piece, decoded, pieces

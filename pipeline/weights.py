@@ -10,7 +10,6 @@ from scan_core.weights.hub import OWNER, is_on_hub
 from scan_core.weights.published import PUBLISHED, load_published
 
 FOLDER = Path("weights")  # of the project
-ENGINES = Path(".scan/engines")  # frozen networks as the engine of a CPU has them; may be deleted at any time
 
 
 def weights_file(name: str, root: Path) -> Path:

@@ -12,7 +12,6 @@ from pipeline import artifacts
 from pipeline.command import command, run
 from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage
-from pipeline.weights import ENGINES
 
 KEPT = Path(".scan/features")  # of frozen networks; may be deleted at any time
 BLOCK = 4_096  # rows at a time
@@ -98,7 +97,7 @@ def embed_frozen_spaces(stage: Stage) -> None:
     digests = artifacts.load_array(artifacts.IMAGES / "digests.npy", "uint8", (stats["count"], artifacts.DIGEST))
     for number, (space, sha256) in enumerate(zip(settings.spaces, signatures["sha256"], strict=True)):
         weights = stage.weights(space.weights)
-        network = FrozenNetwork(weights, compute.device, space.side, space.mirror, stage.root / ENGINES)
+        network = FrozenNetwork(weights, compute.device, space.side, space.mirror, stage.root / artifacts.ENGINES)
         described = network.described(sha256)
         seen_as = f"{described.side}{'-mirror' * space.mirror}-{compute.device.type}"
         known = KnownFeatures(kept, f"{sha256[:16]}-{seen_as}", digests)

@@ -42,7 +42,7 @@ class Difference:
     groups: tuple[list[int], list[int]]  # of A and of B, those that have such images
     counts: np.ndarray  # (groups of A, groups of B) int64 images
     agreement: dict[str, float]  # acc (one to one), ari, ami
-    fates: list[Fate]  # in that of ORDER, large groups first
+    fates: list[Fate]  # in the order of ORDER, large groups first
 
 
 def compare(a: Outcome, b: Outcome) -> Difference:

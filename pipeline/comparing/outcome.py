@@ -203,7 +203,7 @@ class _Copy:
         for stage in sorted(self.lock, key=lambda name: name == "evaluate"):
             used |= _leaves(self.lock[stage].get("params", {}).get(str(PARAMS_FILE), {}))
         if changed := [name for name in written if name in used and written[name] != used[name]]:
-            self.notes.append(f"not yet run with the {PARAMS_FILE} that is there: {_some(changed)}")
+            self.notes.append(f"not yet run with the {PARAMS_FILE} that is there: {first_of(changed)}")
         return used or written
 
 
@@ -211,8 +211,9 @@ def _leaves(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat(values).items() if not isinstance(value, dict)}
 
 
-def _some(names: list[str], shown: int = 3) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def first_of(names: list[str], most: int = 3) -> str:
+    """``a, b, c and 2 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _model_of(project: Path) -> str:

@@ -15,7 +15,7 @@ from pipeline.comparing.difference import (
     changed_settings,
     only_in,
 )
-from pipeline.comparing.outcome import Outcome
+from pipeline.comparing.outcome import Outcome, first_of
 
 LISTED = 20  # groups
 NAMED = 3  # groups or settings in a line
@@ -51,7 +51,7 @@ def settings(found: Difference) -> tuple[list[Row], list[str]]:
     lines = []
     for letter, one, other in (("A", found.a, found.b), ("B", found.b, found.a)):
         if names := [name for name in one.settings if name not in other.settings]:
-            lines.append(f"only in {letter}: {_first(names, NAMED)}")
+            lines.append(f"only in {letter}: {first_of(names, NAMED)}")
     return rows, lines
 
 
@@ -108,7 +108,7 @@ def groups(found: Difference) -> Iterator[str]:
     if len(changed) > LISTED:
         yield f"          and {len(changed) - LISTED} more"
     if same:
-        yield f"whole     {_first([_arrow(fate, found) for fate in same], LISTED)}"
+        yield f"whole     {first_of([_arrow(fate, found) for fate in same], LISTED)}"
 
 
 def line_of(fate: Fate, found: Difference) -> str:
@@ -116,8 +116,10 @@ def line_of(fate: Fate, found: Difference) -> str:
     if fate.word in (NEW, SCATTERED):
         one, other, way = (found.b, found.a, "from") if fate.word == NEW else (found.a, found.b, "to")
         return f"{one.titled(fate.group)}: {counted(fate.images)}; {_moved(fate, other, way)}"
-    counts = [count for _, count in fate.parts]
-    there = " and ".join(f"{count:,}" for count in counts) if len(counts) <= NAMED else f"together {sum(counts):,}"
+    *counts, last = [f"{count:,}" for _, count in fate.parts]
+    there = f"{', '.join(counts)} and {last}" if counts else last
+    if len(counts) >= NAMED:
+        there = f"together {sum(count for _, count in fate.parts):,}"
     said = f"{_arrow(fate, found)}: {there} of {counted(fate.images)}"
     return f"{said}; {_moved(fate, found.b, 'to')}" if fate.others else said
 
@@ -139,11 +141,7 @@ def _moved(fate: Fate, outcome: Outcome, way: str) -> str:
 
 
 def _listed(outcome: Outcome, numbers: list[int], most: int) -> str:
-    return _first([outcome.titled(number) for number in numbers], most)
-
-
-def _first(words: list[str], most: int) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    return first_of([outcome.titled(number) for number in numbers], most)
 
 
 def _value(value: Any) -> str:

@@ -31,12 +31,15 @@ def log_scores(
     tracker.event("metrics", values=scores, step=0, parent=True)
     paths = {"model": artifacts.MODELS / "selflabel.safetensors", "belonging": stage.staged(artifacts.BELONGING)}
     paths |= {"networks": networks} if networks.exists() else {"pretext": artifacts.MODELS / "pretext.safetensors"}
-    digest = hashlib.sha256(b"".join(paths[name].read_bytes() for name in ("model", "belonging"))).hexdigest()
+    texts = {"images": images_of(stats, params.data.max_pixels, params.precision)}
+    if groups := groups_of(stage.staged(artifacts.PREDICTIONS)):
+        texts["groups"] = groups
+    # Of frozen networks the model has the hashes.
+    contents = [path.read_bytes() for name, path in paths.items() if name != "networks"] + list(texts.values())
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
     about = about | {"scan.sha256": digest, "scan.commit": git_commit(), "scan.data": source_digest()}
     files = {name: tracker.copy(path) for name, path in paths.items()}
-    files["images"] = tracker.save("images.json", images_of(stats, params.data.max_pixels, params.precision))
-    if groups := groups_of(stage.staged(artifacts.PREDICTIONS)):
-        files["groups"] = tracker.save("groups.json", groups)
+    files |= {name: tracker.save(f"{name}.json", text) for name, text in texts.items()}
     tracker.event(
         "model",
         files=files,

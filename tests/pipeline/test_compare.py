@@ -164,6 +164,7 @@ def test_a_group_is_told_of_in_one_line():
         ["kept", "1 daisy → 2: 118 of 142 images; 24 went to 4"],
     ]
     assert lines([[6, 6]])[0] == ["split", "1 → 1, 2: 6 and 6 of 12 images"]
+    assert lines([[6, 6, 6]])[0] == ["split", "1 → 1, 2, 3: 6, 6 and 6 of 18 images"]
     assert lines([[5] * 20])[0] == ["split", "1 → 1, 2, 3 and 17 more: together 100 of 100 images"]
     assert lines([[1], [1]])[1] == ["merged", "2 → 1: 1 of 1 image"]
     assert ["scattered", "1: 10 images; 4 went to 1, 3 to 2, 3 to 3"] in lines([[4, 3, 3], [6, 6, 6]])

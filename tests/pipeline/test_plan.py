@@ -8,7 +8,7 @@ import torch
 from pipeline import plan
 from pipeline.inspect_source import SHARP, Inspection
 from pipeline.params import validate
-from pipeline.plan import COMPILING, LITE0, LITE2, PROBED, Plan, free_memory, options, plan_frozen
+from pipeline.plan import COMPILING, LITE0, LITE2, PROBED, TRAINED, Plan, free_memory, options, plan_frozen
 from pipeline.presets import preset_values, read_preset
 from scan_core.clustering.candidates import FROM_CLUSTERS_STEPS
 from scan_core.errors import ScanError
@@ -68,8 +68,8 @@ def test_training_takes_as_long_as_the_views_that_its_stages_see(monkeypatch, ch
     values = completed(merge(merge(preset_values(ROOT / "presets" / "digits.yaml"), tiny), changes))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 12, 2))  # takes no other size
     monkeypatch.setattr("scan_core.models.networks.build_backbone", lambda *_: network)
-    monkeypatch.setattr(plan, "_seconds", lambda work: work() or 7.0 * PROBED)
-    monkeypatch.setattr(plan, "_peak", iter([1e6, 1e6 + 10 * PROBED]).__next__)
+    monkeypatch.setattr(plan, "_seconds", lambda work: work() or 7.0 * TRAINED)
+    monkeypatch.setattr(plan, "_peak", iter([1e6, 1e6 + 10 * TRAINED]).__next__)
     planned = plan.plan_training(found(), validate(values, ROOT))
     assert planned.spaces == () and planned.memory == plan.BASE + 2 * batch * 10
     assert planned.seconds == pytest.approx(plan.STARTING + 2 + 1000 * (0.25 + 7 * views))
@@ -79,7 +79,7 @@ def test_what_is_measured_is_an_image_and_a_step_of_the_second_call(monkeypatch)
     calls = []
     monkeypatch.setattr(plan.time, "monotonic", lambda: len(calls) ** 2)
     monkeypatch.setattr("pipeline.weights.sign_weights", lambda *_: None)
-    monkeypatch.setattr("scan_core.models.frozen.FrozenNetwork", lambda *_: calls.append)
+    monkeypatch.setattr("scan_core.models.frozen.FrozenNetwork", lambda *_, **__: calls.append)
     monkeypatch.setattr("scan_core.clustering.candidates.scan_heads", lambda *given: calls.append(given))
     assert plan.embedding_seconds(LITE0, 160) == (4 - 1) / PROBED and calls[0].shape == (PROBED, 3, 160, 160)
     settings = PHOTOS.cluster.model_copy(update={"heads": 3, "steps": 50})

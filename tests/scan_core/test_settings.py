@@ -266,8 +266,6 @@ def test_none_and_frozen_train_no_epoch():
         (ScanCluster, {"prior": [0.5, 0.3, 0.1]}, "prior has the sum 0.9; 1 is allowed"),
         (ScanCluster, {"prior": [2, 1, 1]}, "prior has the sum 4; 1 is allowed"),
         (ScanCluster, {"prior": [0.5, 0.3, 0.20011]}, r"prior has the sum 1\.00011; 1 is allowed"),
-        (Data, {"size": 256, "fit": "pad"}, "fit is pad; the jpeg store"),  # which keeps shapes
-        (Data, {"size": 256, "fit": "stretch"}, "fit is stretch; the jpeg store"),
         (Backbone, {"stem": "stl"}, "stem is stl; convnet has small"),
         (Backbone, {"stem": "imagenet"}, "stem is imagenet; convnet has small"),
         (Backbone, {"name": "resnet18", "stem": "patch"}, "stem is patch; resnet18 has small"),

@@ -102,7 +102,7 @@ def test_the_outputs_are_whole_and_nothing_else_is_left(project):
     assert not [path for path in (project / ".scan" / "resume").rglob("*") if path.suffix != ".lock"]
     assert not list((project / ".scan" / "outputs").rglob("*"))
     table, pixels = items(project), array(project, "images/pixels-00000")
-    assert list(table) == ["id", "source", "split"] and table["id"] == list(range(COUNT))
+    assert list(table) == ["id", "source", "split", "content"] and table["id"] == list(range(COUNT))
     for row, name in zip(pixels, table["source"], strict=True):
         wanted = picture(int(name[-7:-4])).resize((8, 8), Image.Resampling.BICUBIC)
         assert np.array_equal(row, np.asarray(wanted)), name
@@ -213,7 +213,7 @@ def test_an_official_split_is_kept_and_what_crosses_it_is_said(tmp_path):
     save(project / "images", [f"{'train' if row < 20 else 'test'}/{row % 2}/{row}.png" for row in range(30)])
     shutil.copy(project / "images" / "train" / "0" / "4.png", project / "images" / "test" / "0" / "copy.png")
     _, said = prepare(project)
-    pairs = {(name.split("/")[0], split) for _, name, split in zip(*items(project).values(), strict=True)}
+    pairs = {(name.split("/")[0], split) for _, name, split, _ in zip(*items(project).values(), strict=True)}
     assert pairs == {("train", "train"), ("test", "val")}
     assert "31 images: 20 train, 11 val; " in said
     assert "1 exact and 0 near duplicates; 1 of val with a copy or near copy in train\n" in said

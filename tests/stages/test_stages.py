@@ -132,8 +132,8 @@ def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(pr
 
 def test_predictions_have_one_row_per_item(finished):
     table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
-    columns = ["id", "source", "split", "cluster", "probability", "runner_up", "runner_up_probability", "state"]
-    assert list(table) == columns and set(table["state"]) <= {"sure", "to check", "fits nowhere"}
+    columns = ["id", "source", "split", "content", "cluster", "probability", "runner_up", "runner_up_probability"]
+    assert list(table) == [*columns, "state"] and set(table["state"]) <= {"sure", "to check", "fits nowhere"}
     assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
     assert table["split"].count("val") == 342
     assert all(a >= b for a, b in zip(table["probability"], table["runner_up_probability"], strict=True))
@@ -241,8 +241,8 @@ def test_training_reads_no_labels(project):
     run_stages(project, "pretext", "embed", "neighbors", "groups", "cluster", "selflabel")
     folders = ("data/embeddings/", "data/neighbors/", "data/groups.json", "data/assignments/", "models/")
     histories = {f"reports/plots/{name}.csv" for name in ("pretext", "cluster", "cluster_heads", "selflabel")}
-    made = read(project, files(project) - kept)
-    assert set(made) == {path for path in OUTPUTS if path.startswith(folders)} | histories
+    made, of_evaluate = read(project, files(project) - kept), {"models/belonging.safetensors"}
+    assert set(made) == {path for path in OUTPUTS if path.startswith(folders)} - of_evaluate | histories
     assert [path for path in made if made[path] != before[path]] == []
 
 

@@ -94,7 +94,15 @@ def test_rows_are_the_images_in_their_order_in_the_file_that_numpy_writes(tmp_pa
     np.save(file, array, allow_pickle=False)
     assert files == {"pixels-00000.npy": file.getvalue()}
     mean, std = statistics(array[plan.rows["train"]])
-    described = {"count": 20, "rows": [20], "channels": array.shape[3], "store": "array", "size": 8, "view": 8}
+    described = {
+        "count": 20,
+        "rows": [20],
+        "channels": array.shape[3],
+        "store": "array",
+        "size": 8,
+        "view": 8,
+        "fit": "crop",
+    }
     assert stats == {**described, "mean": mean, "std": std}
 
 

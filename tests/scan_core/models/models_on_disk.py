@@ -58,7 +58,8 @@ def _belonging(path, features, projected=False):
     """As ``evaluate`` writes it for images that are in three groups, of which the last is not to be trusted."""
     members = np.arange(BANK) % CLUSTERS
     fitted = Belonging(members, np.array([-1, 0.9, -1], np.float32), np.array([True, True, False]))
-    save_belonging(path, fitted, bank_of([space[:BANK] for space in features]), projected)
+    lengths = np.ones((BANK, len(features)), np.float32)
+    save_belonging(path, fitted, bank_of([space[:BANK] for space in features]), lengths, projected)
 
 
 def frozen_model(folder, about, sides=((16, False), (12, True)), settings=BACKBONE):

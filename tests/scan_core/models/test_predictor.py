@@ -24,7 +24,7 @@ def assert_answers(said, wanted, features, files):
     order = np.argsort(-wanted, axis=1, kind="stable")
     assert np.array_equal(said.prediction.clusters, order)
     np.testing.assert_allclose(said.prediction.probabilities, np.take_along_axis(wanted, order, 1), atol=1e-6)
-    fitted, bank, _ = load_belonging(files.belonging)
+    fitted, bank = load_belonging(files.belonging)[:2]
     states = judge_images(fitted, *nearest_in_bank(features, bank), order[:, 0])
     assert said.states.tolist() == states.tolist()
 
