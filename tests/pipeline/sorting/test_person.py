@@ -82,6 +82,11 @@ def test_a_photo_that_is_moved_or_removed_is_not_copied_again(before, to):
     assert names("sorted") if to else not os.path.exists("sorted"), "what a person has moved is the person's"
 
 
+def test_the_last_file_that_was_made_is_known_too(before):
+    os.unlink("sorted/to check/02/4.jpg")
+    assert "1 moved or removed" in sort("sorted") and "to check/02/4.jpg" not in names("sorted")
+
+
 def test_a_folder_that_is_renamed_stays(before):
     os.rename("sorted/01", "sorted/mine")
     regroup()
