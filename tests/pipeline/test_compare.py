@@ -426,6 +426,7 @@ def test_groups_of_a_new_model_get_the_numbers_that_scan_show_will_give_them(tmp
     make_run(one, [1] * 2 + [2] * 3 + [0] * 3, model=b"new")
     a, b = read(one, other)
     assert a.group.tolist() == [3, 3, 1, 1, 1, 2, 2, 2] and a.names == b.names == {2: "cat"}
+    assert read(one, one)[0].group.tolist() == a.group.tolist(), "it knows itself what was in which group"
     (one / ".scan" / "members.parquet").unlink()  # not there in another's clone: the other run is its model's
     assert read(one, other)[0].group.tolist() == a.group.tolist()
     assert read(other, one)[1].group.tolist() == a.group.tolist()
