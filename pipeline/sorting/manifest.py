@@ -7,7 +7,7 @@ tells whether it was. Thus a kill at any point leaves no doubt about what the pr
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ class Manifest:
             self._cut(start)
             raise
         self._apply(step)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Takes ``paths`` for not made, without a note."""
+        for path in paths:
+            del self.made[path]
 
     def note(self, step: Step) -> None:
         """Notes what has no action."""

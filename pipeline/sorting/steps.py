@@ -72,6 +72,8 @@ class Steps:
         Whatever ends it, what was finished is noted, and the next call goes on from there.
         """
         self.manifest = manifest
+        if manifest.undoing:  # by a call that was killed, which did not note what it had removed
+            manifest.forget(path for path in list(manifest.made) if not os.path.lexists(self.folder / path))
         self.occupied = Counter(map(fold, manifest.made))
         try:
             disk.remove_partial(self.folder)
@@ -146,7 +148,11 @@ class Steps:
                 self.done.moved += 1
                 yield
             if not free:
-                for at in list(waiting):
+                there = {*map(fold, waiting)}
+                circle = [at for at, (_, to) in waiting.items() if fold(to) in there]
+                if not circle:
+                    raise _Meanwhile(self.folder / next(iter(waiting.values()))[1])
+                for at in circle:
                     made, target = waiting.pop(at)
                     while os.path.lexists(self.folder / f"{ASIDE}{aside}"):
                         aside += 1

@@ -149,10 +149,16 @@ def test_after_a_kill_all_can_be_taken_back(photos, monkeypatch, what, step):
 @pytest.mark.parametrize("then", ["undo", "sort"])
 def test_after_a_kill_an_undo_is_completed_or_sorting_starts_again(photos, monkeypatch, then, step):
     params = read_params()
+    write_run(SECOND)
     expected = sorted_anew()
+
+    def prepare(folder):
+        write_run(FIRST)
+        sort_photos(folder, params, False, False)
 
     def check(folder, count):
         if then == "sort":
+            write_run(SECOND)
             sort_photos(folder, params, False, False)
             assert tree(folder) == expected, count
         if folder.exists() and (then == "sort" or (folder / ".scan-sort.jsonl").exists()):
@@ -160,7 +166,7 @@ def test_after_a_kill_an_undo_is_completed_or_sorting_starts_again(photos, monke
         assert not folder.exists() or not list(folder.iterdir()), count
         assert snapshot("photos") == photos
 
-    killed_everywhere(monkeypatch, lambda folder: sort_photos(folder, params, False, False), undo_sort, check, step)
+    killed_everywhere(monkeypatch, prepare, undo_sort, check, step)
 
 
 def test_a_disk_that_is_full_in_the_middle_leaves_whole_files_and_the_next_call_goes_on(photos, monkeypatch):

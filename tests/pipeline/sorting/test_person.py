@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from pipeline.sorting.steps import Steps
 from tests.pipeline.sorting.finished import names, photo_bytes, put, scan, snapshot, sort, tree, write_run
 
 ROWS = {
@@ -117,6 +118,40 @@ def test_what_no_longer_belongs_goes_unless_it_was_changed(before):
     scan("edit", "ignore", "1")
     assert "left alone: 1 changed" in sort("sorted")
     assert {name for name in names("sorted") if name.startswith("01/")} == {"01/2.jpg"}
+
+
+@pytest.mark.parametrize("name", ["03/2.jpg", "03/new.jpg"])  # a place that a file moves to, one that is new
+def test_what_appears_while_it_runs_is_not_overwritten(before, monkeypatch, name):
+    put("photos/c/new.jpg", photo_bytes("c/new.jpg"))
+    write_run(ELSEWHERE | {"c/new.jpg": (3, "sure")})
+    real = Steps.take
+
+    def meanwhile(self, manifest):
+        put(f"sorted/{name}", b"mine")
+        return real(self, manifest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "take", meanwhile)
+        done = scan("sort", "sorted")
+    assert f"sorted/{name} has appeared while scan sort was running; run the same again" in done.stderr
+    sort("sorted")
+    assert tree("sorted")[f"03/{name[3:]}"] == b"mine"
+    kept = {each for each in names("sorted") if each.endswith(("2.jpg", "2 (a).jpg", "new.jpg", "new (c).jpg"))}
+    assert len(kept) == 3
+
+
+def test_what_is_changed_while_it_runs_is_not_removed(before, monkeypatch):
+    real = Steps.take
+
+    def meanwhile(self, manifest):
+        put("sorted/01/2.jpg", b"edited")
+        return real(self, manifest)
+
+    scan("edit", "ignore", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "take", meanwhile)
+        sort("sorted")
+    assert {each: what for each, what in tree("sorted").items() if each.startswith("01/")} == {"01/2.jpg": b"edited"}
 
 
 def test_undo_leaves_what_was_changed_and_removes_the_rest(before):

@@ -90,6 +90,7 @@ def test_photos_of_one_name_stay_apart_and_keep_it_if_they_can(project):
         "2018-trip/IMG_0001.JPG": (1, SURE), "2019-trip/IMG_0001.JPG": (1, SURE), "2020/img_0001.jpg": (1, SURE),
         "x/2020/IMG_0001.JPG": (1, SURE), "y/2020/IMG_0001.JPG": (1, SURE), "IMG_0001.JPG": (1, SURE),
         "2021/IMG_0001.JPG": (2, SURE), f"a/{composed}": (1, SURE), f"b/{decomposed}": (1, SURE),
+        "c/Q.JPG": (1, SURE), "c/Q.jpg": (1, SURE), "c/Q.png": (1, SURE),
     })  # fmt: skip
     sort("sorted")
     expected = {
@@ -97,6 +98,7 @@ def test_photos_of_one_name_stay_apart_and_keep_it_if_they_can(project):
         "01/img_0001 (2020).jpg": "2020/img_0001.jpg", "01/IMG_0001 (2).JPG": "IMG_0001.JPG",
         "01/IMG_0001 (x - 2020).JPG": "x/2020/IMG_0001.JPG", "01/IMG_0001 (y - 2020).JPG": "y/2020/IMG_0001.JPG",
         "02/IMG_0001.JPG": "2021/IMG_0001.JPG", f"01/{composed}": f"a/{composed}",
+        "01/Q.JPG": "c/Q.JPG", "01/Q (c).jpg": "c/Q.jpg", "01/Q.png": "c/Q.png",
         "01/" + unicodedata.normalize("NFD", "É (b).jpg"): f"b/{decomposed}",
     }  # fmt: skip
     found = {name: what for name, what in tree("sorted").items() if what != "folder"}
