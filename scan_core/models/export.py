@@ -87,7 +87,7 @@ def export_model(files: ModelFiles, stats: dict[str, Any], path: Path, about: di
 
 def _to_onnx(module: nn.Module, example: Tensor) -> Any:
     graph = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    drop_resampling(graph.graph)
+    drop_resampling(graph.graph)  # it would become such a resizing, too
     graph.graph_module.recompile()
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
     return torch.onnx.export(graph, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False, **names)
@@ -121,7 +121,8 @@ def run_export(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Resize(nn.Module):
     """Squares of ``size`` pixels to squares of ``side``: bicubic, antialiased, rounded like 8 bits after each pass.
 
-    Each pass is a product with a fixed matrix, because ONNX's own resizing is none of torch's or PIL's.
+    Each pass is a product with a fixed matrix. ONNX's own resizing would round once, which is less near to PIL's, and
+    not every program that runs such files has its antialiasing.
     """
 
     def __init__(self, size: int, side: int) -> None:
