@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.sorting.made import PARTIAL
+from pipeline.sorting.made import PARTIAL, open_new
 from scan_core.errors import ScanError
 
 PIECE = 2**30  # bytes that the system is asked to copy at once
@@ -33,7 +33,7 @@ def copy_file(source: str, partial: Path) -> tuple[int, int]:
         raise Unreadable(error.strerror or str(error)) from None
     try:
         before = os.fstat(reading)
-        writing = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        writing = open_new(partial)
         try:
             with _reading_errors():
                 transfer(reading, writing, before.st_size)
@@ -80,7 +80,7 @@ def transfer(reading: int, writing: int, size: int) -> None:
 
 def write_file(content: bytes, partial: Path) -> tuple[int, int]:
     """Writes a file. Returns its size and its time of modification in nanoseconds. Raises ``OSError``."""
-    with open(partial, "wb") as file:
+    with open(open_new(partial), "wb") as file:
         file.write(content)
         file.flush()
         about = os.fstat(file.fileno())
@@ -123,7 +123,7 @@ def check_room(folder: Path, needed: int, example: str | None) -> None:
 def _can_clone(source: str, folder: Path) -> bool:
     partial = folder / PARTIAL
     try:
-        with open(source, "rb") as reading, open(partial, "wb") as writing:
+        with open(source, "rb") as reading, open(open_new(partial), "wb") as writing:
             fcntl.ioctl(writing.fileno(), CLONE, reading.fileno())
     except OSError:
         return False

@@ -1,5 +1,6 @@
 """A file that was made, and how to tell whether it is still what was made."""
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -24,6 +25,17 @@ class Made:
     mtime_ns: int
     inside: str | None  # the original, or the archive or table that has it
     was: str  # of the original, or of the text; see ``Original``
+
+
+def open_new(path: Path) -> int:
+    """Opens a file that is not there yet for writing. What lies at ``path`` is removed first.
+
+    It may be a link to a photo, left by a call that was killed: to write through it would be the end of the photo.
+    Raises ``OSError``.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def is_as_made(folder: Path, made: Made) -> bool:

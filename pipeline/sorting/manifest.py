@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.sorting.made import FILE, PARTIAL, Made, is_as_made
+from pipeline.sorting.made import FILE, PARTIAL, Made, is_as_made, open_new
 from scan_core.errors import ScanError
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class Manifest:
         steps += [{"make": asdict(self.made[path])} for path in sorted(self.made)] + [{"end": True}]
         content = "".join(map(_line, steps)).encode()
         partial = self.folder / PARTIAL
-        with open(partial, "wb") as file:
+        with open(open_new(partial), "wb") as file:
             file.write(content)
         os.rename(partial, self.folder / FILE)
         if self._file is not None:

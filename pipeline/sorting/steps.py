@@ -59,6 +59,7 @@ class Steps:
                     what = "a link" if path.is_symlink() else "no folder"
                     raise ScanError(f"{path} is {what}, and photos belong in a folder of this name; move it elsewhere")
                 at = os.path.dirname(at)
+        disk.remove_partial(self.folder)  # it may be what takes the room
         needed = sum(wanted.size for wanted in self.makes) - sum(made.size for made in self.removes)
         copied = [wanted.original.path for wanted in self.makes if wanted.original and wanted.kind == "copy"]
         disk.check_room(self.folder, needed, next(iter(filter(None, copied)), None))
@@ -76,7 +77,6 @@ class Steps:
             manifest.forget(path for path in list(manifest.made) if not os.path.lexists(self.folder / path))
         self.occupied = Counter(map(fold, manifest.made))
         try:
-            disk.remove_partial(self.folder)
             with CountProgress("sort", len(self.removes) + len(self.moves) + len(self.makes)) as progress:
                 shown = 0.0
                 for _ in self._all():

@@ -100,6 +100,7 @@ def test_a_table_can_come_with_the_folder_and_a_failed_one_leaves_the_old(run, m
     (("photos",), "whose photos are only read"),
     (("photos/2019",), "whose photos are only read"),
     (("link/new",), "whose photos are only read"),
+    (("deep/new",), "whose photos are only read"),
     ((".",), "whose photos are only read, is inside of"),
     (("..",), "whose photos are only read, is inside of"),
     (("full",), "full has files that scan sort has not made; give a new folder, or an empty one"),
@@ -115,6 +116,7 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(run, words, said):
         os.mkdir(folder)
     put("full/mine.txt")
     os.symlink("photos", "link")
+    os.symlink("photos/2019", "deep")
     before = tree("."), snapshot("photos")
     done = scan("sort", *words)
     assert done.exit_code == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr

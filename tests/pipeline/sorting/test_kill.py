@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,22 +86,22 @@ def killed_everywhere(monkeypatch, prepare, action, check, step):
         count += step
 
 
-ACTIONS = {
-    "sort": ([], []), "regroup": ([()], []), "xmp": ([()], ["xmp"]), "links": ([()], ["link"]),
+ACTIONS = {  # options of an earlier call, None: there was none; and of the call that is killed
+    "sort": (None, []), "regroup": ([], []), "xmp": ([], ["xmp"]), "links": ([], ["link"]), "copies": (["link"], []),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", [*ACTIONS, "ignore"])
 def test_after_a_kill_the_same_call_makes_the_tree_of_a_call_that_was_not_killed(photos, monkeypatch, what, step):
-    first, options = ACTIONS.get(what, ([()], []))
+    first, options = ACTIONS.get(what, ([], []))
     params = read_params()
     link, xmp = "link" in options, "xmp" in options
 
     def prepare(folder):
-        if first:
+        if first is not None:
             write_run(FIRST)
-            sort_photos(folder, params, False, False)
+            sort_photos(folder, params, "link" in first, False)
         write_run(SECOND)
 
     if what == "ignore":
@@ -123,26 +124,27 @@ def test_after_a_kill_the_same_call_makes_the_tree_of_a_call_that_was_not_killed
 
 
 @pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["sort", "regroup", "xmp"])
+@pytest.mark.parametrize("what", ["sort", "regroup", "xmp", "links"])
 def test_after_a_kill_all_can_be_taken_back(photos, monkeypatch, what, step):
     first, options = ACTIONS[what]
     params = read_params()
 
     def prepare(folder):
-        if first:
+        if first is not None:
             write_run(FIRST)
-            sort_photos(folder, params, False, False)
+            sort_photos(folder, params, "link" in first, False)
         write_run(SECOND)
 
     def check(folder, count):
-        if (folder / ".scan-sort.jsonl").exists():
+        known = (folder / ".scan-sort.jsonl").exists()
+        if known:
             undone = undo_sort(folder)
             assert (undone.changed, undone.kept) == (0, 0), count
-        assert not folder.exists() or not set(os.listdir(folder)) - {".scan-sort.partial"}, count
+        assert not folder.exists() or not set(os.listdir(folder)) - (set() if known else {".scan-sort.partial"}), count
         assert snapshot("photos") == photos
 
-    xmp = "xmp" in options
-    killed_everywhere(monkeypatch, prepare, lambda folder: sort_photos(folder, params, False, xmp), check, step)
+    link, xmp = "link" in options, "xmp" in options
+    killed_everywhere(monkeypatch, prepare, lambda folder: sort_photos(folder, params, link, xmp), check, step)
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
@@ -167,6 +169,39 @@ def test_after_a_kill_an_undo_is_completed_or_sorting_starts_again(photos, monke
         assert snapshot("photos") == photos
 
     killed_everywhere(monkeypatch, prepare, undo_sort, check, step)
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("words", [(), ("--xmp",), ("--link",), ("--undo",)])
+def test_a_link_that_a_killed_call_has_left_half_done_is_never_written_through(photos, monkeypatch, words, room):
+    sort("sorted", "--link")
+    os.symlink(os.path.abspath("photos/a/3.jpg"), "sorted/.scan-sort.partial")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12 if room else 1))
+    assert scan("sort", "sorted", *words).exit_code == (0 if room or words in (("--link",), ("--undo",)) else 1)
+    assert snapshot("photos") == photos
+    assert not os.path.lexists("sorted/.scan-sort.partial")
+
+
+def test_what_a_killed_call_has_left_half_done_takes_no_room(photos, monkeypatch):
+    sort("sorted", "--link")
+    put("sorted/.scan-sort.partial", b"half")
+    left = os.path.abspath("sorted/.scan-sort.partial")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0 if os.path.exists(left) else 10**12))
+    assert sort("sorted")
+
+
+def test_what_a_killed_undo_has_removed_is_in_nobody_s_way(photos):
+    write_run(SECOND)
+    expected = sorted_anew()
+    write_run(FIRST)
+    sort("sorted")
+    with open("sorted/.scan-sort.jsonl", "a") as opened:
+        opened.write('{"undo": true}\n')
+    for name in ("IMG.JPG", "IMG.MOV"):
+        os.unlink(f"sorted/02/{name}")
+    write_run(SECOND)
+    sort("sorted")
+    assert tree("sorted") == expected
 
 
 def test_a_disk_that_is_full_in_the_middle_leaves_whole_files_and_the_next_call_goes_on(photos, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -138,6 +139,21 @@ def test_what_appears_while_it_runs_is_not_overwritten(before, monkeypatch, name
     assert tree("sorted")[f"03/{name[3:]}"] == b"mine"
     kept = {each for each in names("sorted") if each.endswith(("2.jpg", "2 (a).jpg", "new.jpg", "new (c).jpg"))}
     assert len(kept) == 3
+
+
+def test_what_is_in_the_way_for_ever_ends_it(before, monkeypatch):
+    real = Steps.take
+
+    def blocked(self, manifest):
+        manifest.made["03/2.jpg"] = replace(manifest.made["01/2.jpg"], path="03/2.jpg")
+        return real(self, manifest)
+
+    write_run(ELSEWHERE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "take", blocked)
+        assert "sorted/03/2.jpg has appeared while scan sort was running" in scan("sort", "sorted").stderr
+    sort("sorted")
+    assert "03/2.jpg" in names("sorted")
 
 
 def test_what_is_changed_while_it_runs_is_not_removed(before, monkeypatch):

@@ -142,6 +142,7 @@ def test_a_photo_with_several_animals_is_in_the_group_of_each_once(project):
     before = {name: os.stat(f"sorted/{name}").st_ino for name in first if "a." in name}
     write_run(rows | {"a.jpg#1": (3, SURE), "a.jpg#2": (3, SURE)}, boxes="boxes.csv")
     assert "0 files made, 2 moved, 0 removed" in sort("sorted")
+    assert "0 files made, 0 moved, 0 removed" in sort("sorted"), "each copy stays in its place"
     assert names("sorted") == {each.replace("01/", "03/") for each in first}
     assert {os.stat(f"sorted/{name}").st_ino for name in names("sorted") if "a." in name} == {*before.values()}
     write_run(rows | {"a.jpg#1": (2, SURE), "a.jpg#2": (2, SURE)}, boxes="boxes.csv")
@@ -249,6 +250,14 @@ def test_a_copy_whose_original_is_gone_is_never_removed(project, gone):
     assert scan("sort", "sorted", "--undo").exit_code == 0, "what is kept is still known"
 
 
+def test_photos_that_are_gone_are_counted_and_the_others_sorted(project):
+    write({"a/1.jpg": (1, SURE), "a/2.jpg": (2, SURE)})
+    os.unlink("photos/a/2.jpg")
+    said = sort("sorted")
+    assert "sorted    1 photo into 1 group:" in said and "1 no longer in the source" in said
+    assert names("sorted") == {"01/1.jpg"}
+
+
 def test_without_any_original_nothing_is_touched(project):
     write({"a/1.jpg": (1, SURE)})
     sort("sorted")
@@ -294,9 +303,12 @@ def test_a_stale_copy_stays_if_its_original_cannot_be_read_any_more(project, mon
 
 
 def test_the_manifest_says_what_was_made_in_lines_that_a_person_can_read(project):
-    write({"a/1.jpg": (1, SURE)})
+    write({"a/1.jpg": (2, SURE)})
+    sort("sorted")
+    write_run({"a/1.jpg": (1, SURE)})
     sort("sorted")
     lines = [json.loads(line) for line in (project / "sorted/.scan-sort.jsonl").read_text().splitlines()]
+    assert [next(iter(line)) for line in lines] == ["scan_sort", "folder", "make", "end"], "no steps that are over"
     assert lines[0]["source"] == str(project / "photos")
     (made,) = [line["make"] for line in lines if "make" in line]
     about = os.stat("photos/a/1.jpg")
