@@ -13,11 +13,11 @@ from pathlib import Path
 from pipeline.meaning import NOTHING, meaning, part_of
 
 OURS = ("scan_core", "pipeline", "stages")
-# How a stage is run, shown and recorded: no output depends on it. pipeline.params only reads settings; their classes
-# reach a stage through the modules of scan_core that use them.
+# How a stage is run, shown and recorded: no output depends on it. pipeline.params and pipeline.yaml_file only read
+# settings; their classes reach a stage through the modules of scan_core that use them.
 OUTSIDE = (
     *("pipeline.cli", "pipeline.environment", "pipeline.fingerprint", "pipeline.params", "pipeline.progress"),
-    *("pipeline.resume", "pipeline.stage", "pipeline.command", "pipeline.tracking"),
+    *("pipeline.resume", "pipeline.stage", "pipeline.command", "pipeline.tracking", "pipeline.yaml_file"),
 )
 SETTINGS = "settings"  # a stage depends on the classes of such a module that it uses, not on the others
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
-from pipeline.params import Params, read_yaml
+from pipeline.params import Params
+from pipeline.yaml_file import read_yaml
 from scan_core.errors import ScanError
 
 DVC_FILE = Path("dvc.yaml")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.yaml_file import in_words, where
+from pipeline.yaml_file import read_yaml as read_yaml  # also for those who import it from here
 from scan_core.clustering.settings import Cluster, Embed, Neighbors, Selflabel
 from scan_core.data.settings import Data
 from scan_core.errors import ScanError
@@ -66,36 +68,39 @@ class Params(Settings):
         return self
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML 1.2 file, as DVC reads it: ``1e-4`` is a number."""
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ScanError(f"{path} is missing from {Path.cwd()}; run from the project's folder") from None
-    except OSError as error:
-        raise ScanError(f"{path} cannot be read: {error.strerror}; put a readable YAML file there") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ScanError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def read_params(path: Path = PARAMS_FILE) -> Params:
     """The validated settings. Raises ``ScanError`` naming the first wrong key, its value and what is allowed."""
     return validate(read_yaml(path), path)
 
 
 def validate(values: Any, path: Path) -> Params:
-    """``values`` as settings. ``path`` is the file that errors name."""
+    """``values`` as settings. Raises ``ScanError`` naming ``path``, the file that they are from, and the line."""
+    try:
+        return settings(values)
+    except WrongSetting as error:
+        raise ScanError(f"{where(path, error.name)}: {error}") from None
+
+
+class WrongSetting(ScanError):
+    """What is wrong with a setting, and its dotted ``name``; "" if there are no settings at all."""
+
+    def __init__(self, text: str, name: str = "") -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def settings(values: Any) -> Params:
+    """``values`` as settings, which may be of no file. Raises ``WrongSetting``."""
     if not isinstance(values, dict):
-        raise ScanError(f"{path} holds {type(values).__name__}; it must hold a mapping of settings")
+        raise WrongSetting(f"it holds {in_words(values)}; it must hold settings, as name: value")
     try:
         # Strict validation takes JSON's list for a tuple, but not Python's.
         return Params.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise ScanError(f"{path}: {_explain(error)}") from None
+        text = _explain(error)
+        raise WrongSetting(text, text.partition(" ")[0]) from None  # each text begins with a dotted name
     except TypeError as error:  # a YAML key may be a list or a date
-        raise ScanError(f"{path}: {error}") from None
+        raise WrongSetting(str(error)) from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import PARAMS_FILE, Params, read_yaml, validate
+from pipeline.params import PARAMS_FILE, Params, WrongSetting, settings, validate
+from pipeline.yaml_file import read_yaml
 from scan_core.errors import ScanError
 from scan_core.settings import variants
 
@@ -143,10 +144,11 @@ def changed_params(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     changed = {group: {**(old.get(group) or {}), **changes} for group, changes in values.items()}
     new = complete(old | changed, read_yaml(presets_folder() / BASE), drop=True)
     try:
-        validate(new, PARAMS_FILE)
-    except ScanError as error:
-        why = str(error).removeprefix(f"{PARAMS_FILE}: ")
-        raise ScanError(f"{PARAMS_FILE} stays as it is, because with these settings {why}; change that first") from None
+        settings(new)
+    except WrongSetting as error:
+        raise ScanError(
+            f"{PARAMS_FILE} stays as it is, because with these settings {error}; change that first"
+        ) from None
     return old, new
 
 

@@ -17,8 +17,9 @@ from pipeline import artifacts
 from pipeline.comparing.places import LOCK, Place, Revision
 from pipeline.groups import file
 from pipeline.groups.numbering import MEMBERS, numbered
-from pipeline.params import PARAMS_FILE, read_yaml
+from pipeline.params import PARAMS_FILE
 from pipeline.presets import flat
+from pipeline.yaml_file import read_yaml
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from filelock import FileLock
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline import artifacts
-from pipeline.params import read_yaml
+from pipeline.yaml_file import in_words, read_yaml, where
 from scan_core.errors import ScanError
 from scan_core.settings import Settings
 
@@ -96,7 +96,7 @@ def load() -> Groups:
         return Groups()
     values = read_yaml(FILE)
     if not isinstance(values, dict):
-        raise ScanError(f"{FILE} holds {type(values).__name__}; names, merge, split, ignore and clusters are allowed")
+        raise ScanError(f"{FILE} holds {in_words(values)}; names, merge, split, ignore and clusters are allowed")
     try:
         return Groups.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
@@ -104,7 +104,9 @@ def load() -> Groups:
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
         what = first["msg"].removeprefix("Value error, ")
         shown = "" if first["type"] == "value_error" else f"{place} is {json.dumps(first['input'], default=str)[:60]}; "
-        raise ScanError(f"{FILE}: {shown}{what[0].lower()}{what[1:]}") from None
+        if first["type"] == "extra_forbidden":
+            shown, what = f"{place} is no part of it; ", f"{', '.join(Groups.model_fields)} are allowed"
+        raise ScanError(f"{where(FILE, place)}: {shown}{what[0].lower()}{what[1:]}") from None
 
 
 def save(groups: Groups) -> None:

@@ -1,6 +1,7 @@
 """``params.yaml``: what is wrong is said in one line, before anything is computed."""
 
 import json
+import re
 
 import pytest
 from ruamel.yaml import YAML
@@ -27,8 +28,9 @@ def refused(path):
     with pytest.raises(ScanError) as caught:
         read_params(path)
     message = str(caught.value)
-    assert "\n" not in message and message.startswith(f"{path}: ")
-    return message.removeprefix(f"{path}: ")
+    found = re.fullmatch(rf"{re.escape(str(path))}(?:, line \d+)?: (.*)", message)
+    assert found, message
+    return found[1]
 
 
 @pytest.fixture

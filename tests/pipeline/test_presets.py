@@ -186,7 +186,7 @@ def test_an_unknown_name_changes_nothing_and_lists_those_there_are(project, comm
 def test_use_refuses_a_preset_that_is_not_valid_and_changes_nothing(project, text, said):
     (PRESETS / "stl10.yaml").write_text(text)
     before = everything(project)
-    assert f"presets/stl10.yaml: {said}" in failed("use", "stl10")
+    assert f"presets/stl10.yaml, line 1: {said}" in failed("use", "stl10")
     assert everything(project) == before
 
 
@@ -293,7 +293,8 @@ def test_printed_values_are_read_back_as_they_were():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (lambda text: "a: [1", "params.yaml is not valid YAML"), (lambda text: "", "params.yaml holds NoneType"),
+    (lambda text: "a: [1", "params.yaml, line 1: 'a: [1' opens a bracket"),
+    (lambda text: "", "params.yaml: it holds nothing"),
     (lambda text: text.replace("num_clusters: 10", "num_clusters: 1"), "cluster.num_clusters is 1"),
 ], ids=["not YAML", "empty", "a wrong value"])  # fmt: skip
 def test_params_of_a_broken_file_end_in_one_line(change, said):

@@ -43,8 +43,9 @@ def test_a_person_may_write_by_hand_what_matters():
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("- a", "groups.yaml holds list"),
-    ("nmes: {1: a}", "nmes is"),
+    ("- a", "groups.yaml holds a list; names, merge"),
+    ("next: 1\nnmes: {1: a}", "groups.yaml, line 2: nmes is no part of it; names, merge, split"),
+    ("next: 3\nnames:\n  1: a\n  2: []\n", "groups.yaml, line 4: names.2 is []; input should be a valid string"),
     ("names: {9: a}\nclusters: [1, 2]\nnext: 3", "there is no group 9; there are 1, 2"),
     ('names: {1: "a\\tb"}\nclusters: [1]\nnext: 2', "one line"),
     ("names: {1: ' a'}\nclusters: [1]\nnext: 2", "one line"),
@@ -53,7 +54,7 @@ def test_a_person_may_write_by_hand_what_matters():
     ("merge: {1: 2}\nsplit: {2: [3, 4]}\nclusters: [1, 2]\nnext: 5", "group 2 is in merge and in split"),
     ("split: {2: [1, 4]}\nclusters: [1, 2]\nnext: 5", "one number to two groups"),
     ("clusters: [1, 2]\nnext: 2", "one number to two groups"),
-    ("names: [", "not valid YAML"),
+    ("names: [", "groups.yaml, line 1: 'names: [' opens a bracket"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_in_one_line(text, said):
     file.FILE.write_text(text)
