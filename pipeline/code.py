@@ -7,7 +7,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.meaning import NOTHING, meaning, part_of
@@ -19,11 +19,16 @@ OUTSIDE = (
     *("pipeline.cli", "pipeline.environment", "pipeline.fingerprint", "pipeline.params", "pipeline.progress"),
     *("pipeline.resume", "pipeline.stage", "pipeline.command", "pipeline.tracking", "pipeline.yaml_file"),
 )
+# A module that a stage imports for one value of a setting alone: for others, its code changes no output.
+ONLY_FOR = {"scan_core.pretext.adapted": ("pretext", "adapted")}  # of a group, its method
 SETTINGS = "settings"  # a stage depends on the classes of such a module that it uses, not on the others
 
 
-def stage_code(stage: str) -> dict[str, str]:
-    """The SHA-256 of each module that ``stage`` imports, by its name, and of each file that these read, by its path."""
+def stage_code(stage: str, methods: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The SHA-256 of each module that ``stage`` imports, by its name, and of each file that these read, by its path.
+
+    ``methods`` are those that run, by the group of their settings; None: any.
+    """
     waiting = [f"stages.{stage}", "pipeline.artifacts"]  # pipeline.stage, which is outside, reads artifacts for all
     seen, digests = set(waiting), dict[str, str]()
     while waiting:
@@ -40,7 +45,8 @@ def stage_code(stage: str) -> dict[str, str]:
         for read in _files_read(file.parent, meant):
             path = f"{package.replace('.', '/')}/{read.relative_to(file.parent).as_posix()}"
             digests[path] = hashlib.sha256(read.read_bytes()).hexdigest()
-        new = set(_modules(imports, package)) - seen
+        unused = {module for module, (group, method) in ONLY_FOR.items() if methods and methods[group] != method}
+        new = set(_modules(imports, package)) - seen - unused
         seen |= new
         waiting += new
     return dict(sorted(digests.items()))

@@ -14,7 +14,7 @@ from scan_core.data.settings import Data
 from scan_core.errors import ScanError
 from scan_core.evaluation.settings import Evaluate
 from scan_core.models.settings import Backbone
-from scan_core.pretext.settings import Pretext
+from scan_core.pretext.settings import AdaptedPretext, Pretext
 from scan_core.settings import Settings, variants
 
 PARAMS_FILE = Path("params.yaml")
@@ -46,9 +46,22 @@ class Params(Settings):
             ("pretext", self.pretext.method, "one that trains, or none,"),
             ("cluster", cluster.method, "scan"),
         ):
-            if bool(self.embed.spaces) != (method == "frozen"):
+            if bool(self.embed.spaces) != (method in ("frozen", "adapted")):
                 spaces, allowed = ("has networks", "frozen") if self.embed.spaces else ("is []", allowed)
                 raise ValueError(f"{name}.method is {method}, but embed.spaces {spaces}; {allowed} is allowed")
+        pretext = self.pretext
+        if isinstance(pretext, AdaptedPretext):
+            seen = [(space.weights, space.side) for space in self.embed.spaces]
+            if (pretext.weights, pretext.side) not in seen:
+                raise ValueError(
+                    f"pretext.weights is {pretext.weights} at {pretext.side or 'its own'} pixels, which is not in "
+                    "embed.spaces; one of these is allowed, or pretext.method frozen"
+                )
+            if pretext.groups.neighbors > pretext.neighbors:
+                raise ValueError(
+                    f"pretext.groups.neighbors is {pretext.groups.neighbors}; at most pretext.neighbors, "
+                    f"{pretext.neighbors}, is allowed"
+                )
         for name, used in (
             ("cluster.neighbors", cluster.neighbors),
             ("cluster.val_neighbors", cluster.val_neighbors),

@@ -19,6 +19,7 @@ from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
     from scan_core.clustering.settings import FrozenCluster
+    from scan_core.pretext.settings import AdaptedPretext
 
 LITE0, LITE2 = "efficientnet_lite0", "efficientnet_lite2"
 SMALLEST = 128  # pixels that a frozen network sees: images are enlarged to them
@@ -105,6 +106,34 @@ def embedding_seconds(name: str, side: int) -> float:
     network = FrozenNetwork(weights_file(name, Path.cwd()), torch.device("cpu"), side, kept=ENGINES)
     pixels = torch.zeros(PROBED, 3, side, side, dtype=torch.uint8)
     return _seconds(lambda: network(pixels)) / PROBED
+
+
+def adapting_seconds(found: Inspection, plan: Plan, clusters: int, settings: "AdaptedPretext") -> float:
+    """Seconds that ``pretext.method`` adapted takes before ``plan``, whose first network adapts."""
+    import torch
+
+    from pipeline.environment import use_threads
+    from pipeline.weights import weights_file
+    from scan_core.models.files import load_frozen
+    from scan_core.models.halves import LowerLayers, UpperLayers
+
+    use_threads()
+    name, side = plan.spaces[0]
+    network, _ = load_frozen(weights_file(name, Path.cwd()))
+    with torch.inference_mode():
+        maps = LowerLayers(network)(torch.zeros(settings.batch_size, 3, side, side))
+    upper = UpperLayers(network)
+    upper.requires_grad_(True)
+
+    def step() -> None:
+        with torch.no_grad():
+            upper(maps)
+        upper(torch.cat([maps, maps])).square().mean().backward()
+
+    images = min(found.images, settings.images)
+    views = images * (1 + settings.views) * embedding_seconds(name, side)
+    each = images * (PER_IMAGE + PER_IMAGE_AND_CLUSTER * clusters)
+    return views + settings.steps * _seconds(step) + 2 * (scan_seconds(clusters, settings.groups) + each)
 
 
 def scan_seconds(clusters: int, settings: "FrozenCluster") -> float:

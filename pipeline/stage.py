@@ -134,10 +134,11 @@ class Stage:
         """The folder of the named data sets."""
         return data_home(self.root)
 
-    def scratch(self, depends_on: dict[str, Any]) -> Path:
+    def scratch(self, depends_on: dict[str, Any] | None = None) -> Path:
         """A folder for unfinished work on the same files and settings. It is deleted when the stage is done.
 
-        ``depends_on`` are the settings that the work depends on; they may be fewer than the stage's.
+        ``depends_on`` are the settings that the work depends on, if they are fewer than the stage's. A stage that
+        trains, too, may not have fewer.
         """
         self._scratch = ScratchFolder(self.root, self.name, fingerprint(self.name, self.params, depends_on))
         self._scratch.delete_stale(self.name)
@@ -153,7 +154,7 @@ class Stage:
 
         saved = None
         if not self.rank:
-            self._scratch = ScratchFolder(self.root, self.name, self.fingerprint)
+            self._scratch = self._scratch or ScratchFolder(self.root, self.name, self.fingerprint)
             saved = self._scratch.load(self.environment)
         saved = broadcast(saved)
         if saved is not None:

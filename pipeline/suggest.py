@@ -17,10 +17,11 @@ LARGE = 64  # pixels; on larger images, a batch of 512 needs tens of GiB in trai
 PHOTOS = "cifar10"  # the preset whose augmentations suit color images
 
 
-def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, Any]:
+def suggest_frozen(found: Inspection, labels: str, spaces: Spaces, adapt: bool = False) -> dict[str, Any]:
     """Settings that group the source on the features of published networks: minutes on a laptop.
 
-    ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split.
+    ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split. With
+    ``adapt`` the first network adapts to the images.
     """
     protocol = "all" if labels == "none" else "split"
     train, _ = _split_sizes(found, protocol)
@@ -34,7 +35,7 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
             "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },
         "backbone": {"name": "convnet", "width": 32, "stem": "small", "model": None, "weights": None},
-        "pretext": {"method": "frozen"},
+        "pretext": adapted_pretext(found, spaces[0]) if adapt else {"method": "frozen"},
         "embed": {
             "features": "backbone",
             "spaces": [{"weights": weights, "side": side, "mirror": False} for weights, side in spaces],
@@ -46,6 +47,15 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces) -> dict[str, 
         },
         "selflabel": {"epochs": 0},
     }  # fmt: skip
+
+
+def adapted_pretext(found: Inspection, space: tuple[str, int]) -> dict[str, Any]:
+    """The pretext task in which the network of ``space`` adapts. Gray images may be digits, which are not mirrored."""
+    values = read_preset(find_preset("photos_adapted")).pretext.model_dump(mode="json")
+    values["weights"], values["side"] = space
+    if found.all_gray:
+        values["augmentation"]["flip"] = 0.0
+    return values
 
 
 def fit_of(found: Inspection) -> str:
@@ -109,7 +119,7 @@ def _method(current: Params, batch: int) -> str:
     """The current pretext method, or simclr if there is none or MoCo's key groups do not divide the batch."""
     method, groups = current.pretext.method, getattr(current.pretext, "key_groups", 1)
     unfit = method == "moco" and (batch % groups or batch < 2 * groups)
-    return "simclr" if method in ("none", "frozen") or unfit else method
+    return "simclr" if method in ("none", "frozen", "adapted") or unfit else method
 
 
 def _augmentations(found: Inspection, current: Params, side: int) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.params import Params
 from scan_core.data.open import resolve
 from scan_core.errors import ScanError
+from scan_core.pretext.settings import AdaptedPretext
 from scan_core.weights.hub import OWNER, is_on_hub
 from scan_core.weights.published import PUBLISHED, load_published
 
@@ -21,6 +22,8 @@ def weights_file(name: str, root: Path) -> Path:
 def named_weights(params: Params) -> list[tuple[str, str]]:
     """The settings that name weights, each with its value."""
     named = [("backbone.weights", params.backbone.weights)] if params.backbone.weights else []
+    if isinstance(params.pretext, AdaptedPretext):
+        named.append(("pretext.weights", params.pretext.weights))
     return named + [(f"embed.spaces.{number}.weights", each.weights) for number, each in enumerate(params.embed.spaces)]
 
 

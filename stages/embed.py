@@ -82,7 +82,7 @@ def embed_frozen_spaces(stage: Stage) -> None:
     import torch
 
     from scan_core.compute.device import configure_compute
-    from scan_core.models.files import save_reduction
+    from scan_core.models.files import adapted_from, load_preprocessing, save_reduction
     from scan_core.models.frozen import FrozenNetwork
     from scan_core.models.reduction import fit_reduction
 
@@ -93,10 +93,13 @@ def embed_frozen_spaces(stage: Stage) -> None:
     firsts = save_firsts(folder, rows)
     seen = {split: rows[split][first] for split, first in firsts.items()}
     every = torch.unique(torch.cat([seen["train"], seen["val"]]))
-    features, spaces, kept = [], [], stage.root / KEPT
+    features, spaces, kept, adapted = [], [], stage.root / KEPT, artifacts.MODELS / "pretext.safetensors"
+    original = adapted_from(adapted)
     digests = artifacts.load_array(artifacts.IMAGES / "digests.npy", "uint8", (stats["count"], artifacts.DIGEST))
     for number, (space, sha256) in enumerate(zip(settings.spaces, signatures["sha256"], strict=True)):
         weights = stage.weights(space.weights)
+        if original == (sha256, space.side or load_preprocessing(weights).side):
+            weights, sha256 = adapted, hashlib.sha256(adapted.read_bytes()).hexdigest()
         network = FrozenNetwork(weights, compute.device, space.side, space.mirror, stage.root / artifacts.ENGINES)
         described = network.described(sha256)
         seen_as = f"{described.side}{'-mirror' * space.mirror}-{compute.device.type}"

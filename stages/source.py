@@ -30,10 +30,12 @@ def main() -> None:
         params = read_params()
         artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
         signed = {key: sign_weights(key, name, root) for key, name in named_weights(params)}
-        artifacts.save_json(artifacts.WEIGHTS, {"sha256": signed.pop("backbone.weights", None)})
+        of_pretext = [signed.pop(f"{group}.weights", None) for group in ("backbone", "pretext")]
+        artifacts.save_json(artifacts.WEIGHTS, {"sha256": next(filter(None, of_pretext), None)})
         artifacts.save_json(artifacts.SPACES, {"sha256": list(signed.values())})
+        methods = {"pretext": params.pretext.method}
         for stage in stage_entries():
-            artifacts.save_json(artifacts.CODE / f"{stage}.json", stage_code(stage))
+            artifacts.save_json(artifacts.CODE / f"{stage}.json", stage_code(stage, methods))
     except (ScanError, OSError) as error:
         say(f"source: error: {' '.join(str(error).split())}")
         sys.exit(1)

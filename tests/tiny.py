@@ -15,7 +15,8 @@ from scan_core.clustering.settings import FrozenCluster, ScanCluster, Selflabel
 from scan_core.data.settings import Data
 from scan_core.errors import ScanError
 from scan_core.images.store import ArrayImages, JpegImages
-from scan_core.models.networks import ClusterHeads, Model, build_backbone, feature_size
+from scan_core.models.files import Preprocessing, save_backbone
+from scan_core.models.networks import ClusterHeads, Model, architecture, build_backbone, feature_size
 from scan_core.models.settings import Backbone
 from scan_core.pretext.methods import METHODS, start_pretext, train_pretext
 from scan_core.pretext.settings import Pretext
@@ -34,6 +35,21 @@ def backbone_settings(**values):
 
 BACKBONE = backbone_settings()
 CPU = torch.device("cpu")
+TINYNET = backbone_settings(name="timm", model="tinynet_e")  # the smallest that is built as an EfficientNet
+TINYNET_SIDE = 32
+
+
+def save_tinynet(path):
+    """Writes random weights of ``TINYNET`` as ``scan weights`` would, and returns ``path``."""
+    torch.manual_seed(0)
+    network = build_backbone(TINYNET, 3)
+    for each in network.modules():
+        if isinstance(each, torch.nn.BatchNorm2d):
+            each.momentum = 1.0
+    network.train()(torch.randn(64, 3, TINYNET_SIDE, TINYNET_SIDE))  # else all that it gives is as good as zero
+    images = Preprocessing(TINYNET_SIDE, (0.5,) * 3, (0.25,) * 3)
+    save_backbone(path, network.state_dict(), {"network": architecture(TINYNET)}, TINYNET, images)
+    return path
 
 
 def change(settings, **values):
@@ -81,6 +97,8 @@ def pretext_settings(**values):
     base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8, "hidden": None}
     base |= {"projector_norm": False, "encoder_momentum": 0.9, "queue": 24, "key_groups": 2, "negatives": 6}
     base |= {"memory_momentum": 0.5, "proximal": 30.0}
+    base |= {"weights": "a", "side": None, "images": 40, "dimensions": 8, "neighbors": 5, "groups": frozen_settings()}
+    base |= {"trusted": 0.5, "threshold": 0.9, "steps": 5, "views": 2}
     base |= {"optimizer": optimizer(), "augmentation": simclr_augmentation(), **values}
     kind = variants(Pretext)[base["method"]]
     return kind(**{key: value for key, value in base.items() if key in kind.model_fields})

@@ -23,6 +23,7 @@ from scan_core.errors import ScanError
 PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
 LABELS = "none, or folders: then subfolders are classes."
 TRAIN = "Train a network on these images alone, instead of taking one that others have trained."
+ADAPT = "Let the last layers of a network that others have trained learn these images' groups first."
 SCRATCH = Path(".scan")
 FEWEST = 4  # images that can be divided into train and val
 FEW = 10  # images for each group: with fewer, most methods find little
@@ -41,6 +42,7 @@ def look(
     photos: str = typer.Argument(help=PHOTOS),
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
+    adapt: bool = typer.Option(False, "--adapt", help=ADAPT),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     sheet: str | None = typer.Option(None, help="Where to write a picture of some of the images."),
     use: bool = typer.Option(False, "--use", help="Put the suggested settings into params.yaml; the others stay."),
@@ -55,7 +57,7 @@ def look(
     place = Path(sheet).absolute() if sheet else None
     where = photos if here else str(Path(photos).expanduser().absolute())
     with contextlib.nullcontext() if here else somewhere():
-        proposal = propose(where, one_number(groups), labels, train)
+        proposal = propose(where, one_number(groups), labels, adapt, train)
         shown = write_contact_sheet(proposal.found, place) if place else 0
         # Before anything is said of it: settings that do not go with the others are refused.
         kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
@@ -76,13 +78,15 @@ def somewhere() -> Iterator[None]:
         yield
 
 
-def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
+def propose(photos: str, groups: Number | None, labels: str, adapt: bool, train: bool) -> Proposal:
     """Looks at a source and plans. Raises ``ScanError`` if there is nothing to group, or too little memory."""
-    from pipeline.plan import choose, plan_frozen, plan_training
+    from pipeline.plan import LIKELY, adapting_seconds, choose, plan_frozen, plan_training
     from pipeline.suggest import default_groups, suggest_frozen, suggest_training
 
     if labels not in ("none", "folders"):
         raise ScanError(f"--labels is {labels}; none or folders is allowed")
+    if adapt and train:
+        raise ScanError("--adapt and --train are both given; a network adapts or is trained anew, so one is allowed")
     current = read_params()
     found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count())
     if found.images < FEWEST:
@@ -94,17 +98,24 @@ def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Pro
         raise ScanError(f"--groups is {clusters}, but there are {found.images} images; at most that many are allowed")
     trained = plan_training(found, validate(changed_params(training)[1], Path("params.yaml")))
     plan = choose([trained]) if train else choose(plan_frozen(found, clusters, photos_cluster()))
-    suggested = training if train else suggest_frozen(found, labels, plan.spaces)
+    suggested = training if train else suggest_frozen(found, labels, plan.spaces, adapt)
     suggested["cluster"]["num_clusters"] = clusters
-    cost = f"about {clock(plan.seconds)}, {plan.memory / 1e9:.1f} GB of memory; nothing leaves this computer"
+    if adapt:
+        suggested["pretext"]["groups"]["num_clusters"] = clusters
+    more = 0.0 if train else adapting_seconds(found, plan, LIKELY if clusters == "auto" else clusters, adapting())
+    seconds, memory = clock(plan.seconds + more * adapt), f"{plan.memory / 1e9:.1f} GB of memory"
+    cost = f"about {seconds}, {memory}; nothing leaves this computer"
     if train:
         name, side = suggested["backbone"]["name"], suggested["data"]["size"]
         what = [f"a {name} trained on these images alone at {side} px", cost]
     else:
         names = " and ".join(f"{name} at {side} px" for name, side in plan.spaces)
         instead = f"{clock(trained.seconds)}, {trained.memory / 1e9:.0f} GB"
-        what = [f"{names},", "frozen: others have taught them ImageNet's labels", cost]
-        what += [f"instead, --train learns from these images alone: about {instead}"]
+        state = "whose last layers learn these images' groups first" if adapt else "frozen"
+        what = [f"{names},", f"{state}: others have taught them ImageNet's labels", cost]
+        if not adapt:
+            what += [f"or --adapt: its last layers learn these images' groups first, {clock(more)} more"]
+        what += [f"or --train: a network learns from these images alone, about {instead}"]
     number = "as many groups as there seem to be," if clusters == "auto" else f"{clusters} groups"
     lines = [*describe(found, labels), *titled("plan", [f"{number} by {what[0]}", *what[1:]])]
     if clusters != "auto" and clusters > found.images / FEW:
@@ -115,6 +126,11 @@ def propose(photos: str, groups: Number | None, labels: str, train: bool) -> Pro
 def photos_cluster() -> Any:
     """The settings of clustering on frozen features."""
     return read_preset(find_preset("photos")).cluster
+
+
+def adapting() -> Any:
+    """The settings of a network that adapts."""
+    return read_preset(find_preset("photos_adapted")).pretext
 
 
 def describe(found: Inspection, labels: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from pipeline.artifacts import PREDICTIONS, load_json, replace_text
-from pipeline.cli.look import LABELS, PHOTOS, SCRATCH, TRAIN, Proposal, propose
+from pipeline.cli.look import ADAPT, LABELS, PHOTOS, SCRATCH, TRAIN, Proposal, propose
 from pipeline.cli.numbers import GROUPS, compare_numbers, numbers_of
 from pipeline.cli.show import show
 from pipeline.environment import data_home
@@ -26,6 +26,7 @@ from pipeline.project import command_name, make_project, project_for
 from pipeline.suggest import Number
 from scan_core.data.open import open_source
 from scan_core.errors import ScanError
+from scan_core.pretext.settings import AdaptedPretext
 
 RETRAIN = "Learn anew from all photos, instead of only placing the new ones."
 RUN = SCRATCH / "run.json"  # what the last scan run was asked, and the settings that it wrote
@@ -36,6 +37,7 @@ def run(
     photos: str = typer.Argument(help=PHOTOS),
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
+    adapt: bool = typer.Option(False, "--adapt", help=ADAPT),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     retrain: bool = typer.Option(False, "--retrain", help=RETRAIN),
 ) -> None:
@@ -48,7 +50,7 @@ def run(
     if len(numbers) > 1:
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
-    run_source(photos, numbers[0] if numbers else None, labels, train, retrain)
+    run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain)
     show()
     if Path.cwd() != here:  # the shell is still there
         print(f"\nfirst        cd {shlex.quote(Path.cwd().name)}")
@@ -76,23 +78,29 @@ def init(folder: str = typer.Argument(help="The folder of the new project.")) ->
     print(f"project   {folder}\n\nnext      cd {shlex.quote(folder)}, then {command_name()} run PHOTOS")
 
 
-def run_source(photos: str, groups: Number | None, labels: str, train: bool, retrain: bool = False) -> None:
+def run_source(
+    photos: str, groups: Number | None, labels: str, adapt: bool, train: bool, retrain: bool = False
+) -> None:
     """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``.
 
     If the run is finished and the settings are those of it, only new photos are placed, unless ``retrain`` is set.
     """
-    asked = {"photos": photos, "labels": labels, "train": train}
+    asked = {"photos": photos, "labels": labels, "adapt": adapt, "train": train}
     earlier = load_json(RUN) if RUN.exists() else {}
     current = read_params()
     if earlier.get("asked") == asked and current.data.path == photos:
         say_kept(flat(earlier["settings"]), flat(current.model_dump(mode="json")))
         if groups not in (None, current.cluster.num_clusters):
-            change_params({"cluster": {"num_clusters": groups}}, f"{photos}: scan run --groups {groups}")
+            changes: dict[str, Any] = {"cluster": {"num_clusters": groups}}
+            if isinstance(current.pretext, AdaptedPretext):
+                learned = current.pretext.groups.model_dump(mode="json")
+                changes["pretext"] = {"groups": learned | {"num_clusters": groups}}
+            change_params(changes, f"{photos}: scan run --groups {groups}")
         elif not retrain and is_finished(earlier, current):
             place_new(current)
             return
     else:
-        proposal = propose_alone(photos, groups, labels, train)
+        proposal = propose_alone(photos, groups, labels, adapt, train)
         say("\n".join(proposal.lines))
         if kept := change_params(proposal.suggested, f"{photos}: as scan run suggests"):
             say(f"settings  the old params.yaml is {kept}")
@@ -195,10 +203,10 @@ def killed_for_memory() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def propose_alone(photos: str, groups: Number | None, labels: str, train: bool) -> Proposal:
+def propose_alone(photos: str, groups: Number | None, labels: str, adapt: bool, train: bool) -> Proposal:
     """``propose`` in a process of its own, whose networks are out of memory before the pipeline starts."""
     method = "fork" if sys.platform == "linux" else "spawn"
     ends_silently = (signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, context, signal.signal, ends_silently) as pool:
-        return pool.submit(propose, photos, groups, labels, train).result()
+        return pool.submit(propose, photos, groups, labels, adapt, train).result()

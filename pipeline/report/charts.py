@@ -40,6 +40,7 @@ PRETEXT_LOSSES = {
     "moco": "InfoNCE loss of each query with its key, against the keys in the queue",
     "instance_discrimination": "NCE loss of each image with its entry in the memory bank",
     "rotation": "Cross-entropy of predicting which of four rotations was applied",
+    "adapted": "Cross-entropy of the groups on which methods agree, and of sure predictions for other images",
     "byol": "Squared distance between a view's prediction and the momentum encoder's projection of the other view",
 }
 

@@ -49,3 +49,19 @@ def agreement(assigned: np.ndarray, names: list[str], clusters: int, voiceless: 
         [float(np.nanmean(row[method])) for method in methods if not np.isnan(row[method]).all()] for row in shares
     ]
     return [float(np.mean(each)) if each else 1.0 for each in votes]
+
+
+def image_votes(assigned: np.ndarray, names: list[str], kept: int, clusters: int, voiceless: str = "") -> np.ndarray:
+    """For each image the share (N,) of methods that agree with row ``kept`` of (H,N) clusters: a mean over methods.
+
+    Methods vote and clusters are matched as in ``agreement``. Without another method it is 1 for all.
+    """
+    of_methods = dict[str, list[np.ndarray]]()
+    for head, name in enumerate(names):
+        if head != kept and name != voiceless:
+            pairs = assigned[head] * clusters + assigned[kept]
+            counts = np.bincount(pairs, minlength=clusters**2).reshape(clusters, clusters)
+            _, matched = linear_sum_assignment(counts, maximize=True)
+            of_methods.setdefault(name, []).append(matched[assigned[head]] == assigned[kept])
+    votes = [np.mean(each, axis=0) for each in of_methods.values()]
+    return np.mean(votes, axis=0) if votes else np.ones(assigned.shape[1])

@@ -1,5 +1,6 @@
 """Networks on disk: one safetensors file that describes its network. Loading is strict."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -81,6 +82,24 @@ def save_backbone(
     """
     description = {"origin": origin, "backbone": backbone.model_dump() | {"weights": None}}
     _save(path, tensors, description | {"preprocessing": asdict(preprocessing)})
+
+
+def save_adapted(path: Path, base: Path, network: nn.Module, side: int) -> None:
+    """Writes ``network``, which is that of ``base``, a file of ``save_backbone``, with other weights.
+
+    It has learned from images of ``side`` pixels. The file is one of ``save_backbone``, too; see ``adapted_from``.
+    """
+    description, tensors = _read(base)
+    with base.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    description["adapted_from"] = {"sha256": sha256, "side": side}
+    _save(path, {key: value for key, value in network.state_dict().items() if key in tensors}, description)
+
+
+def adapted_from(path: Path) -> tuple[str, int] | None:
+    """Of a file of ``save_adapted`` the SHA-256 of its ``base`` and its ``side``; None for other files."""
+    found = _read(path, with_tensors=False)[0].get("adapted_from")
+    return (found["sha256"], found["side"]) if found else None
 
 
 def load_frozen(path: Path) -> tuple[nn.Module, Preprocessing]:

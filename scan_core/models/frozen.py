@@ -25,13 +25,14 @@ class FrozenNetwork:
 
     ``side`` are the pixels of an image, by default those that the weights were trained on. With ``mirror`` an image's
     features are the mean of its own and those of its mirror image. ``kept`` is a folder for what takes seconds to make
-    and is the same the next time. Raises ``ScanError`` if the file is no such file, or if the network takes no images
-    of this size.
+    and is the same the next time. With ``part`` only what it takes of the network runs, and nothing is kept. Raises
+    ``ScanError`` if the file is no such file, or if the network takes no images of this size.
     """
 
     def __init__(
-        self, path: Path, device: torch.device, side: int | None = None, mirror: bool = False, kept: Path | None = None
-    ) -> None:
+        self, path: Path, device: torch.device, side: int | None = None, mirror: bool = False, kept: Path | None = None,
+        part: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:  # fmt: skip
         expected = load_preprocessing(path)
         self.device, self.mirror, self.side = device, mirror, side or expected.side
         self._shift = torch.tensor(expected.mean, device=device).view(3, 1, 1) * 255
@@ -42,13 +43,13 @@ class FrozenNetwork:
             if getattr(network, "dynamic_img_size", False) and getattr(network, "pos_embed", None) is not None:
                 # Positions are resampled to the images' size here, once, and not in each forward pass.
                 cast(Any, network).set_input_size(img_size=(self.side, self.side))
-            return network
+            return part(network) if part else network
 
         try:
             if device.type == "cuda":
                 self._run = _on_gpu(module(), device)
             else:
-                self._run = engine(module, self.side, kept and kept / key_of(path, self.side))
+                self._run = engine(module, self.side, kept / key_of(path, self.side) if kept and not part else None)
         except RuntimeError as error:
             what = " ".join(str(error).split())[:200]
             raise ScanError(f"{path} takes no images of {self.side} x {self.side} pixels ({what})") from None

@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from scan_core.settings import Count, Momentum, NonNegative, Positive, Settings, TwoOrMore
+from scan_core.clustering.settings import FrozenCluster
+from scan_core.settings import Count, Momentum, NonNegative, Pixels, Positive, Settings, TwoOrMore
 from scan_core.training.settings import Optimizer
-from scan_core.views.settings import Augmentation
+from scan_core.views.settings import Augmentation, SimclrAugmentation
 
 
 class TrainedPretext(Settings):
@@ -99,6 +100,26 @@ class FrozenPretext(Settings):
     batch_size: ClassVar[int] = 2
 
 
+class AdaptedPretext(Settings):
+    """A published network, whose last layers learn groups on which methods agree; see ``pretext.adapted``."""
+
+    method: Literal["adapted"]
+    trained_epochs: ClassVar[int] = 0
+    weights: str  # of a network that embed.spaces has, too, at the same pixels
+    side: Pixels | None
+    images: TwoOrMore  # that are learned from, at most
+    dimensions: Count  # of its features, after PCA
+    neighbors: Count  # that are mined
+    groups: FrozenCluster  # how the groups are found
+    trusted: Annotated[float, Field(gt=0, le=1)]  # share of each group that is learned from
+    threshold: Annotated[float, Field(gt=0, lt=1)]  # of a prediction that is learned from
+    steps: Count
+    batch_size: TwoOrMore
+    views: Count  # random ones of each image, besides itself and its mirror image
+    optimizer: Optimizer
+    augmentation: SimclrAugmentation
+
+
 Pretext = Annotated[
     SimclrPretext
     | MocoPretext
@@ -106,6 +127,7 @@ Pretext = Annotated[
     | InstanceDiscriminationPretext
     | RotationPretext
     | NoPretext
-    | FrozenPretext,
+    | FrozenPretext
+    | AdaptedPretext,
     Field(discriminator="method"),
 ]

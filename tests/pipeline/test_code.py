@@ -168,5 +168,17 @@ def test_source_writes_the_digests_of_each_stage(tmp_path):
     project = make_project(tmp_path / "project")
     run_stage(project, "source")
     for stage in STAGES:
-        assert json.loads((project / "data" / "code" / f"{stage}.json").read_text()) == stage_code(stage)
+        digests = json.loads((project / "data" / "code" / f"{stage}.json").read_text())
+        assert digests == stage_code(stage, {"pretext": "simclr"})
     assert len(os.listdir(project / "data" / "code")) == len(STAGES)
+
+
+def test_code_of_a_method_that_does_not_run_is_left_out():
+    module, trained, adapted = (
+        "scan_core.pretext.adapted",
+        *(stage_code("pretext", {"pretext": method}) for method in ("simclr", "adapted")),
+    )
+    assert module in adapted and module in stage_code("pretext") and module not in trained
+    # Else a change of how stored embeddings are clustered would train all networks anew.
+    assert "scan_core.clustering.candidates" in adapted and "scan_core.clustering.candidates" not in trained
+    assert "scan_core.models.frozen" in adapted and "scan_core.models.frozen" not in trained

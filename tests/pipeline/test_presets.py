@@ -66,8 +66,8 @@ def test_base_has_every_setting_of_every_method_and_kind_and_no_other():
     ):  # fmt: skip
         for tag in variants(union):
             changes: dict = {group: {key: {"kind": tag}} if key else {"method": tag}}
-            if tag == "frozen":
-                changes |= {"embed": {"spaces": [SPACE]}, "cluster": {"method": "frozen"}}
+            if tag in ("frozen", "adapted"):
+                changes |= {"embed": {"spaces": [SPACE | {"side": 224}]}, "cluster": {"method": "frozen"}}
             Params.model_validate_json(json.dumps(complete(changes, base)))
         every = {name for kind in variants(union).values() for name in kind.model_fields}
         assert set(base[group][key] if key else base[group]) == every
@@ -107,7 +107,7 @@ def test_what_is_written_says_what_the_base_says_of_a_setting_but_where_the_pres
     assert own | bases <= set(preset_text(PRESETS / "imagenet_1000.yaml").splitlines())
 
 
-@pytest.mark.parametrize("method", sorted(set(variants(Pretext)) - {"frozen"}))
+@pytest.mark.parametrize("method", sorted(set(variants(Pretext)) - {"frozen", "adapted"}))
 def test_use_of_a_method_writes_its_settings_and_leaves_the_rest(project, method):
     PARAMS_FILE.write_text(PARAMS_FILE.read_text().replace("temperature: 0.2", "temperature: 0.3 # mine"))
     before = read_yaml(PARAMS_FILE)

@@ -24,7 +24,10 @@ OTHERS = [
         "cluster": {"train": "head", "augmentation": {"kind": "none"}, "num_clusters": 10, "prior": [0.1] * 10},
     },
     {"data": {"store": "jpeg"}, "neighbors": {"smoothing": 50}},
-    *({"pretext": {"method": it}, "embed": {"features": "backbone"}} for it in variants(Pretext) if it != "frozen"),
+    *(
+        {"pretext": {"method": method}, "embed": {"features": "backbone"}}
+        for method in variants(Pretext) if method not in ("frozen", "adapted")
+    ),
 ]  # fmt: skip
 
 
@@ -59,7 +62,7 @@ def test_any_settings_become_those_of_a_network_trained_from_scratch(preset, gra
             assert (after.cluster.train, after.selflabel.train, after.cluster.prior) == ("all", "all", None)
             assert after.cluster.augmentation.kind != "none"
             method = before.pretext.method
-            kept = method not in ("none", "frozen", "moco") or (method == "moco" and count == 3000)
+            kept = method not in ("none", "frozen", "adapted", "moco") or (method == "moco" and count == 3000)
             assert after.pretext.method == (method if kept else "simclr")
             assert after.neighbors.smoothing == min(before.neighbors.smoothing, after.neighbors.k)
 
@@ -77,6 +80,17 @@ def test_any_settings_become_those_of_frozen_networks(preset, other, count, shor
     assert (after.pretext.method, after.backbone.weights, after.selflabel.epochs) == ("frozen", None, 0)
     cluster = after.cluster.model_dump(exclude={"num_clusters", "neighbors", "val_neighbors"})
     assert cluster.items() <= PHOTOS.cluster.model_dump().items(), "not what an earlier method left"
+
+
+@pytest.mark.parametrize(("gray", "flip"), [(False, 0.5), (True, 0.0)])
+def test_the_first_network_adapts_at_its_own_pixels_and_digits_are_not_mirrored(gray, flip):
+    values = preset_values(ROOT / "presets" / "digits.yaml")
+    after = changed(values, suggest_frozen(seen(all_gray=gray), "none", SPACES, adapt=True))
+    adapted = after.pretext
+    assert (adapted.method, adapted.weights, adapted.side) == ("adapted", "efficientnet_lite0", 160)
+    assert (
+        adapted.augmentation.flip == flip and tuple((each.weights, each.side) for each in after.embed.spaces) == SPACES
+    )
 
 
 @pytest.mark.parametrize(("labels", "classes", "train", "val", "protocol", "k", "frozen_k", "groups"), [

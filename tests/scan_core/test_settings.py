@@ -67,6 +67,16 @@ PRETEXT = {
     "negatives": [0, 1.5],
     "memory_momentum": [-0.1, 1, NAN],
     "proximal": [-0.1, NAN, INF],
+    "weights": [None],
+    "side": [0, 7],
+    "images": [1],
+    "dimensions": [0],
+    "neighbors": [0],
+    "groups": [None, {}],
+    "trusted": [0, 1.1, NAN],
+    "threshold": [0, 1, NAN],
+    "steps": [0],
+    "views": [0],
 }
 
 # What is out of range or of a wrong type, by class and key.
@@ -250,9 +260,9 @@ def test_only_clustering_does_without_augmentation():
             validate(kind, {**dumped(kind), "augmentation": dumped(NoAugmentation)})
 
 
-def test_none_and_frozen_train_no_epoch():
+def test_what_trains_no_network_of_its_own_trains_no_epoch():
     epochs = {method: VALID[kind].trained_epochs for method, kind in PRETEXTS.items()}
-    assert epochs == {method: 0 if method in ("none", "frozen") else 2 for method in PRETEXTS}
+    assert epochs == {method: 0 if method in ("none", "frozen", "adapted") else 2 for method in PRETEXTS}
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def quickly(monkeypatch):
     """Nothing is measured."""
     monkeypatch.setattr(plan, "embedding_seconds", lambda name, side: 0.01)
     monkeypatch.setattr(plan, "scan_seconds", lambda clusters, settings: 5.0)
+    monkeypatch.setattr(plan, "adapting_seconds", lambda found, chosen, clusters, settings: 90.0)
     monkeypatch.setattr(plan, "plan_training", lambda found, params: plan.Plan((), 7200, 3e9))
 
 
@@ -77,7 +78,9 @@ def test_look_says_what_is_there_what_it_takes_and_the_settings_and_changes_noth
         "subfolders are not classes (--labels folders)",
         "plan      as many groups as there seem to be, by efficientnet_lite0 at 128 px and efficientnet_lite2 at 128",
         "about 1:",
-        "instead, --train learns from these images alone: about 2:00:00, 3 GB", "num_clusters: auto", "method: frozen",
+        "or --adapt: its last layers learn these images' groups first, 1:30 more",
+        "or --train: a network learns from these images alone, about 2:00:00, 3 GB",
+        "num_clusters: auto", "method: frozen",
     ):  # fmt: skip
         assert each in said, each
     assert (tmp_path / "params.yaml").read_bytes() == before and project == []
@@ -95,6 +98,21 @@ def test_look_can_write_the_settings_and_those_of_training(project, tmp_path):
     assert (params.data.path, params.data.labels, params.cluster.num_clusters) == (str(odd), "folders", 3)
     assert params.pretext.method == "simclr" and (tmp_path / "params.yaml").read_text().endswith("# mine\n")
     assert project == []
+
+
+def test_a_network_adapts_if_it_is_asked_to_and_to_the_number_of_groups_that_is_asked_for(project, tmp_path):
+    done = scan("run", "photos", "--adapt")
+    assert "whose last layers learn these images' groups first: others have taught" in done.stderr
+    assert "or --adapt" not in done.stderr and "about 2:" in done.stderr, "with its own minutes"
+    (first,) = project
+    learned = first.pretext
+    assert (learned.method, learned.weights, learned.side) == ("adapted", "efficientnet_lite0", 128)
+    assert learned.groups.num_clusters == "auto" and learned.augmentation.flip == 0.5
+    assert scan("run", "photos", "--adapt", "--groups", "7").exit_code == 0
+    assert project[-1].pretext.groups.num_clusters == project[-1].cluster.num_clusters == 7
+    assert project[-1].pretext.groups.heads == learned.groups.heads
+    done = scan("run", "photos", "--adapt", "--train")
+    assert done.exit_code == 1 and "--adapt and --train are both given" in done.stderr
 
 
 def test_run_sets_the_settings_once_and_then_keeps_what_a_person_changed(project, tmp_path):

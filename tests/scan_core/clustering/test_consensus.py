@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scan_core.clustering.consensus import agreement, consensus
+from scan_core.clustering.consensus import agreement, consensus, image_votes
 
 
 def test_consensus_puts_together_what_most_heads_put_together_whatever_they_call_it():
@@ -42,3 +42,20 @@ def test_agreement_is_the_best_of_all_renamings_and_each_method_has_one_vote(clu
     ]
     np.testing.assert_allclose(agreement(assigned, names, clusters), [np.mean(each) for each in wanted])
     assert agreement(assigned[:1], ["a"], clusters) == [1.0]
+
+
+@pytest.mark.parametrize("clusters", [2, 4])
+def test_votes_are_the_shares_of_methods_that_agree_on_an_image_once_clusters_are_renamed(clusters):
+    assigned = np.random.default_rng(0).integers(0, clusters, (5, 25))
+    names = ["a", "b", "b", "silent", "c"]
+
+    def agrees(head):
+        orders = [np.array(order)[assigned[head]] == assigned[4] for order in itertools.permutations(range(clusters))]
+        return max(orders, key=lambda equal: equal.sum())
+
+    wanted = (agrees(0) + (agrees(1).astype(float) + agrees(2)) / 2) / 2
+    np.testing.assert_allclose(image_votes(assigned, names, 4, clusters, "silent"), wanted)
+    np.testing.assert_allclose(
+        image_votes(assigned, names, 4, clusters).mean(), agreement(assigned, names, clusters)[4]
+    )
+    assert image_votes(assigned[:2], ["a", "silent"], 0, clusters, "silent").tolist() == [1.0] * 25
