@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from pipeline.progress import clock, say
+from pipeline.progress import alive, clock, say
 from pipeline.resume import launched
 from pipeline.stage import Stage
 from scan_core.errors import DamagedFile, ScanError, exhausted
@@ -27,33 +27,39 @@ def command(name: str, run: Callable[[Stage], None]) -> typer.Typer:
 
     @app.command(help=run.__doc__)
     def main(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
-        started = time.monotonic()
-        stage: Stage | None = None
-        try:
-            stage = Stage(name)
-            run(stage)
-            with uninterrupted():
-                stage.finish()
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
-            if stage:
-                stage.abandon()
-                stage.tracker.close("FAILED")
-            if debug:
-                traceback.print_exc()
-            rank = launched()[0]
-            if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
-                say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug, name)}")
-            sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-        # The outputs are in place, so the stage has succeeded, whatever happens to its records.
-        try:
-            stage.tracker.metrics({"seconds": time.monotonic() - started})
-            stage.tracker.close("FINISHED")
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
-            say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan runs --send")
-        say(f"{name:<9} done in {clock(time.monotonic() - started)}")
+        with contextlib.nullcontext() if launched()[0] else alive(name):
+            _main(name, run, debug)
 
     return app
+
+
+def _main(name: str, run: Callable[[Stage], None], debug: bool) -> None:
+    """Runs a stage to its end, whatever that is, and says it."""
+    started = time.monotonic()
+    stage: Stage | None = None
+    try:
+        stage = Stage(name)
+        run(stage)
+        with uninterrupted():
+            stage.finish()
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the end of every stage, however it ends)
+        if stage:
+            stage.abandon()
+            stage.tracker.close("FAILED")
+        if debug:
+            traceback.print_exc()
+        rank = launched()[0]
+        if not rank or not isinstance(error, KeyboardInterrupt):  # Ctrl-C reaches all processes
+            say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug, name)}")
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+    # The outputs are in place, so the stage has succeeded, whatever happens to its records.
+    try:
+        stage.tracker.metrics({"seconds": time.monotonic() - started})
+        stage.tracker.close("FINISHED")
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+        say(f"{name}: warning: its records in MLflow may be incomplete ({reason}); see: scan runs --send")
+    say(f"{name:<9} done in {clock(time.monotonic() - started)}")
 
 
 @contextlib.contextmanager

@@ -1,15 +1,56 @@
 """What a person sees while a stage runs: a bar on a terminal, otherwise a plain line every ten seconds."""
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Self
 
 SECONDS_BETWEEN_LINES = 10.0
+ERASE = "\r\x1b[K"  # what stands in the terminal's line
 
 
 def say(text: str) -> None:
     """Prints a line to standard error, where progress goes too."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{ERASE}{text}" if _Alive.depth else text, file=sys.stderr, flush=True)
+
+
+class _Alive:
+    depth = 0  # calls of ``alive`` on a terminal that have not ended
+    bars = 0  # that are shown
+
+
+@contextlib.contextmanager
+def alive(what: str) -> Iterator[None]:
+    """Shows on a terminal ``what`` and its time, where there is no bar: in a line that the next text takes away.
+
+    Meanwhile nothing may be printed but by ``say`` and bars. A log gets nothing.
+    """
+    if not sys.stderr.isatty() or _Alive.depth:
+        yield
+        return
+    ended, started = threading.Event(), time.monotonic()
+
+    def show() -> None:
+        while True:
+            if not _Alive.bars:  # the text ends where it began, so that what others print is written over it
+                sys.stderr.write(f"{ERASE}{what:<9} … {clock(time.monotonic() - started)}\r")
+                sys.stderr.flush()
+            if ended.wait(1):
+                return
+
+    thread = threading.Thread(target=show, daemon=True)
+    _Alive.depth += 1
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _Alive.depth -= 1
+        sys.stderr.write(ERASE)
+        sys.stderr.flush()
 
 
 def clock(seconds: float) -> str:
@@ -41,12 +82,14 @@ class _Progress:
 
     def __enter__(self) -> Self:
         if self._terminal:
+            _Alive.bars += 1
             self._columns.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._terminal:
             self._columns.stop()
+            _Alive.bars -= 1
 
     def _show(self, done: float, text: str, last: bool = False) -> None:
         self._columns.update(self._task, completed=done, text=text)

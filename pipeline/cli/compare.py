@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.progress import alive
 from pipeline.project import is_project
 from scan_core.errors import ScanError
 
@@ -23,14 +24,15 @@ def compare(
     picture: Annotated[str | None, typer.Option(metavar="FILE.png", help=PICTURE)] = None,
 ) -> None:
     """Compare two runs: settings, scores, and what has become of each group. Nothing is run or changed."""
-    from pipeline.comparing import words
-    from pipeline.comparing.difference import compare as compared
-    from pipeline.comparing.outcome import read_outcomes
-    from pipeline.comparing.places import find_place
-
     here = Path.cwd()
     path = picture_path(picture, here)
-    found = compared(*read_outcomes(find_place(a, here), find_place(b, here)))
+    with alive("compare"):
+        from pipeline.comparing import words
+        from pipeline.comparing.difference import compare as compared
+        from pipeline.comparing.outcome import read_outcomes
+        from pipeline.comparing.places import find_place
+
+        found = compared(*read_outcomes(find_place(a, here), find_place(b, here)))
     print("\n".join(words.heading(found)))
     changed, alone = words.settings(found)
     _print_table("settings", changed)
@@ -39,10 +41,11 @@ def compare(
     _print_table(words.scored(found), words.scores(found))
     print("\n".join(["", *words.agreement(found), *words.groups(found)]))
     if path:
-        from pipeline.comparing.picture import draw_picture
+        with alive("picture"):
+            from pipeline.comparing.picture import draw_picture
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_picture(found, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_picture(found, path)
         print(f"\npicture   {path}")
 
 

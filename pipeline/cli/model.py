@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import artifacts
+from pipeline.progress import alive
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ model = typer.Typer(no_args_is_help=True, help="Take the model of the last run t
 @model.command()
 def export(file: Annotated[str, typer.Argument(help="The file to write, such as model.onnx.")]) -> None:
     """Write the model of the last run as an ONNX file: stored pixels in, probabilities and an embedding out."""
-    from pipeline.predict import model_files
-    from scan_core.models.export import check_export, export_model
+    with alive("export"):
+        from pipeline.predict import model_files
+        from scan_core.models.export import check_export, export_model
 
     path = Path(file).expanduser()
     if path.suffix != FORMAT:
@@ -30,11 +32,13 @@ def export(file: Annotated[str, typer.Argument(help="The file to write, such as 
         raise ScanError(f"the file is {file}, but there is no folder {path.parent}; make it, or name another file")
     files, stats = model_files(), artifacts.load_json(artifacts.IMAGES / "stats.json")
     about = {key: stats[key] for key in ("size", "channels", "fit")} | {"groups": _groups()}
-    export_model(files, stats, path, about)
+    with alive("export"):
+        export_model(files, stats, path, about)
     size, channels = stats["size"], stats["channels"]
     print(f"wrote     {path}, {path.stat().st_size / 1e6:,.1f} MB: images (B,{size},{size},{channels}) uint8")
     try:
-        found = check_export(path, files, stats, _stored(stats))
+        with alive("check"):
+            found = check_export(path, files, stats, _stored(stats))
     except ScanError:
         path.unlink()  # so that nobody uses it
         raise

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.params import read_params
-from pipeline.progress import CountProgress, say
+from pipeline.progress import CountProgress, alive, say
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -28,14 +28,16 @@ def predict(
     out: Annotated[str | None, typer.Option("--out", "-o", help=OUT)] = None,
 ) -> None:
     """Say which group each photo belongs to, by the model of the last run."""
-    from pipeline.predict import Predictions, source_of
+    with alive("predict"):
+        from pipeline.predict import Predictions, source_of
 
     writer = _writer(out)
     params = read_params()
     paths = [line for each in sources for line in (sys.stdin.read().splitlines() if each == "-" else [each])]
     if not [path for path in paths if path]:
         raise ScanError("scan predict got no path; give photos or folders, or - and paths on standard input")
-    predictions = Predictions(source_of([path for path in paths if path], params.data), params)
+    with alive("predict"):
+        predictions = Predictions(source_of([path for path in paths if path], params.data), params)
     folder = SCRATCH / _key(paths)
     folder.mkdir(parents=True, exist_ok=True)
     counts = {"placed": 0, "nowhere": 0, "reasons": 0}

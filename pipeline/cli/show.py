@@ -16,6 +16,7 @@ from pipeline.artifacts import (
     step_titles,
 )
 from pipeline.artifacts import GROUPS as NUMBER
+from pipeline.progress import alive
 from pipeline.project import command_name, is_clone
 
 # What ``show`` calls the measures of metrics.json.
@@ -92,16 +93,17 @@ def show_groups() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipeline.groups.apply import Grouping, read_predictions
-    from pipeline.groups.suggestions import suggested_names
-    from pipeline.report.words import range_of, states_of, what_to_try, why
+    with alive("show"):
+        from pipeline.groups.apply import Grouping, read_predictions
+        from pipeline.groups.suggestions import suggested_names
+        from pipeline.report.words import range_of, states_of, what_to_try, why
 
-    grouping = Grouping()
-    rows = read_predictions(grouping).select(["group", "state"]).drop_null()
-    groups, states = rows["group"].to_pylist(), rows["state"].to_pylist()
-    verdict, number = load_json(VERDICT), load_json(NUMBER)
-    counts, pairs = Counter(groups), Counter(zip(groups, states, strict=True))
-    words, suggested = grouping.words(verdict), suggested_names(grouping)
+        grouping = Grouping()
+        rows = read_predictions(grouping).select(["group", "state"]).drop_null()
+        groups, states = rows["group"].to_pylist(), rows["state"].to_pylist()
+        verdict, number = load_json(VERDICT), load_json(NUMBER)
+        counts, pairs = Counter(groups), Counter(zip(groups, states, strict=True))
+        words, suggested = grouping.words(verdict), suggested_names(grouping)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     named = bool(suggested) or any(grouping.name(group) for group in counts)
     left = ("name", "verdict")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.progress import say
+from pipeline.progress import alive, say
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -48,9 +48,10 @@ def sort(
 
 
 def _undo(target: Path) -> None:
-    from pipeline.sorting.undo import undo_sort
+    with alive("sort"):
+        from pipeline.sorting.undo import undo_sort
 
-    done = undo_sort(target)
+        done = undo_sort(target)
     print(f"undone    {counted(done.removed, 'file')} removed that scan sort had made in {target}")
     if done.changed:
         print(f"yours     left alone: {done.changed:,} that you have changed, moved or removed")
@@ -61,18 +62,22 @@ def _undo(target: Path) -> None:
 
 
 def _sort(target: Path | None, link: bool, xmp: bool, tables: dict[str, str | None]) -> None:
-    from pipeline.groups.apply import read_predictions
-    from pipeline.params import read_params
-    from pipeline.sorting.sort import sort_photos
-    from pipeline.sorting.table import check_table, write_table
+    with alive("sort"):
+        from pipeline.groups.apply import read_predictions
+        from pipeline.params import read_params
+        from pipeline.sorting.sort import sort_photos
+        from pipeline.sorting.table import check_table, write_table
 
     files = [(option, Path(file).expanduser()) for option, file in tables.items() if file]
     for option, file in files:
         check_table(file, option)
     if target:
-        print("\n".join(_summary(sort_photos(target, read_params(), link, xmp))))
+        with alive("sort"):
+            done = sort_photos(target, read_params(), link, xmp)
+        print("\n".join(_summary(done)))
     for _, file in files:
-        write_table(table := read_predictions(), file)
+        with alive("table"):
+            write_table(table := read_predictions(), file)
         print(f"table     {counted(len(table), 'row')} in {file}")
     if target:
         print(f"\nundo      scan sort {shlex.quote(str(target))} --undo")
