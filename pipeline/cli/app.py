@@ -11,6 +11,7 @@ from pipeline.cli.edit import edit
 from pipeline.cli.look import look
 from pipeline.cli.model import model
 from pipeline.cli.predict import predict
+from pipeline.cli.review import review
 from pipeline.cli.run import init, run
 from pipeline.cli.runs import runs
 from pipeline.cli.settings import settings
@@ -73,8 +74,8 @@ def main(ctx: typer.Context) -> None:
 
 START, USE, PREPARE, TEAM = "Start", "Use", "Prepare", "Team"
 for command, panel in (
-    (run, START), (show, START), (sort, START), (compare, USE), (predict, USE), (look, PREPARE), (init, PREPARE),
-    (runs, TEAM),
+    (run, START), (show, START), (review, START), (sort, START), (compare, USE), (predict, USE), (look, PREPARE),
+    (init, PREPARE), (runs, TEAM),
 ):  # fmt: skip
     app.command(rich_help_panel=panel)(command)
 app.add_typer(edit, name="edit", rich_help_panel=USE)

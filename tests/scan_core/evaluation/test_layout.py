@@ -1,0 +1,47 @@
+"""The map: neighbors are near, groups apart, and it is the same each time."""
+
+import numpy as np
+import pytest
+import torch
+
+from scan_core.clustering.neighbors import mine_neighbors
+from scan_core.evaluation.layout import A, B, _pull, _push, layout
+
+
+def groups(count=90, number=3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % number
+    points = np.eye(number, 16)[labels] + rng.normal(0, 0.15, (count, 16))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def test_groups_are_apart_and_the_map_fills_the_unit_square():
+    points, labels = groups()
+    near = mine_neighbors(points, 5, len(points), 1.0, "cpu").nearest
+    places = layout(points, near)
+    assert places.dtype == np.float32 and places.min() == 0 and places.max() == 1
+    distance = np.linalg.norm(places[:, None] - places[None], axis=2)
+    same = labels[:, None] == labels[None]
+    assert distance[same].mean() < 0.5 * distance[~same].mean()
+    assert np.array_equal(places, layout(points, near)) and not np.array_equal(places, layout(points, near, seed=1))
+
+
+def test_images_that_are_equal_are_placed_all_the_same():
+    points = np.tile(np.eye(1, 4, dtype=np.float32), (6, 1))
+    places = layout(points, (np.arange(6)[:, None] + [1, 2]) % 6)
+    assert np.isfinite(places).all() and places.shape == (6, 2)
+
+
+def test_steps_are_the_gradient_of_the_cross_entropy():
+    apart = torch.tensor([[0.5, -1.0], [2.0, 0.3]], dtype=torch.float64, requires_grad=True)
+    chance = 1 / (1 + A * apart.square().sum(1).pow(B))
+    (pulled,) = torch.autograd.grad(-chance.log().sum(), apart, retain_graph=True)
+    torch.testing.assert_close(_pull(apart), -pulled)
+    (pushed,) = torch.autograd.grad(-(1 - chance).log().sum(), apart)
+    torch.testing.assert_close(_push(apart), -pushed, rtol=5e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_few_images_are_enough(count):
+    points, _ = groups(count)
+    assert np.isfinite(layout(points, (np.arange(count)[:, None] + [1]) % count)).all()
