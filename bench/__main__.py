@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import clustering, frozen, mining, prepare, recipes, startup, steps, views
+from bench import clustering, frozen, mining, predict, prepare, recipes, startup, steps, views
 from bench.machine import machine
 from bench.timing import Row, measure_alone
 
@@ -47,6 +47,9 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
         (steps.compare_with_ceiling, (steps.embedding, SECONDS, FEW_ROUNDS, "resnet18")),
     ]),
     "frozen": ("Frozen networks", [(frozen.measure, (SECONDS, ROUNDS)), (frozen.measure_runs, ())]),
+    "predict": ("Groups of other photos", [
+        (predict.measure, (192, 1024, ROUNDS)), (predict.measure_memory, ((5000, 50_000),)),
+    ]),
     "clustering": ("Groups from stored embeddings", [
         (clustering.measure, ()), (clustering.measure_million, ()), (clustering.measure_published, ()),
         (clustering.measure_published_temi, ()),
