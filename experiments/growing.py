@@ -36,7 +36,7 @@ SCAN = (sys.executable, "-m", "pipeline.cli")
 COUNTED = """
 import sys
 from pipeline import predict
-from pipeline.cli.run import run
+from pipeline.cli.app import app
 from scan_core.models.frozen import FrozenNetwork
 decode, embed, counts = predict.decoded, FrozenNetwork.__call__, {"decoded": 0, "embedded": 0}
 
@@ -50,7 +50,7 @@ def embedded(network, pixels):
     return embed(network, pixels)
 
 predict.decoded, FrozenNetwork.__call__ = decoded, embedded
-run(sys.argv[1], None, "none", False, False)
+app(["run", sys.argv[1]], standalone_mode=False)
 print("counted:", counts)
 """
 
