@@ -205,27 +205,22 @@ def confusion_order(
 
 
 def _purity(rows: Rows) -> Chart:
-    purity = {(row["k"], row["split"]): row["purity"] for row in rows}
-    by_k = [
-        {"k": k, **{split: purity.get((k, split), float("nan")) for split in ("train", "val")}}
-        for k in dict.fromkeys(row["k"] for row in rows)
-    ]
+    drawn = [{name: float("nan") if value == "" else value for name, value in row.items()} for row in rows]
     return _lines("Purity of the neighbors", "The share of an image's k nearest neighbors that are of its own class.",
-                  by_k, {"train": "train", "val": "val"}, x="k", xlabel="k neighbors", ylabel="purity in %",
+                  drawn, {"train": "train", "val": "val"}, x="k", xlabel="k neighbors", ylabel="purity in %",
                   percent=True, marker="o")  # fmt: skip
 
 
 def _sizes(rows: Rows) -> Chart:
     figure, axis = plt.subplots(figsize=(4.6, 2.8))
-    many = len({row["cluster"] for row in rows}) > MAX_CLUSTERS_DRAWN
+    many = len(rows) > MAX_CLUSTERS_DRAWN
     for split, color, offset in (("train", BLUE, -0.2), ("val", ORANGE, 0.2)):
-        mine = [row for row in rows if row["split"] == split]
-        total = max(sum(row["images"] for row in mine), 1)
-        shares = [100 * row["images"] / total for row in mine]
+        total = max(sum(row[split] for row in rows), 1)
+        shares = [100 * row[split] / total for row in rows]
         if many:
             axis.plot(range(1, len(shares) + 1), sorted(shares, reverse=True), color=color, label=split)
         else:
-            axis.bar([row["cluster"] + offset for row in mine], shares, width=0.4, color=color, label=split)
+            axis.bar([row["cluster"] + offset for row in rows], shares, width=0.4, color=color, label=split)
     axis.set(xlabel="clusters, the largest first" if many else "cluster", ylabel="% of the images")
     if many:
         axis.set_ylim(0)
@@ -240,7 +235,7 @@ def _tree(rows: Rows, sizes: Rows, names: dict[int, str]) -> Chart:
     groups = len(rows) + 1
     if not 3 <= groups <= MAX_CLUSTERS_DRAWN:
         return {}
-    clusters = max(int(row["cluster"]) for row in sizes) + 1
+    clusters = len(sizes)
     joined = {clusters + number: row for number, row in enumerate(rows)}
     heights, order = dict[int, float](), list[int]()
 

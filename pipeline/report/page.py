@@ -68,9 +68,9 @@ PLOT_COLUMNS = {  # of the CSV file of each plot
     "accuracy_selflabel": ["epoch", "acc"],
     "accuracy_at_coverage": ["coverage", "cluster", "selflabel"],
     "confusion": ["actual", "predicted"],
-    "purity": ["k", "split", "purity"],
+    "purity": ["k", "train", "val"],
     "candidates": ["head", "method", "agreement", "kept", "acc"],
-    "sizes": ["cluster", "split", "images"],
+    "sizes": ["cluster", "train", "val"],
     "tree": ["first", "second", "similarity", "images"],
     "numbers": ["groups", "score", "silhouette", "silhouette_by_group", "agreement", "largest", "smallest"],
 }
@@ -111,15 +111,14 @@ def plot_tables(
             (classes[label], names.get(cluster, f"cluster {cluster}")) for label, cluster in pairs if label >= 0
         ],
         "purity": [
-            (k, split, metrics[split]["neighbors"][f"purity_{k}"])
-            for split in splits
+            (k, *(metrics[split]["neighbors"].get(f"purity_{k}", "") for split in ("train", "val")))
             for k in PURITY_AT
-            if f"purity_{k}" in metrics[split]["neighbors"]
+            if any(f"purity_{k}" in metrics[split]["neighbors"] for split in splits)
         ],
         "candidates": [(*row.values(), acc) for row, acc in zip(candidates, accuracies or repeat(""), strict=False)],
         "tree": [astuple(merge) for merge in merge_tree(data.embeddings, data.final.cluster, clusters)],
         "numbers": [tuple(row[name] for name in PLOT_COLUMNS["numbers"]) for row in groups.get("tried", [])],
-        "sizes": [(cluster, split, size) for split in splits for cluster, size in enumerate(sizes[split])],
+        "sizes": zip(range(clusters), sizes["train"], sizes["val"], strict=True),
     }
     return {name: [dict(zip(PLOT_COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
 
@@ -223,7 +222,7 @@ def quality_table(
 
     Chance is the score of random clusters of the same sizes as those of the first split.
     """
-    images = [row["images"] for row in sizes if row["split"] == splits[0]]
+    images = [row[splits[0]] for row in sizes]
     shares = [count / max(sum(images), 1) for count in images]
     chance = {"neighbor_agreement": sum(share**2 for share in shares), "linear_predictability": max(shares)}
     table = []

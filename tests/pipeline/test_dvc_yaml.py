@@ -1,12 +1,16 @@
 """``dvc.yaml`` against the code: the label firewall, and the code that each stage depends on."""
 
+from pathlib import Path
+
 import pytest
 from dvc_data.hashfile.meta import Meta
 
 from pipeline.artifacts import CODE, SOURCE, SPACES, WEIGHTS
 from pipeline.code import stage_code
 from pipeline.fingerprint import DVC_FILE, stage_entries
-from pipeline.params import Params, read_yaml
+from pipeline.params import Params
+from pipeline.report.page import PLOT_COLUMNS
+from pipeline.yaml_file import read_yaml
 from tests.project import LABEL_STAGES, OUTPUTS, STAGES
 
 SECRET = {"data/labels", "data/items"}
@@ -59,6 +63,19 @@ def test_every_output_is_some_stages_and_every_data_dep_is_some_stages_output():
         assert any(output == path or output.startswith(path + "/") for path in made), output
     for entry in stage_entries().values():
         assert {dep for dep in entry["deps"] if dep.split("/")[0] in ("data", "models", "reports")} <= set(made)
+
+
+def test_every_plot_names_columns_that_are_there_and_says_what_they_are():
+    drawn = {title: plot for entry in read_yaml(DVC_FILE)["plots"] for title, plot in entry.items()}
+    for title, plot in drawn.items():
+        ((path, columns),) = plot["y"].items()
+        columns = columns if isinstance(columns, list) else [columns]
+        if Path(path).stem in PLOT_COLUMNS:  # others are of training, whose columns the methods name
+            assert {plot["x"], *columns} <= set(PLOT_COLUMNS[Path(path).stem]), title
+        assert len(columns) == 1 or "y_label" in plot, title
+    assert drawn["Purity of the neighbors"]["y"] == {"reports/plots/purity.csv": ["train", "val"]}
+    # What DVC reads is text: a bar for each would stand in the order 0, 1, 10, 2, and its bars begin anywhere.
+    assert drawn["Cluster sizes"]["template"] == "scatter"
 
 
 def test_every_parameter_is_tracked_by_the_stage_of_its_name():

@@ -40,11 +40,8 @@ def history(**columns):
 
 
 def sizes(train, val):
-    return [
-        {"cluster": cluster, "split": split, "images": images}
-        for split, counts in (("train", train), ("val", val))
-        for cluster, images in enumerate(counts)
-    ]
+    both = zip(train, val, strict=True)
+    return [{"cluster": cluster, "train": one, "val": other} for cluster, (one, other) in enumerate(both)]
 
 
 def drawn(method="simclr", names=None, clusters=3, number=None, **plots):
@@ -245,7 +242,7 @@ def test_plot_tables_have_their_columns_and_are_empty_without_labels():
     assert [row["epoch"] for row in tables["accuracy_selflabel"]] == [0, 1]
     assert tables["confusion"] == confusion([("cat", "cat"), ("dog", "cluster 4")])
     assert [(row["kept"], row["acc"]) for row in tables["candidates"]] == [("0", 1.0), ("1", 0.5)]
-    assert tables["purity"] == [{"k": 1, "split": "val", "purity": 0.5}]
+    assert tables["purity"] == [{"k": 1, "train": "", "val": 0.5}]
     data.labels = np.full(3, -1)
     metrics["val"]["neighbors"] = {}
     tables = plot_tables(params, groups, {"train": data, "val": data}, assignments, metrics, {}, [], heads)
