@@ -24,8 +24,9 @@ SUREST = 10  # images whose mean a prototype is near to
 class Contents:
     """The page's data of ``images``, with what a person has said of them at this moment."""
 
-    def __init__(self, images: StoredImages) -> None:
-        self.images, self.grouping = images, Grouping()
+    def __init__(self, images: StoredImages, more: dict[str, Any] | None = None) -> None:
+        """``more`` is what the page has folded away."""
+        self.images, self.grouping, self.more = images, Grouping(), more
         table = read_predictions(self.grouping)
         place = {source: row for row, source in enumerate(table["source"].to_pylist())}
         rows = np.array([place[source] for source in images.sources], np.int64)
@@ -52,7 +53,8 @@ class Contents:
         findings = artifacts.load_csv(artifacts.ITEMS / "findings.csv")
         return {
             "copies": images.copies,
-            "odd": {"dark": [], "blurred": [], "outliers": self._outliers()},
+            "odd": images.odd | {"outliers": self._outliers()},
+            "more": self.more,
             "rejected": [row for row in findings if row["kind"] in ("rejected", "ignored")],
             **self.changing(),
             "images": listed | self._of_images(),

@@ -83,6 +83,21 @@ class StoredImages:
         return places
 
     @cached_property
+    def odd(self) -> dict[str, list[int]]:
+        """Dark and blurred images."""
+        from pipeline.review.odd import odd_images
+
+        return odd_images(self)
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(N,) int64: those of the model, without corrections."""
+        import pyarrow.parquet as pq
+
+        found: np.ndarray = pq.read_table(artifacts.PREDICTIONS, columns=["cluster"])["cluster"].drop_null().to_numpy()
+        return found
+
+    @cached_property
     def _store(self) -> Images:
         import torch
 
@@ -93,12 +108,18 @@ class StoredImages:
         blobs = [artifacts.IMAGES / f"jpeg-{number:05d}.bin" for number in range(len(shards))]
         return JpegImages(cpu, blobs, shards, *seen)
 
-    def stored(self, image: int, side: int) -> Image.Image:
-        """What the network sees of the picture, as the store has it: a square of ``side`` pixels."""
+    def squares(self, start: int, end: int, side: int) -> np.ndarray:
+        """What the network sees of images ``start`` to ``end``: (B,side,side,channels) uint8."""
         import torch
 
-        pixels = self._store.squares(torch.tensor([int(self.rows[image])]), side)[0]
-        return Image.fromarray(pixels.permute(1, 2, 0).numpy().squeeze())
+        pixels: np.ndarray = (
+            self._store.squares(torch.from_numpy(self.rows[start:end]), side).permute(0, 2, 3, 1).numpy()
+        )
+        return pixels
+
+    def stored(self, image: int, side: int) -> Image.Image:
+        """What the network sees of one image: a square of ``side`` pixels."""
+        return Image.fromarray(self.squares(image, image + 1, side)[0].squeeze())
 
     def thumb(self, image: int) -> bytes:
         """A small WebP picture."""

@@ -25,6 +25,7 @@ from pipeline.params import Params
 from pipeline.review import checks
 from pipeline.review.contents import Contents, halves
 from pipeline.review.images import StoredImages
+from pipeline.review.more import more
 from scan_core.errors import ScanError
 
 STATIC = Path(__file__).with_name("static")
@@ -54,7 +55,8 @@ class Review:
         self._skipped: set[int] = set()
         self._alone = threading.Lock()
         self._version, self._stamp = 1, self._stamps()
-        _ = self.images.places, self.images.embeddings  # seconds, before the page opens
+        _ = self.images.places, self.images.odd  # seconds, before the page opens
+        self._more = more(self.images, self.images.clusters, params)
 
     def _stamps(self) -> list[int]:
         files = (file.FILE, file.ANSWERS, checks.FILE)
@@ -64,7 +66,7 @@ class Review:
         """All that the page shows."""
         with self._alone:
             self._see_others()
-            contents = Contents(self.images)
+            contents = Contents(self.images, self._more)
             return {
                 "mode": "review", "project": Path.cwd().name, "version": self._version, "promise": None,
                 **self._without_skipped(contents.everything()),

@@ -11,7 +11,9 @@ from PIL import Image
 from pipeline import artifacts
 from pipeline.params import read_params
 from pipeline.presets import find_preset, preset_text
+from pipeline.report.page import PLOT_COLUMNS
 from pipeline.review.images import StoredImages
+from pipeline.review.more import PLOTS
 from tests.pipeline.groups.conftest import write_run
 from tests.project import ROOT
 
@@ -53,6 +55,12 @@ def write_whole_run(folder, labels=None):
     artifacts.save_findings(artifacts.ITEMS / "findings.csv", [("a/22.jpg", "rejected", "it is cut off")])
     groups = [{"word": word, "size": CLUSTERS.count(number), "figures": {}} for number, word in enumerate(WORDS)]
     artifacts.save_json(artifacts.VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": {"sure": 16}})
+    scores = {"selflabel": {"clusters_used": 3}, "kmeans_embeddings": {}, "quality": {"silhouette": 0.25}}
+    artifacts.save_json(artifacts.METRICS, {"train": scores, "val": scores})
+    for name in PLOTS:
+        artifacts.save_csv(artifacts.PLOTS / f"{name}.csv", [], PLOT_COLUMNS.get(name, ["epoch"]))
+    sizes = [{"cluster": each, "split": "train", "images": CLUSTERS.count(each)} for each in range(3)]
+    artifacts.save_csv(artifacts.PLOTS / "sizes.csv", sizes, PLOT_COLUMNS["sizes"])
     for row in range(count):
         place = folder / "a" / f"{row}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)

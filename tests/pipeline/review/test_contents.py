@@ -39,7 +39,7 @@ def test_what_is_above_the_fold(images):
     assert found["counts"] == {"sure": 15, "to check": 6, "fits nowhere": 1, "unreadable": 1, "copies": 3}
     assert found["verdict"]["word"] == "weak" and "1 look mixed" in found["verdict"]["why"][0]
     assert found["promise"] is None and found["copies"] == [[2, 3, 4]]
-    assert found["odd"]["outliers"] == [21]
+    assert found["odd"] == {"dark": [0, 1, 2, 3], "blurred": [], "outliers": [21]}
     assert found["rejected"] == [{"source": "a/22.jpg", "kind": "rejected", "reason": "it is cut off"}]
 
 
