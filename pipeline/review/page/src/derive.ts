@@ -1,0 +1,117 @@
+// What follows from the data and the place: names, folders, the images that a filter leaves.
+import { computed } from "@preact/signals";
+import { data } from "./data";
+import { route } from "./route";
+import type { Group, Images } from "./types";
+
+/** Weak ones first, because they are the work; then large ones. Left-out ones are last. */
+export const groups = computed<Group[]>(() => {
+  const rank = { weak: 0, none: 1, strong: 2 };
+  const key = (group: Group) => (group.ignored ? 3 : (rank[group.word] ?? 2));
+  return [...(data.value?.groups ?? [])].sort((a, b) => key(a) - key(b) || b.size - a.size || a.number - b.number);
+});
+
+export const byNumber = computed(() => new Map((data.value?.groups ?? []).map((group) => [group.number, group])));
+
+/** The name, or the suggestion with a question mark, or nothing. */
+export const nameOf = (group: Group | undefined): string =>
+  group ? group.name || (group.suggested ? `${group.suggested}?` : "") : "";
+
+/** "8 · daisy?", or "group 8" where there is no name. */
+export function titleOf(number: number): string {
+  if (!number) return "no group";
+  const name = nameOf(byNumber.value.get(number));
+  return name ? `${number} · ${name}` : `group ${number}`;
+}
+
+export const fileOf = (source: string): string => source.slice(source.lastIndexOf("/") + 1);
+export const folderOf = (source: string): string => source.slice(0, Math.max(0, source.lastIndexOf("/")));
+
+// Paths do not change with edits, so what is made of them is kept as long as the column is the same.
+const sources = computed(() => data.value?.images.source ?? []);
+const lowered = computed(() => sources.value.map((source) => source.toLowerCase()));
+
+/** Each folder that holds images, with their number, in order. */
+export const folders = computed<[string, number][]>(() => {
+  const counts = new Map<string, number>();
+  for (const source of sources.value) counts.set(folderOf(source), (counts.get(folderOf(source)) ?? 0) + 1);
+  return [...counts].sort((a, b) => (a[0] < b[0] ? -1 : 1));
+});
+
+export const splits = computed(() => [...new Set(data.value?.images.split ?? [])].filter(Boolean).sort());
+
+export const dates = computed<[string, string]>(() => {
+  let first = "";
+  let last = "";
+  for (const date of data.value?.images.date ?? []) {
+    if (!date) continue;
+    if (!first || date < first) first = date;
+    if (date > last) last = date;
+  }
+  return [first, last];
+});
+
+/** The images that the filters leave, in the order that was asked for. */
+export const shown = computed<number[]>(() => {
+  const images = data.value?.images;
+  if (!images) return [];
+  const { group, state, folder, split, from, to, text, like, order } = route.value;
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const names = words.length ? textOfGroups() : new Map<number, string>();
+  const numbers = group === "" ? null : Number(group);
+  const states = state === "" ? null : Number(state);
+  const kept: number[] = [];
+  for (let i = 0; i < images.source.length; i++) {
+    if (numbers !== null && images.group[i] !== numbers) continue;
+    if (states !== null && images.state[i] !== states) continue;
+    if (split && images.split[i] !== split) continue;
+    if (from && !(images.date[i] >= from)) continue;
+    if (to && !(images.date[i] && images.date[i] <= to)) continue;
+    if (folder && !inFolder(images.source[i], folder)) continue;
+    if (words.length) {
+      const where = `${lowered.value[i]} ${names.get(images.group[i]) ?? ""} ${images.label[i]?.toLowerCase() ?? ""}`;
+      if (!words.every((word) => where.includes(word))) continue;
+    }
+    kept.push(i);
+  }
+  return images.source[Number(like)] && like ? nearest(images, Number(like), kept, 120) : ordered(kept, images, order);
+});
+
+// "." stands for images that lie in no folder.
+const inFolder = (source: string, folder: string): boolean =>
+  folder === "." ? !source.includes("/") : source.startsWith(`${folder}/`);
+
+const textOfGroups = () => new Map([...byNumber.value].map(([number, group]) => [number, nameOf(group).toLowerCase()]));
+
+function ordered(kept: number[], images: Images, order: string): number[] {
+  if (order === "unsure") return kept.sort((a, b) => images.probability[a] - images.probability[b] || a - b);
+  if (order === "sure") return kept.sort((a, b) => images.probability[b] - images.probability[a] || a - b);
+  if (order === "new") return kept.sort((a, b) => compare(images.date[b], images.date[a]) || a - b);
+  if (order === "group") return kept.sort((a, b) => images.group[a] - images.group[b] || a - b);
+  return kept;
+}
+const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+/** The nearest of `among` by their places on the map, the image itself first. */
+export function nearest(images: Images, image: number, among: Iterable<number>, count: number): number[] {
+  const distance = (i: number) => (images.x[i] - images.x[image]) ** 2 + (images.y[i] - images.y[image]) ** 2;
+  return Array.from(among, (i) => [i === image ? -1 : distance(i), i])
+    .sort((a, b) => a[0] - b[0])
+    .slice(0, count)
+    .map(([, i]) => i);
+}
+
+/** The images of a group, but for one. */
+export function* members(images: Images, group: number, but: number): Generator<number> {
+  for (let i = 0; i < images.group.length; i++) if (images.group[i] === group && i !== but) yield i;
+}
+
+/** A color for each group that neighbors in number do not share: hues a golden angle apart. */
+export function colorOf(group: number): string {
+  const hue = (group * 137.508) % 360;
+  return `hsl(${hue.toFixed(0)} ${group % 2 ? 75 : 60}% ${group % 3 === 0 ? 42 : group % 3 === 1 ? 52 : 60}%)`;
+}
+
+export const percent = (share: number): string => `${Math.round(100 * share)} %`;
+export const counted = (n: number, one: string): string => `${n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
+export const number = (n: number): string => n.toLocaleString("en");
