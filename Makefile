@@ -85,4 +85,4 @@ LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
     --custom-compile-command "make lock" --extra heic --extra build
 lock: setup
 	$(LOCKED) pyproject.toml --output-file requirements.lock
-	$(LOCKED) --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	$(LOCKED) --extra onnx --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock

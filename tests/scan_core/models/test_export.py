@@ -1,6 +1,7 @@
 """The ONNX file: its resizing and its networks against the pipeline's own, and the file itself in onnxruntime."""
 
 import json
+import tomllib
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +14,7 @@ from scan_core.compute.device import Compute
 from scan_core.models import export
 from scan_core.models.export import OfFrozen, OfTrained, Resize, check_export, export_model, run_export
 from scan_core.models.predictor import Predictor
+from tests.project import ROOT
 from tests.scan_core.models.models_on_disk import frozen_model, images_of, stats, trained_model
 from tests.tiny import CPU, backbone_settings, refused
 
@@ -20,6 +22,14 @@ FLOAT = Compute(CPU, "fp32")
 VIT = backbone_settings(name="timm", width=64, model="vit_small_patch14_reg4_dinov2.lvd142m")
 missing = [name for name in (*export.NEEDED, export.RUNTIME) if find_spec(name) is None]
 with_onnx = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def test_the_extra_has_what_writes_a_file_and_development_all_that_these_tests_need():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert sorted(each.partition(">=")[0] for each in extras["onnx"]) == sorted(export.NEEDED)
+    assert any(each.startswith(f"{export.RUNTIME}>=") for each in extras["dev"])
+    locked = (ROOT / "requirements-dev.lock").read_text()
+    assert [name for name in (*export.NEEDED, export.RUNTIME) if f"\n{name}==" not in locked] == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])
