@@ -18,15 +18,10 @@ from pipeline.artifacts import (
 from pipeline.artifacts import GROUPS as NUMBER
 from pipeline.progress import alive
 from pipeline.project import command_name, is_clone
+from pipeline.report.words import SHOWN_QUALITY
 
 # What ``show`` calls the measures of metrics.json.
 SHOWN = {"acc": "ACC", "acc_many_to_one": "many to one", "nmi": "NMI", "ami": "AMI", "ari": "ARI"}
-SHOWN_QUALITY = {
-    "neighbor_agreement": ("neighbor agreement", ".1%"),
-    "linear_predictability": ("linear predictability", ".1%"),
-    "heads_ari": ("head agreement (ARI)", ".2f"),
-    "silhouette": ("silhouette", ".2f"),
-}
 SHOWN_PROBES = {"knn_acc": "nearest neighbors", "linear_probe_acc": "linear probe"}
 LISTED = 20  # groups in the table
 

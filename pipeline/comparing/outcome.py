@@ -17,6 +17,9 @@ from pipeline import artifacts
 from pipeline.comparing.places import LOCK, Place, Revision
 from pipeline.groups import file
 from pipeline.groups.numbering import MEMBERS, numbered
+from pipeline.groups.placed import PLACED
+from pipeline.groups.suggestions import KEPT as SUGGESTED
+from pipeline.groups.suggestions import suggested_names
 from pipeline.params import PARAMS_FILE
 from pipeline.presets import flat
 from pipeline.yaml_file import read_yaml
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 MODEL = artifacts.MODELS / "selflabel.safetensors"
 SPLITS = ("train", "val")
+READ = (
+    *(PARAMS_FILE, artifacts.METRICS, artifacts.VERDICT, artifacts.GROUPS, file.FILE, file.ANSWERS),
+    *(PLACED, SUGGESTED),  # by scan run and scan show, since the run: only a folder has them
+)
 OF_PARTS = [folder / f"{split}.npy" for folder in (artifacts.EMBEDDINGS, artifacts.IMAGES) for split in SPLITS]
 
 
@@ -86,10 +93,10 @@ class _Copy:
             self.tracked = {Path(out["path"]) for stage in self.lock.values() for out in stage.get("outs", [])}
             if not self.get(artifacts.PREDICTIONS):
                 raise ScanError(f"there is no {artifacts.PREDICTIONS}, so no run has ended; run dvc repro there")
-            for path in (PARAMS_FILE, artifacts.METRICS, artifacts.VERDICT, artifacts.GROUPS, file.FILE, file.ANSWERS):
+            for path in READ:
                 self.get(path)
             self._complete()
-            if not (file.FILE.exists() and self.get(MODEL)):
+            if not ((file.FILE.exists() or PLACED.exists()) and self.get(MODEL)):
                 MODEL.parent.mkdir(exist_ok=True)
                 MODEL.touch()  # asked for only to tell whether groups.yaml is of it
 
@@ -171,14 +178,17 @@ class _Copy:
         """The run as it is read."""
         import pyarrow as pa
 
-        from pipeline.groups.apply import read_predictions
+        from pipeline.groups.apply import Grouping, read_predictions
 
         if file.load().split:
             for path in OF_PARTS:
                 self.get(path)
-        table = read_predictions()
+        grouping = Grouping()
+        table = read_predictions(grouping)
         table = table.filter(pa.compute.is_valid(table["group"]))
         names = dict(zip(table["group"].to_pylist(), table["name"].to_pylist(), strict=True))
+        if SUGGESTED.exists():
+            names |= {group: f"{word}?" for group, word in suggested_names(grouping).items() if group in names}
         verdict, metrics = (
             artifacts.load_json(path) if path.exists() else {} for path in (artifacts.VERDICT, artifacts.METRICS)
         )

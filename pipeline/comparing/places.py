@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dvc import api, exceptions, fs, repo, scm  # type: ignore[import-untyped]
+from dvc import api, exceptions, fs, repo, scm
 
 from pipeline.project import is_project
 from scan_core.errors import ScanError

@@ -68,8 +68,7 @@ def scored(found: Difference) -> str:
 
 
 def _scores(outcome: Outcome) -> dict[str, str]:
-    from pipeline.cli.show import SHOWN_QUALITY
-    from pipeline.report.words import states_of
+    from pipeline.report.words import SHOWN_QUALITY, states_of
 
     number, verdict = outcome.number, outcome.verdict
     likely = "" if number.get("given", True) else f" ({number['low']} to {number['high']} plausible)"

@@ -25,7 +25,7 @@ def numbered() -> Groups:
         groups = file.load()
         if groups.model == digest:
             return groups
-        contents, clusters, count = _members()
+        contents, clusters, count = members_of(artifacts.require(artifacts.PREDICTIONS))
         numbers, following = renumber(groups, contents, clusters, count)
         kept = {*numbers}
         split = {whole: parts for whole, parts in groups.split.items() if whole in kept}
@@ -77,11 +77,11 @@ def renumber(groups: Groups, contents: list[str], clusters: np.ndarray, count: i
     return tuple(numbers), following
 
 
-def _members() -> tuple[list[str], np.ndarray, int]:
-    """Content and cluster of each image of the last run, and the number of clusters."""
+def members_of(predictions: Path) -> tuple[list[str], np.ndarray, int]:
+    """Content (N,) and cluster (N,) of each image in ``predictions``, those of a run, and the number of clusters."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(artifacts.require(artifacts.PREDICTIONS), columns=["content", "cluster"]).drop_null()
+    table = pq.read_table(predictions, columns=["content", "cluster"]).drop_null()
     return table["content"].to_pylist(), table["cluster"].to_numpy(), artifacts.load_number()
 
 

@@ -6,6 +6,13 @@ from scan_core.evaluation.verdict import NONE, STRONG, WEAK
 
 HOLD, MIXED, CHANCE = "hold together", "look mixed", "cannot be told from chance"
 IN_WORDS = {STRONG: HOLD, WEAK: MIXED, NONE: CHANCE}
+# What the quality without labels in metrics.json is called, and how it is written.
+SHOWN_QUALITY = {
+    "neighbor_agreement": ("neighbor agreement", ".1%"),
+    "linear_predictability": ("linear predictability", ".1%"),
+    "heads_ari": ("head agreement (ARI)", ".2f"),
+    "silhouette": ("silhouette", ".2f"),
+}
 
 
 def why(verdict: dict[str, Any]) -> str:

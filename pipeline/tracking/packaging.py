@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import artifacts
 from pipeline.groups import file
-from pipeline.groups.numbering import renumber
+from pipeline.groups.numbering import members_of, renumber
 from scan_core.errors import ScanError
 
 MODEL_REQUIREMENTS = (
@@ -59,15 +58,11 @@ def groups_of(predictions: Path) -> bytes | None:
     They are those that ``numbered`` will give: a new model's numbers follow from its predictions, and nothing is kept
     here. A merged cluster has the group that it is shown as, a split one is whole. None if groups.yaml is damaged.
     """
-    import pyarrow.parquet as pq
-
     try:
         groups = file.load()
         numbers = groups.clusters
         if groups.model != file.model_digest():
-            table = pq.read_table(predictions, columns=["content", "cluster"]).drop_null()
-            clusters, contents = table["cluster"].to_numpy(), table["content"].to_pylist()
-            numbers = renumber(groups, contents, clusters, artifacts.load_number())[0]
+            numbers = renumber(groups, *members_of(predictions))[0]
     except ScanError:  # nobody's run fails because of it
         return None
     known = {*numbers, *(part for whole in numbers for part in groups.split.get(whole, ()))}

@@ -1,6 +1,7 @@
 """Two runs beside each other: which images and groups are the same, where runs are read, words and picture."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import shutil
@@ -32,8 +33,11 @@ from pipeline.comparing.places import Folder, Revision, find_place
 from pipeline.groups import file
 from pipeline.groups.apply import read_predictions
 from pipeline.groups.numbering import numbered
+from pipeline.groups.placed import add_placed
+from pipeline.groups.suggestions import KEPT as SUGGESTED
 from scan_core.errors import ScanError
 from tests.pipeline.groups.conftest import CENTERS, write_run
+from tests.pipeline.groups.test_placed import placed
 from tests.project import run
 from tests.tiny import refused
 
@@ -367,6 +371,25 @@ def test_folders_are_read_as_scan_show_reads_them_and_not_changed(tmp_path, monk
     assert b.titled(3) == "3 cat" and b.titled(2) == "2" and a.names == {}
     assert a.verdict["word"] == "weak" and a.metrics["train"]["quality"] == QUALITY and a.notes == b.notes == []
     assert a.settings == {"seed": 0, "cluster.neighbors": 5, "cluster.heads": 2}
+    assert files_of(tmp_path) == before
+
+
+def test_photos_that_came_later_and_suggested_names_are_read_and_not_changed(tmp_path):
+    one, other = (make_run(tmp_path / name, [0] * 5 + [1] * 3) for name in ("one", "other"))
+    with contextlib.chdir(one):
+        SUGGESTED.parent.mkdir()
+        numbered()
+        file.save(file.changed(file.load(), names={2: "cat"}))
+        add_placed([placed("a/8.jpg", cluster=1)])
+        key = hashlib.sha256(file.load().model_dump_json(exclude={"names"}).encode()).hexdigest()
+        SUGGESTED.write_text(json.dumps({"key": key, "words": {"1": "daisy", "2": "tulip"}}))
+    before = files_of(tmp_path)
+    a, b = read(one, other)
+    assert a.source[-1] == "a/8.jpg" and a.group.tolist() == [1] * 5 + [2] * 4 and len(b.source) == 8
+    assert a.names == {1: "daisy?", 2: "cat"} and b.names == {}
+    (one / "groups.yaml").unlink()
+    assert len(read(one, other)[0].source) == 9, "the photos are of the model, and not of groups.yaml"
+    del before[one / "groups.yaml"]
     assert files_of(tmp_path) == before
 
 
