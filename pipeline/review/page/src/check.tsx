@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { data, edit, isReport, photo } from "./data";
-import { counted, percent, titleOf } from "./derive";
+import { byNumber, counted, percent, titleOf } from "./derive";
 import { GroupSelect } from "./filters";
 import { Row } from "./pictures";
 import { Promise30 } from "./promise";
@@ -11,30 +11,38 @@ import { Shot } from "./shot";
 import type { Question } from "./types";
 import { asked, typing, viewer } from "./viewer";
 
+interface Answered {
+  question: Question;
+  kept: boolean; // by the server: "leave it" changes nothing there that its undo could take back
+}
+
 // Answered in this page, in order: the next question comes at once, and undo brings the last one back.
-const answered = signal<Question[]>([]);
+const answered = signal<Answered[]>([]);
+
+// What is asked stays until it is answered, though each answer reorders what comes after it.
+const current = signal<Question | null>(null);
 
 function remaining(): Question[] {
   const { questions, images } = data.value!;
-  const gone = new Set(answered.value.map((question) => question.image));
+  const gone = new Set(answered.value.map(({ question }) => question.image));
   return questions.filter(({ image }) => !gone.has(image) && !images.answered[image]);
 }
 
-const back = signal<Question | null>(null); // a question that undo brought back
-
 async function answer(question: Question, group: number | null): Promise<void> {
-  answered.value = [...answered.value, question];
-  back.value = null;
+  const entry = { question, kept: group !== null };
+  answered.value = [...answered.value, entry];
+  current.value = remaining()[0] ?? null;
   if (await edit({ action: "answer", image: question.image, group })) return;
-  answered.value = answered.value.filter((one) => one !== question);
+  answered.value = answered.value.filter((one) => one !== entry);
+  current.value = question;
 }
 
 async function undo(): Promise<void> {
   const last = answered.value.at(-1);
-  if ((await edit({ action: "undo" })) && last) {
-    answered.value = answered.value.slice(0, -1);
-    back.value = last;
-  }
+  if (last?.kept !== false && !(await edit({ action: "undo" }))) return;
+  if (!last) return;
+  answered.value = answered.value.filter((one) => one !== last);
+  current.value = last.question;
 }
 
 export function Check() {
@@ -43,8 +51,12 @@ export function Check() {
 
 function Questions() {
   const left = remaining();
-  const question = back.value ?? left[0];
-  const next = left.find((one) => one !== question);
+  const pinned = current.value;
+  const question = pinned && byNumber.value.has(pinned.group) ? pinned : left[0]; // its group may have been merged
+  const next = left.find((one) => one.image !== question?.image);
+  useEffect(() => {
+    current.value = question ?? null;
+  }, [question]);
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
@@ -75,7 +87,7 @@ function Questions() {
     );
   }
   const { image, group, runner_up, own, other } = question;
-  const total = done + left.length;
+  const total = done + left.length; // the one that is asked is among those left
   return (
     <div class="question">
       <p class="progress">

@@ -55,13 +55,16 @@ export const dates = computed<[string, string]>(() => {
 export const shown = computed<number[]>(() => {
   const images = data.value?.images;
   if (!images) return [];
-  const { group, state, folder, split, from, to, text, like, order } = route.value;
+  const { group, state, folder, split, from, to, text, like } = route.value;
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const names = words.length ? textOfGroups() : new Map<number, string>();
+  const paths = words.length ? lowered.value : [];
   const numbers = group === "" ? null : Number(group);
   const states = state === "" ? null : Number(state);
   const kept: number[] = [];
-  for (let i = 0; i < images.source.length; i++) {
+  const along = like ? null : sequence.value;
+  for (let at = 0; at < images.source.length; at++) {
+    const i = along ? along[at] : at;
     if (numbers !== null && images.group[i] !== numbers) continue;
     if (states !== null && images.state[i] !== states) continue;
     if (split && images.split[i] !== split) continue;
@@ -69,12 +72,14 @@ export const shown = computed<number[]>(() => {
     if (to && !(images.date[i] && images.date[i] <= to)) continue;
     if (folder && !inFolder(images.source[i], folder)) continue;
     if (words.length) {
-      const where = `${lowered.value[i]} ${names.get(images.group[i]) ?? ""} ${images.label[i]?.toLowerCase() ?? ""}`;
-      if (!words.every((word) => where.includes(word))) continue;
+      const path = paths[i];
+      const name = names.get(images.group[i]) ?? "";
+      const label = images.label[i]?.toLowerCase() ?? "";
+      if (!words.every((word) => path.includes(word) || name.includes(word) || label.includes(word))) continue;
     }
     kept.push(i);
   }
-  return images.source[Number(like)] && like ? nearest(images, Number(like), kept, 120) : ordered(kept, images, order);
+  return images.source[Number(like)] && like ? nearest(images, Number(like), kept, 120) : kept;
 });
 
 // "." stands for images that lie in no folder.
@@ -83,14 +88,30 @@ const inFolder = (source: string, folder: string): boolean =>
 
 const textOfGroups = () => new Map([...byNumber.value].map(([number, group]) => [number, nameOf(group).toLowerCase()]));
 
-function ordered(kept: number[], images: Images, order: string): number[] {
-  if (order === "unsure") return kept.sort((a, b) => images.probability[a] - images.probability[b] || a - b);
-  if (order === "sure") return kept.sort((a, b) => images.probability[b] - images.probability[a] || a - b);
-  if (order === "new") return kept.sort((a, b) => compare(images.date[b], images.date[a]) || a - b);
-  if (order === "group") return kept.sort((a, b) => images.group[a] - images.group[b] || a - b);
-  return kept;
+const ROOM = 2 ** 21; // more than there are images: a key and an image fit into one number
+
+/** All images in the order that was asked for, or null as they came; filters walk along it, so they need not sort. */
+const sequence = computed<Float64Array | null>(() => {
+  const images = data.value?.images;
+  const key = images && keyOf(images, route.value.order);
+  if (!key) return null;
+  // Sorted as plain numbers: with a comparison function 100,000 would take a fifth of a second.
+  const packed = new Float64Array(images.source.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = key(i) * ROOM + i;
+  packed.sort();
+  for (let i = 0; i < packed.length; i++) packed[i] -= Math.floor(packed[i] / ROOM) * ROOM;
+  return packed;
+});
+
+function keyOf(images: Images, order: string): ((i: number) => number) | null {
+  switch (order) {
+    case "unsure": return (i) => Math.round(1e6 * images.probability[i]);
+    case "sure": return (i) => Math.round(1e6 * (1 - images.probability[i]));
+    case "new": return (i) => 99999999 - Number(images.date[i].replaceAll("-", "")); // 20240503; none is last
+    case "group": return (i) => images.group[i];
+    default: return null;
+  }
 }
-const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 /** The nearest of `among` by their places on the map, the image itself first. */
 export function nearest(images: Images, image: number, among: Iterable<number>, count: number): number[] {

@@ -103,7 +103,7 @@ export function GroupSelect({ value, choose, label, but }: {
   );
 }
 
-export function SelectionBar() {
+export function SelectionBar({ hint }: { hint: string }) {
   const [to, setTo] = useState("");
   const { set } = selection.value;
   const move = async () => {
@@ -112,7 +112,7 @@ export function SelectionBar() {
   const all = shown.value;
   return (
     <div class={`selection${set.size ? " some" : ""}`} role="toolbar" aria-label="Selected images">
-      <span aria-live="polite">{set.size ? <strong>{number(set.size)} selected</strong> : "Select by the corner, Ctrl or Shift"}</span>
+      <span aria-live="polite">{set.size ? <strong>{number(set.size)} selected</strong> : hint}</span>
       <button type="button" onClick={() => select(all)} disabled={!all.length}>Select all {number(all.length)}</button>
       {set.size > 0 && (
         <>

@@ -20,7 +20,7 @@ export function Grid() {
   const columns = Math.max(3, Math.floor((width + GAP) / (132 + GAP)));
   const size = (width - GAP * (columns - 1)) / columns;
   const rows = Math.ceil(list.length / columns);
-  const { first, last, flying } = useWindowed(ref, rows, size + GAP);
+  const { first, last, flying } = useWindowed(ref, rows, width ? size + GAP : 0); // nothing until the width is known
 
   useEffect(() => {
     setActive(0);
@@ -94,7 +94,7 @@ export function Grid() {
     <div
       ref={ref} class="grid" role="listbox" aria-label="Images" aria-multiselectable="true" tabIndex={0}
       aria-activedescendant={list.length ? `tile-${list[active]}` : undefined}
-      style={{ height: `${rows * (size + GAP)}px` }} onKeyDown={onKeyDown} onClick={onClick}
+      style={{ height: `${width ? rows * (size + GAP) : 0}px` }} onKeyDown={onKeyDown} onClick={onClick}
     >
       {tiles}
     </div>

@@ -8,7 +8,7 @@ const KEYS: [string, string][] = [
   ["Enter in a name", "takes it, or the suggestion if the field is empty; goes to the next"],
   ["1  2  n", "To check: its group, the runner-up, neither"],
   ["y  n", "check of 30 sure images: right, wrong"],
-  ["z, Ctrl+Z", "undo"],
+  ["z, Ctrl+Z", "undo; in the check of 30: back"],
   ["← →", "photo: previous, next; Esc closes"],
   ["arrows, Enter", "images: go, open"],
   ["Space, Shift, Ctrl+A, Esc", "images: select, up to here, all, none"],

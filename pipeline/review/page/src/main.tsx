@@ -45,8 +45,8 @@ function App() {
       <main><div id="panel" role="tabpanel" aria-labelledby={`tab-${tab}`} class={`${tab} ${view}`}>
         <Sample />
         {tab === "groups" && view === "cards" && <Groups />}
-        {tab === "groups" && view === "images" && <><Filters order /><Grid /><SelectionBar /></>}
-        {tab === "groups" && view === "map" && <><Filters order={false} /><ImageMap /><SelectionBar /></>}
+        {tab === "groups" && view === "images" && <><Filters order /><Grid /><SelectionBar hint="A picture's corner selects it" /></>}
+        {tab === "groups" && view === "map" && <><Filters order={false} /><ImageMap /><SelectionBar hint="Draw around points to select them" /></>}
         {tab === "check" && <Check />}
         {tab === "odd" && <Odd />}
       </div></main>

@@ -9,7 +9,7 @@ import { openPhoto } from "./viewer";
 import { useWidth } from "./windowed";
 
 type Tool = "rectangle" | "lasso" | "drag";
-const TOOLS: [Tool, string][] = [["rectangle", "Rectangle"], ["lasso", "Lasso"], ["drag", "Drag the map"]];
+const TOOLS: [Tool, string][] = [["rectangle", "Rectangle"], ["lasso", "Lasso"], ["drag", "Pan"]];
 const WHOLE: Zoom = { x: 0, y: 0, scale: 1 };
 
 export function ImageMap() {
@@ -71,6 +71,7 @@ export function ImageMap() {
     const trail = path.current;
     path.current = [];
     outline([]);
+    if (!trail.length) return; // pressed elsewhere
     if (trail.length < 3) {
       const image = hit(cells, images, where(event), zoom, width, height);
       if (image !== null) openPhoto(image, list);
@@ -108,7 +109,7 @@ export function ImageMap() {
         ))}
         <button type="button" aria-label="Zoom in" onClick={() => zoomBy(1.6)}>+</button>
         <button type="button" aria-label="Zoom out" disabled={zoom.scale === 1} onClick={() => zoomBy(1 / 1.6)}>−</button>
-        <small>near points look alike; Ctrl and wheel zoom, Shift adds to the selection</small>
+        <small class="pointer">near points look alike; Ctrl and wheel zoom, Shift adds to the selection</small>
       </div>
       <div class="canvas" ref={box} style={{ height: `${height}px` }}>
         <canvas ref={points} aria-hidden="true" />

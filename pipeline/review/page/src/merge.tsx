@@ -45,7 +45,7 @@ export function Merge({ number, close }: { number: number; close: () => void }) 
         <span>Undo takes it apart again.</span>
         <button type="button" onClick={close}>Cancel</button>
         <button type="button" class="main" disabled={!chosen.length} onClick={merge}>
-          Merge{chosen.length ? ` ${[number, ...chosen].join(", ")} into ${number}` : ""}
+          Merge{chosen.length ? ` ${chosen.join(", ")} into ${number}` : ""}
         </button>
       </div>
     </Dialog>

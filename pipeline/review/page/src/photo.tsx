@@ -42,7 +42,7 @@ export function Photo() {
   const facts: [string, string][] = [
     ["folder", folderOf(source) || "(none)"],
     ["group", `${titleOf(group)}, ${STATES[images.state[image]]} (${percent(images.probability[image])})`],
-    ...(other ? [["else", titleOf(other)] as [string, string]] : []),
+    ...(other ? [["runner-up", titleOf(other)] as [string, string]] : []),
     ...(images.label[image] ? [["class", images.label[image]] as [string, string]] : []),
     ...(images.date[image] ? [["date", images.date[image]] as [string, string]] : []),
     ...(images.split[image] ? [["part", images.split[image]] as [string, string]] : []),

@@ -11,67 +11,58 @@ import { asked, typing, viewer } from "./viewer";
 
 const DRAWN = 30;
 
-interface Round {
-  images: number[];
-  at: number;
+const at = signal(-1); // which of the drawn images is asked about; -1 is the first that nothing was said of
+const drawn = signal<number[]>([]); // here, if the server has not drawn any
+
+function images(): number[] {
+  const { check } = data.value!;
+  if (check) return check.images;
+  if (!drawn.value.length) drawn.value = draw();
+  return drawn.value;
 }
 
-const round = signal<Round | null>(null);
-const key = () => `scan-check ${location.pathname} ${data.value!.project}`;
-
-/** Without replacement, each sure image as likely as any other; those of earlier rounds are not asked again. */
-function draw(before: number[]): Round {
-  const gone = new Set(before);
+/** Without replacement, each sure image as likely as any other. */
+function draw(): number[] {
   const sure: number[] = [];
-  data.value!.images.state.forEach((state, image) => state === 0 && !gone.has(image) && sure.push(image));
-  for (let i = 0; i < Math.min(DRAWN, sure.length); i++) {
+  data.value!.images.state.forEach((state, image) => state === 0 && sure.push(image));
+  const count = Math.min(DRAWN, sure.length);
+  for (let i = 0; i < count; i++) {
     const other = i + Math.floor(Math.random() * (sure.length - i));
     [sure[i], sure[other]] = [sure[other], sure[i]];
   }
-  return { images: sure.slice(0, DRAWN), at: 0 };
+  return sure.slice(0, count);
 }
 
-/** A reload goes on where one was; a browser that keeps nothing begins anew. */
-function remember(next: Round): void {
-  round.value = next;
-  try {
-    sessionStorage.setItem(key(), JSON.stringify(next));
-  } catch { /* not kept */ }
-}
-
-function begun(): Round {
-  try {
-    const kept = JSON.parse(sessionStorage.getItem(key()) ?? "null") as Round | null;
-    const { state } = data.value!.images;
-    if (kept?.images?.length && kept.images.every((image) => state[image] !== undefined)) return kept;
-  } catch { /* nothing kept */ }
-  return draw([]);
+function place(): number {
+  if (at.value >= 0) return at.value;
+  const open = data.value!.check?.right.findIndex((right) => right === null) ?? 0;
+  return open < 0 ? images().length : open;
 }
 
 async function judge(right: boolean): Promise<void> {
-  const now = round.value!;
-  const image = now.images[now.at];
+  const now = place();
+  const image = images()[now];
   if (image === undefined) return;
-  remember({ ...now, at: now.at + 1 });
-  if (!(await edit({ action: "check", image, right }))) remember(now);
+  at.value = now + 1;
+  if (!(await edit({ action: "check", image, right }))) at.value = now;
 }
 
-async function undo(): Promise<void> {
-  const now = round.value!;
-  if ((await edit({ action: "undo" })) && now.at > 0) remember({ ...now, at: now.at - 1 });
+/** Back to the one before: what is said of it then replaces what was said. */
+function back(): void {
+  at.value = Math.max(0, place() - 1);
 }
 
 export function Promise30() {
-  if (!round.value) round.value = begun();
-  const { images, at } = round.value;
-  const image = images[at];
+  const all = images();
+  const now = place();
+  const image = all[now];
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (typing(event) || asked.value || viewer.value || event.repeat) return;
       if (event.key === "y") void judge(true);
       else if (event.key === "n") void judge(false);
-      else if (event.key === "z") void undo();
+      else if (event.key === "z") back();
       else return;
       event.preventDefault();
     };
@@ -79,17 +70,18 @@ export function Promise30() {
     return () => window.removeEventListener("keydown", onKey);
   }, []);
   useEffect(() => {
-    const source = images[at + 1] === undefined ? undefined : photo(images[at + 1]);
+    const source = all[now + 1] === undefined ? undefined : photo(all[now + 1]);
     if (source) new Image().src = source;
-  }, [at]);
+  }, [now]);
+  useEffect(() => () => void (at.value = -1), []);
 
-  if (image === undefined) return <Done images={images} />;
+  if (image === undefined) return <Done count={all.length} />;
   const group = data.value!.images.group[image];
   return (
     <div class="question">
       <p class="progress">
-        <progress max={images.length} value={at} aria-label="Looked at" />
-        <span role="status">{at + 1} of {images.length} sure images, drawn at random</span>
+        <progress max={all.length} value={now} aria-label="Looked at" />
+        <span role="status">{now + 1} of {all.length} sure images, drawn at random</span>
         <button type="button" class="link" onClick={() => go({ promise: false })}>stop</button>
       </p>
       <Shot image={image} />
@@ -98,7 +90,7 @@ export function Promise30() {
         <div class="line">
           <button type="button" class="main" onClick={() => judge(true)}><kbd>y</kbd> right</button>
           <button type="button" class="main wrong" onClick={() => judge(false)}><kbd>n</kbd> wrong</button>
-          <button type="button" onClick={undo}><kbd>z</kbd> undo</button>
+          <button type="button" disabled={now === 0} onClick={back}><kbd>z</kbd> back</button>
         </div>
         <small>Typical of this group:</small>
         <Row images={(byNumber.value.get(group)?.prototypes ?? []).slice(0, 6)} label="Typical of this group" />
@@ -107,16 +99,14 @@ export function Promise30() {
   );
 }
 
-function Done({ images }: { images: number[] }) {
+function Done({ count }: { count: number }) {
   return (
     <div class="empty">
-      <p class="result">{promiseText(data.value!) || (images.length ? "Looked at all of them." : "No image is sure.")}</p>
+      <p class="result">{promiseText(data.value!) || (count ? "Looked at all of them." : "No image is sure.")}</p>
+      <p>It holds for these groups: when you move, merge or split, it is void, and another look takes a minute.</p>
       <div class="line">
-        {images.length > 0 && <button type="button" onClick={undo}><kbd>z</kbd> undo</button>}
-        {images.length >= DRAWN && <button type="button" onClick={() => remember(draw(images))}>Look at {DRAWN} more</button>}
-        <button type="button" class="main" onClick={() => { round.value = null; go({ tab: "groups", promise: false }); }}>
-          Back to the groups
-        </button>
+        {count > 0 && <button type="button" onClick={back}><kbd>z</kbd> back</button>}
+        <button type="button" class="main" onClick={() => go({ tab: "groups", promise: false })}>Back to the groups</button>
       </div>
     </div>
   );

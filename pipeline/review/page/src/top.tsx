@@ -7,10 +7,13 @@ import { go, route, showImages } from "./route";
 import { STATES, type Data } from "./types";
 import { asked } from "./viewer";
 
+/** All of it over the cards; elsewhere one line, because there the work needs the room. */
 export function Top() {
   const { project, run, verdict } = data.value!;
+  const { tab, view } = route.value;
+  const whole = tab === "groups" && view === "cards";
   return (
-    <header class="top">
+    <header class={whole ? "top" : "top compact"}>
       <div class="title">
         <h1><bdi>{project}</bdi></h1>
         <p>
@@ -18,14 +21,17 @@ export function Top() {
           {run.given ? "" : run.low < run.high ? ` (${run.low} to ${run.high} are plausible)` : ""}
           {run.edited ? " · corrected" : ""}
         </p>
+        {!whole && <span class={`badge ${verdict.word}`} title={holding(data.value!)}>{verdict.word}</span>}
         <Actions />
       </div>
-      <section class={`verdict ${verdict.word}`} aria-label="Verdict">
-        <p class="headline"><strong class="word">{verdict.word}</strong> <span>{holding(data.value!)}</span></p>
-        <Reasons />
-      </section>
-      <Chips />
-      <PromiseLine />
+      {whole && (
+        <section class={`verdict ${verdict.word}`} aria-label="Verdict">
+          <p class="headline"><strong class="word">{verdict.word}</strong> <span>{holding(data.value!)}</span></p>
+          <Reasons />
+        </section>
+      )}
+      {tab !== "check" && <Chips />}
+      {(whole || (tab === "check" && !route.value.promise)) && <PromiseLine />}
     </header>
   );
 }
@@ -41,7 +47,7 @@ function Actions() {
           </button>
         : <span class="saved" role="status">{waiting.value ? "saving…" : "all is saved"}</span>}
       <button type="button" onClick={() => edit({ action: "undo" })} disabled={report && !n} title="Ctrl+Z">Undo</button>
-      <button type="button" class="quiet" onClick={() => (asked.value = { kind: "keys" })}>Keys</button>
+      <button type="button" class="quiet pointer" onClick={() => (asked.value = { kind: "keys" })}>Keys</button>
     </div>
   );
 }
@@ -51,6 +57,7 @@ function holding({ groups }: Data): string {
   const taken = groups.filter((group) => !group.ignored);
   const count = (word: string) => taken.filter((group) => group.word === word).length;
   const [strong, weak, none] = [count("strong"), count("weak"), count("none")];
+  if (none && !strong && !weak) return "No group is better than chance.";
   const say = (n: number, one: string, many: string) => `${n} ${n === 1 ? one : many}`;
   const parts = [
     strong ? say(strong, "group holds together", "groups hold together") : "no group clearly holds together",

@@ -63,6 +63,7 @@ export interface Data {
   verdict: { word: Word; why: string[]; try: string[] };
   counts: Record<string, number>;
   promise: Promise30 | null;
+  check?: { images: number[]; right: (boolean | null)[] }; // drawn for the promise, and what was said of each
   groups: Group[];
   images: Images;
   questions: Question[];

@@ -1,6 +1,6 @@
 // Virtual scrolling: of many rows of one height, those that are on the screen.
 import type { RefObject } from "preact";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 export interface Window {
   first: number; // first row to draw
@@ -51,7 +51,7 @@ export function useWindowed(ref: RefObject<HTMLElement | null>, rows: number, he
 /** The width of an element, followed as it changes. */
 export function useWidth(ref: RefObject<HTMLElement | null>): number {
   const [width, setWidth] = useState(0);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const observer = new ResizeObserver(() => setWidth(ref.current?.clientWidth ?? 0));
     observer.observe(ref.current!);
     setWidth(ref.current!.clientWidth);
