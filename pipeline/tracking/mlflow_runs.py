@@ -25,8 +25,12 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 BYTES = "scan.sha256"  # tag of a model's version: of the files that make its answers
 CANDIDATE = "candidate"  # alias of the newest version, which nobody has promoted yet
-# MLflow opens an experiment of no stated kind as one of generative AI.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+# Tags of the experiment. MLflow opens one of no stated kind as one of generative AI.
+ABOUT = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Each row is a run of the pipeline, and in it one for each stage. The metrics `headline/…` "
+    "compare runs; a row's description says how far its groups can be trusted, and its artifacts have report.html.",
+}
 NOT_RECORDED = "restored from a cache, not recorded here"
 
 
@@ -257,6 +261,6 @@ def connect(root: Path) -> tuple[Any, str]:
         # A server stores artifacts itself. With a bare database they are stored in the project.
         location = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
         try:
-            return client, client.create_experiment(name, artifact_location=location, tags=KIND)
+            return client, client.create_experiment(name, artifact_location=location, tags=ABOUT)
         except MlflowException:  # another machine created it in the meantime
             return client, client.get_experiment_by_name(name).experiment_id

@@ -55,14 +55,15 @@ def test_the_row_in_mlflow_is_complete(project):
     assert parent.data.tags["scan.dvc_lock_sha256"]
     few = json.loads((project / "reports" / "headline.json").read_text())
     assert {name: parent.data.metrics[f"headline/{name}"] for name in few} == few
-    assert parent.info.run_name == f"project · 10 groups · ACC {100 * few['acc']:.1f}"
+    assert parent.info.run_name == f"10 groups · ACC {100 * few['acc']:.1f} · project"
     assert {"mlflow.user", "mlflow.source.git.commit", "mlflow.source.git.branch"} <= set(parent.data.tags)
     assert parent.info.run_id in parent.data.tags["mlflow.note.content"]
     (used,) = parent.inputs.dataset_inputs
     assert used.dataset.name == "project" and json.loads(used.dataset.profile)["num_rows"] == 1797
     curve = client.get_metric_history(parent.info.run_id, "pretext.loss")
     assert [metric.step for metric in curve] == [1, 2, 3], "the pipeline's row has the curves"
-    assert client.get_experiment_by_name("project").tags["mlflow.experimentKind"] == "custom_model_development"
+    about = client.get_experiment_by_name("project").tags
+    assert about["mlflow.experimentKind"] == "custom_model_development" and "headline" in about["mlflow.note.content"]
     logged = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     pages = {"metrics.json", "report.html", "clusters.png", "neighbors.png", "plots"}
     assert pages | {"environment.json", "dvc.lock"} <= logged
