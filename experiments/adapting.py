@@ -26,8 +26,8 @@ from scan_core.models.files import load_frozen
 from scan_core.models.halves import UpperLayers
 from scan_core.models.reduction import fit_reduction
 from scan_core.pretext.adapted import (
+    GAIN,
     Proposed,
-    choose_network,
     propose_groups,
     start_adapted,
     store_views,
@@ -48,8 +48,6 @@ class Result:
 
     before: tuple[float, float]
     after: tuple[float, float]
-    kept: bool
-    why: str
     figures: dict[str, float]
 
 
@@ -109,15 +107,14 @@ def run(name: str, seed: int, pixels: np.ndarray, labels: np.ndarray) -> Result:
         others = assign(points, proposed.candidates.joined())[proposed.candidates.kept].numpy()
         return accuracy(proposed.clusters, labels[:count], number), accuracy(others, labels[count:], number)
 
-    kept, why = choose_network(*found)
     figures = {"confident": state.history[-1]["confident"]}
     for when, proposed, of in zip(("before", "after"), found, features, strict=True):
         embeddings = fit_reduction([of[:count]], asked.dimensions)([of[:count]])
-        figures[f"agreement {when}"] = proposed.agreement
+        figures[f"agreement {when}"] = proposed.candidates.agreement[proposed.candidates.kept]
         for each, clusters in (("own", proposed), ("before", found[0]), ("after", found[1])):
             judged = judge_groups(embeddings, clusters.clusters, number, 0).figures
             figures |= {f"{key} {when}, groups {each}": value for key, value in judged.items() if each != when}
-    return Result(scores(found[0], features[0]), scores(found[1], features[1]), kept, why, figures)
+    return Result(scores(found[0], features[0]), scores(found[1], features[1]), figures)
 
 
 def main() -> None:
@@ -139,8 +136,11 @@ def main() -> None:
                 loaded = loaded or load(name, asked.tiny, asked.cifar)
                 file.write_text(json.dumps(asdict(run(name, seed, *loaded)), indent=1))
             found = json.loads(file.read_text())
-            change = [after - before for before, after in zip(found["before"], found["after"], strict=True)]
-            print(name, seed, found["before"], found["after"], change, found["kept"], found["why"], flush=True)
+            was, now = (found["figures"][f"purity {when}, groups own"] for when in ("before", "after"))
+            cells = [name, str(seed)]
+            cells += [f"{before:.1f} / {held:.1f}" for before, held in (found["before"], found["after"])]
+            cells += [f"{was:.2f} to {now:.2f}", "kept" if now - was >= GAIN else ""]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def adapt_network(stage: Stage) -> None:
     upper = UpperLayers(network).to(compute.device)
     features = upper_features(upper, views, fabric)
     before = propose_groups(features, settings, params.seed, lambda name: say(f"pretext   {name}"))
-    if not before.found_any:
+    if before.purity is None:
         leave_unadapted(stage, "the images fall into no groups that could be learned from", [])
         return
     state = start_adapted(upper, features, before, settings, params.seed, fabric)

@@ -30,7 +30,7 @@ class StoredImages:
         columns = ["id", "source", "split", "content"]
         table = pq.read_table(artifacts.require(artifacts.PREDICTIONS), columns=columns)
         table = table.filter(table["id"].is_valid())
-        self.rows: np.ndarray = table["id"].to_numpy()  # of the store
+        self.rows = np.array(table["id"].to_numpy(), np.int64)  # of the store
         self.sources, self.splits, self.contents = (table[name].to_pylist() for name in columns[1:])
         self._data = params.data
         self._stats = artifacts.load_json(artifacts.IMAGES / "stats.json")

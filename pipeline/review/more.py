@@ -9,6 +9,7 @@ from pipeline import artifacts
 from pipeline.params import PARAMS_FILE, Params
 from pipeline.report.page import MEASURES, PLOT_COLUMNS, QUALITY, quality_cell, score_cell
 from pipeline.review.images import StoredImages
+from scan_core.errors import ScanError
 
 COMPARED = 20_000  # images at most that k-means divides
 STARTS = 5
@@ -66,7 +67,12 @@ def _charts(images: StoredImages, clusters: np.ndarray, groups: dict[str, Any], 
         pairs = set(zip(clusters[known].tolist(), labels[known].tolist(), strict=True))
         matched = match_clusters(labels[known], clusters[known], groups["number"])
         names = {cluster: classes[label] for cluster, label in matched.items() if (cluster, label) in pairs}
-    return draw_charts(plots, names, groups, method)
+    try:
+        return draw_charts(plots, names, groups, method)
+    except KeyError as error:
+        raise ScanError(
+            f"{artifacts.PLOTS} is of another version of scan (no column {error}); run scan run again"
+        ) from None
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:

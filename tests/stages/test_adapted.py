@@ -48,7 +48,7 @@ def project(tmp_path_factory):
 
 def judged(word):
     original = adapted.judge_groups
-    return lambda *given: type(original(*given))(word, {}, ())
+    return lambda *given: type(original(*given))(word, {"purity": 0.5}, ())
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from scan_core.models.files import (
 from scan_core.models.halves import LowerLayers, UpperLayers, check_network
 from scan_core.models.networks import build_backbone
 from scan_core.pretext.adapted import (
+    GAIN,
     Proposed,
     choose_network,
     loop_of,
@@ -73,7 +74,7 @@ def started(weights, images, tmp_path, fp32):
     upper = UpperLayers(load_frozen(weights)[0])
     features = upper_features(upper, views, fp32)
     clusters = np.arange(IMAGES) % 3
-    proposed = Proposed(Candidates(agreement=[0.5]), clusters, np.ones(IMAGES), 3, True)
+    proposed = Proposed(Candidates(), clusters, np.ones(IMAGES), 3, 0.5)
     return asked, views, proposed, start_adapted(upper, features, proposed, asked, 0, fp32)
 
 
@@ -116,7 +117,7 @@ def test_a_few_groups_are_found_with_votes_and_a_verdict(weights, images, tmp_pa
     found = propose_groups(features, settings(), 0, said.append)
     assert (found.num_clusters, len(found.clusters), len(found.votes)) == (3, IMAGES, IMAGES)
     assert 0 <= found.votes.min() <= found.votes.max() <= 1 and said[0] == "k-means"
-    assert found.agreement == found.candidates.agreement[found.candidates.kept]
+    assert found.purity is None or 0 < found.purity < 1
     auto = settings(groups={**settings().groups.model_dump(mode="json"), "num_clusters": "auto"})
     estimated = propose_groups(features, auto, 0, said.append)
     assert "number of groups" in said and estimated.clusters.max() < estimated.num_clusters
@@ -126,7 +127,7 @@ def test_a_few_groups_are_found_with_votes_and_a_verdict(weights, images, tmp_pa
 @pytest.mark.parametrize(("share", "wanted"), [(0.5, [[1, 4], [2]]), (0.01, [[1], [2]]), (1.0, [[1, 4, 0, 5], [2, 3]])])
 def test_trusted_are_those_of_each_group_on_which_most_methods_agree(share, wanted):
     clusters, votes = np.array([0, 0, 2, 2, 0, 0]), np.array([0.4, 0.9, 0.8, 0.1, 0.9, 0.2])
-    found = trusted_images(Proposed(Candidates(), clusters, votes, 3, True), share)
+    found = trusted_images(Proposed(Candidates(), clusters, votes, 3, 0.5), share)
     assert [rows.tolist() for rows in found] == wanted, "of those that are used"
 
 
@@ -213,11 +214,20 @@ def test_a_file_of_an_adapted_network_is_one_of_weights_and_says_whose(started, 
     assert (sha256, side) == (hashlib.sha256(weights.read_bytes()).hexdigest(), 48) and adapted_from(weights) is None
 
 
-@pytest.mark.parametrize(("before", "after", "kept"), [(0.6, 0.7, True), (0.7, 0.7, False), (0.7, 0.6, False)])
-def test_the_network_is_kept_if_methods_agree_more_than_before(before, after, kept):
-    proposed = [
-        Proposed(Candidates(agreement=[0.9, share], kept=1), np.zeros(4), np.ones(4), 2, True)
-        for share in (before, after)
-    ]
+@pytest.mark.parametrize(("before", "after", "kept"), [
+    (0.6, 0.6 + GAIN + 1e-6, True), (0.6, 0.6 + GAIN - 1e-6, False), (0.7, 0.6, False), (0.6, None, False),
+])  # fmt: skip
+def test_the_network_is_kept_if_its_groups_are_expected_to_be_purer_by_far(before, after, kept):
+    proposed = [Proposed(Candidates(), np.zeros(4), np.ones(4), 2, purity) for purity in (before, after)]
     found, why = choose_network(*proposed)
-    assert found is kept and why == f"methods agree on {after:.0%} of the images, {before:.0%} before"
+    assert (
+        found is kept and why == f"the purity that is expected of the groups is {after or 0:.0%}, and was {before:.0%}"
+    )
+
+
+def test_groups_that_are_none_have_no_purity(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    assert propose_groups(rows, settings(), 0, lambda _: None).purity is None
+    centers = np.eye(3, 12)[np.arange(60) % 3] * 20
+    found = propose_groups((rows + centers).astype(np.float32), settings(), 0, lambda _: None)
+    assert found.purity > 0.5
