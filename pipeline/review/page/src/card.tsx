@@ -10,8 +10,8 @@ import { asked } from "./viewer";
 const WORDS = { strong: "holds together", weak: "looks mixed", none: "no better than chance" };
 
 export function Card({ group }: { group: Group }) {
-  const [random, setRandom] = useState(false);
-  const edge = random ? group.random : group.least_sure;
+  const [random, setRandom] = useState(0); // 0 is the least sure; 1 and 2 are four at random each
+  const edge = random ? group.random.slice(4 * random - 4, 4 * random) : group.least_sure.slice(0, 4);
   return (
     <article id={`group-${group.number}`} class={`card ${group.word}${group.ignored ? " ignored" : ""}`}
       aria-label={`Group ${titleOf(group.number)}`}>
@@ -28,18 +28,19 @@ export function Card({ group }: { group: Group }) {
         </figure>
         <figure>
           <figcaption>
-            <button type="button" class="toggle" aria-pressed={!random} onClick={() => setRandom(false)}>least sure</button>
-            <button type="button" class="toggle" aria-pressed={random} onClick={() => setRandom(true)}>random</button>
+            <button type="button" class="toggle" aria-pressed={!random} onClick={() => setRandom(0)}>least sure</button>
+            <button type="button" class="toggle" aria-pressed={random > 0}
+              onClick={() => setRandom(random === 1 && group.random.length > 4 ? 2 : 1)}>random</button>
           </figcaption>
           <Near class="place four">
-            {() => <Row images={edge.slice(0, random ? 8 : 4)} label={`${random ? "At random" : "Least sure"} of group ${group.number}`} />}
+            {() => <Row images={edge} label={`${random ? "At random" : "Least sure"} of group ${group.number}`} />}
           </Near>
         </figure>
       </div>
       <footer>
         {group.classes.length > 0 && (
           <span class="classes">
-            classes: {group.classes.map(([name, share], i) => <>{i > 0 && ", "}<bdi>{name}</bdi> {percent(share)}</>)}
+            classes: {group.classes.map(([name, share], i) => <>{i > 0 && ", "}<span><bdi>{name}</bdi> {percent(share)}</span></>)}
           </span>
         )}
         {group.similar.length > 0 && (

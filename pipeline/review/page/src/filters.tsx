@@ -110,9 +110,10 @@ export function SelectionBar({ hint }: { hint: string }) {
     if (to && (await edit({ action: "move", images: [...set].sort((a, b) => a - b), group: Number(to) }))) clearSelection();
   };
   const all = shown.value;
+  const seen = set.size ? all.reduce((sum, image) => sum + (set.has(image) ? 1 : 0), 0) : 0;
   return (
     <div class={`selection${set.size ? " some" : ""}`} role="toolbar" aria-label="Selected images">
-      <span aria-live="polite">{set.size ? <strong>{number(set.size)} selected</strong> : hint}</span>
+      <span aria-live="polite">{set.size ? <><strong>{number(set.size)} selected</strong>{seen < set.size && `, ${number(set.size - seen)} not shown`}</> : hint}</span>
       <button type="button" onClick={() => select(all)} disabled={!all.length}>Select all {number(all.length)}</button>
       {set.size > 0 && (
         <>

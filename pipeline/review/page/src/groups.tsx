@@ -1,8 +1,8 @@
 // The groups as cards, weak ones first, because that is the work.
-import { useState } from "preact/hooks";
 import { Card } from "./card";
 import { data, edit } from "./data";
 import { counted, groups, nameOf, titleOf } from "./derive";
+import { go, route } from "./route";
 import type { Group } from "./types";
 
 const HEADINGS: { title: (n: number) => string; has: (group: Group) => boolean }[] = [
@@ -13,7 +13,7 @@ const HEADINGS: { title: (n: number) => string; has: (group: Group) => boolean }
 ];
 
 export function Groups() {
-  const [text, setText] = useState("");
+  const text = route.value.find;
   const wanted = text.trim().toLowerCase();
   const list = groups.value.filter((group) => {
     const words = `${group.number} ${nameOf(group)} ${group.classes.map(([name]) => name).join(" ")}`.toLowerCase();
@@ -25,12 +25,12 @@ export function Groups() {
       <div class="line tools">
         {groups.value.length > 8 && (
           <input type="search" dir="auto" placeholder="find a group" aria-label="Find a group by number or name"
-            value={text} onInput={(event) => setText((event.target as HTMLInputElement).value)} />
+            value={text} onInput={(event) => go({ find: (event.target as HTMLInputElement).value })} />
         )}
         {suggestions.length > 0 && (
           <button type="button" onClick={() => edit({ action: "suggested" })}
             title={suggestions.map((group) => `${group.number}: ${group.suggested}`).join("\n")}>
-            Take all {suggestions.length} suggested names
+            {suggestions.length === 1 ? "Take the suggested name" : `Take all ${suggestions.length} suggested names`}
           </button>
         )}
         <Jump list={list} />

@@ -38,6 +38,7 @@ function App() {
   }
   if (!data.value) return <main class="failure"><p role="status">loading…</p></main>;
   const { tab, view } = route.value;
+  document.title = `${data.value.project}: ${data.value.verdict.word}`;
   return (
     <>
       <Top />
@@ -79,7 +80,7 @@ function Tabs() {
       </div>
       {tab === "groups" && (
         <div class="views" role="group" aria-label="Show as">
-          {VIEWS.map(([name, title]) => (
+          {VIEWS.filter(([name]) => name !== "map" || data.value!.images.x.length).map(([name, title]) => (
             <button type="button" aria-pressed={view === name} onClick={() => go({ view: name })}>{title}</button>
           ))}
         </div>

@@ -21,7 +21,7 @@ export function ImageMap() {
   const [hovered, setHovered] = useState<{ image: number; at: Point } | null>(null);
   const path = useRef<Point[]>([]);
   const width = useWidth(box);
-  const height = Math.max(320, Math.min(width * 0.7, window.innerHeight - 220));
+  const height = Math.max(320, Math.min(width * 0.7, window.innerHeight - 370));
   const { images } = data.value!;
   const list = shown.value;
   const { set } = selection.value;

@@ -3,7 +3,9 @@ import { data } from "./data";
 import { percent } from "./derive";
 
 export function More() {
-  const { kmeans, settings, charts, scores } = data.value!.more;
+  const { more } = data.value!;
+  if (!more) return null;
+  const { kmeans, settings, charts, scores } = more;
   return (
     <section class="more" aria-label="More">
       {kmeans && (

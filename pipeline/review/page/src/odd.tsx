@@ -26,7 +26,7 @@ function Copies() {
   const [shown, setShown] = useState(PAGE);
   if (!copies.length) return null;
   return (
-    <section>
+    <section id="copies">
       <h2 class="heading">{counted(copies.length, "set")} of near copies</h2>
       <div class="copies">
         {copies.slice(0, shown).map((set) => {
@@ -71,7 +71,7 @@ function Rejected() {
   const [shown, setShown] = useState(PAGE);
   if (!rejected.length) return null;
   return (
-    <section>
+    <section id="rejected">
       <h2 class="heading">{counted(rejected.length, "file")} left out</h2>
       <table class="rejected">
         <thead><tr><th scope="col">file</th><th scope="col">what happened</th><th scope="col">why</th></tr></thead>

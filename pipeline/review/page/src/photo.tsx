@@ -66,7 +66,9 @@ export function Photo() {
           </button>
         </div>
         <Why image={image} />
-        <button type="button" onClick={() => { close(); showImages({ like: String(image) }); }}>More like this</button>
+        {images.x.length > 0 && (
+          <button type="button" onClick={() => { close(); showImages({ like: String(image) }); }}>More like this</button>
+        )}
       </aside>
     </Dialog>
   );
@@ -93,8 +95,8 @@ function Why({ image }: { image: number }) {
   const group = images.group[image];
   const asked = questions.find((question) => question.image === image && question.group === group);
   const other = asked?.runner_up ?? images.runner_up[image];
-  const own = asked?.own ?? nearest(images, image, members(images, group, image), 3);
-  const others = asked?.other ?? (other ? nearest(images, image, members(images, other, image), 3) : []);
+  const own = asked?.own ?? (images.x.length ? nearest(images, image, members(images, group, image), 3) : []);
+  const others = asked?.other ?? (other && images.x.length ? nearest(images, image, members(images, other, image), 3) : []);
   const three = (number: number, nearest: number[]) => nearest.length > 0 && (
     <section>
       <h3>nearest in <bdi>{titleOf(number)}</bdi></h3>

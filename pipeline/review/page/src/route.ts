@@ -17,11 +17,12 @@ export interface Route {
   text: string;
   order: string;
   like: string; // an image: the nearest to it, nearest first
+  find: string; // in the cards: groups with this in their name
 }
 
 const START: Route = {
   tab: "groups", view: "cards", promise: false, group: "", state: "", folder: "", split: "", from: "", to: "",
-  text: "", order: "", like: "",
+  text: "", order: "", like: "", find: "",
 };
 
 export const FILTERS: (keyof Route)[] = ["group", "state", "folder", "split", "from", "to", "text", "like"];

@@ -84,6 +84,12 @@ function Reasons() {
   );
 }
 
+/** The tab is drawn after this, so its section is there a frame later. */
+function toSection(id: string): void {
+  go({ tab: "odd" });
+  requestAnimationFrame(() => requestAnimationFrame(() => document.getElementById(id)?.scrollIntoView()));
+}
+
 /** Where a count leads: the states to the images, the others to what they count. */
 function Chips() {
   const { counts } = data.value!;
@@ -96,7 +102,7 @@ function Chips() {
       {Object.entries(counts).map(([name, n]) => {
         const state = STATES.indexOf(name as (typeof STATES)[number]);
         if (state < 0) {
-          return <button type="button" class="chip" disabled={!n} onClick={() => go({ tab: "odd" })}>{label(name, n)}</button>;
+          return <button type="button" class="chip" disabled={!n} onClick={() => toSection(name === "copies" ? "copies" : "rejected")}>{label(name, n)}</button>;
         }
         const on = inImages && at.state === String(state);
         return (

@@ -70,7 +70,7 @@ export interface Data {
   copies: number[][];
   odd: { dark: number[]; blurred: number[]; outliers: number[] };
   rejected: { source: string; kind: string; reason: string }[];
-  more: More;
+  more: More | null;
   thumbs?: Record<string, string>;
 }
 
