@@ -51,6 +51,7 @@ def run(
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
     run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain)
+    learn_answers()
     show()
     if Path.cwd() != here:  # the shell is still there
         print(f"\nfirst        cd {shlex.quote(Path.cwd().name)}")
@@ -108,6 +109,15 @@ def run_source(
     replace_text(RUN, json.dumps(earlier | {"finished": None}, indent=1))
     reproduce()
     note_finished(earlier)
+
+
+def learn_answers() -> None:
+    """Takes the kinds of the images along that a person has moved, and says how many images that are."""
+    from pipeline.groups.learned import learn
+
+    if (moved := learn()) is not None:
+        many = "1 image like them has" if moved == 1 else f"{moved:,} images like them have"
+        say(f"answers   learned; {many} moved, too (scan edit undo takes an answer back, and what follows from it)")
 
 
 def is_finished(earlier: dict[str, Any], current: Params) -> bool:

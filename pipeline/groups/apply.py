@@ -10,6 +10,7 @@ from pipeline import artifacts
 from pipeline.artifacts import PREDICTED
 from pipeline.groups import file
 from pipeline.groups.file import Groups
+from pipeline.groups.learned import Learned, load_learned
 from pipeline.groups.numbering import numbered
 from scan_core.errors import ScanError
 from scan_core.evaluation.verdict import NONE, STRONG, WEAK
@@ -43,6 +44,11 @@ class Grouping:
                 f"{file.ANSWERS}: there is no group {wrong[0]}; there are {', '.join(map(str, self.known))}"
             )
 
+    @cached_property
+    def learned(self) -> Learned | None:
+        """What was learned from these answers; None if nothing was, or not yet."""
+        return load_learned(self.groups, self.answers)
+
     @property
     def known(self) -> list[int]:
         """All numbers that are in use, shown or not."""
@@ -75,7 +81,8 @@ class Grouping:
     ) -> Grouped:
         """The groups of images of which a model says ``clusters`` (N,K) and ``probabilities`` (N,K), the best first.
 
-        ``contents`` (N,) name the images, ``embeddings`` (N,D) tell which part of a split group an image is in.
+        ``contents`` (N,) name the images, ``embeddings`` (N,D) tell which part of a split group an image is in, and
+        where an image that came after the run belongs by what was learned from answers.
         """
         number_of = np.array(self.groups.clusters, np.int64)
         raw = number_of[clusters[:, :2]]  # (N,1 or 2): with a single cluster there is no runner-up
@@ -93,10 +100,14 @@ class Grouping:
             other, other_chance = np.where(same, 0, shown[:, 1]), np.where(same, 0, probabilities[:, 1])
         for row, content in enumerate(contents):
             if content in self.answers:
-                said = self.groups.shown_as(self.answers[content][0])
-                if said != best[row]:
-                    other[row], other_chance[row] = best[row], chance[row]
-                best[row], chance[row] = said, 1.0
+                said, certain = self.groups.shown_as(self.answers[content][0]), 1.0
+            elif self.learned is not None:
+                said, certain = self.learned.of(content, embeddings[row]), chance[row]
+            else:
+                continue
+            if said != best[row]:
+                other[row], other_chance[row] = best[row], chance[row]
+            best[row], chance[row] = said, certain
         return Grouped(best, chance, other, other_chance)
 
     def _part(self, whole: int, embedding: np.ndarray) -> int:
@@ -189,8 +200,10 @@ def grouped(table: "pa.Table", grouping: Grouping) -> "pa.Table":
         for kind in (0, 1)
     )
     vectors = np.empty((len(images), 0))
-    if grouping.groups.split and len(images):
-        vectors = np.stack([np.asarray(each, np.float32) for each in images["embedding"].to_pylist()])
+    if (grouping.groups.split or grouping.learned is not None) and len(images):
+        given = images["embedding"].to_pylist()
+        missing = np.zeros(max(len(each or ()) for each in given), np.float32)  # not needed, for images of the run
+        vectors = np.stack([missing if each is None else np.asarray(each, np.float32) for each in given])
     found = grouping.apply(clusters.astype(np.int64), probabilities, images["content"].to_pylist(), vectors)
 
     def column(values: np.ndarray, kind: pa.DataType, empty: np.ndarray | None = None) -> pa.Array:
