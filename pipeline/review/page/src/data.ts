@@ -1,6 +1,6 @@
 // The one copy of data.json, and the only place that talks to the server.
 import { signal } from "@preact/signals";
-import { editLocally } from "./local";
+import { editLocally, restored } from "./local";
 import type { Data, Edit } from "./types";
 
 export const data = signal<Data | null>(null);
@@ -18,7 +18,7 @@ export function say(text: string, error = false): void {
 export async function load(): Promise<void> {
   const embedded = document.getElementById("data");
   try {
-    if (embedded) data.value = JSON.parse(embedded.textContent ?? "") as Data;
+    if (embedded) data.value = restored(JSON.parse(embedded.textContent ?? "") as Data);
     else {
       const answer = await fetch("data.json", { cache: "no-store" });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);

@@ -21,8 +21,11 @@ export const nameOf = (group: Group | undefined): string =>
 export function titleOf(number: number): string {
   if (!number) return "no group";
   const name = nameOf(byNumber.value.get(number));
-  return name ? `${number} · ${name}` : `group ${number}`;
+  return name ? `${number} · ${isolated(name)}` : `group ${number}`;
 }
+
+/** A name of any script keeps its direction to itself, in a list's options too, where no element can say so. */
+const isolated = (name: string): string => (/[^\x20-\x7e]/.test(name) ? `\u2068${name}\u2069` : name);
 
 export const fileOf = (source: string): string => source.slice(source.lastIndexOf("/") + 1);
 export const folderOf = (source: string): string => source.slice(0, Math.max(0, source.lastIndexOf("/")));

@@ -9,12 +9,31 @@ export function editLocally(before: Data, body: Edit): [Data, string] {
   base ??= before;
   if (body.action === "undo") {
     if (!corrections.value.length) throw new Error("there is nothing to undo");
-    corrections.value = corrections.value.slice(0, -1);
+    keep(corrections.value.slice(0, -1));
     return [{ ...corrections.value.reduce(applied, base), version: before.version + 1 }, "taken back"];
   }
   const next = { ...applied(before, body), version: before.version + 1 }; // as the server counts
-  corrections.value = [...corrections.value, body];
+  keep([...corrections.value, body]);
   return [next, `${describe(body)}; copy corrections when you are done`];
+}
+
+// A reload keeps them; another file at the same place, of a later run, does not get them.
+const place = (): string => `scan corrections ${location.pathname} ${document.getElementById("data")?.textContent?.length}`;
+
+function keep(edits: Edit[]): void {
+  corrections.value = edits;
+  try {
+    sessionStorage.setItem(place(), JSON.stringify(edits));
+  } catch { /* then a reload begins anew */ }
+}
+
+/** The data with the corrections that were made before a reload. */
+export function restored(data: Data): Data {
+  base = data;
+  try {
+    corrections.value = JSON.parse(sessionStorage.getItem(place()) ?? "[]") as Edit[];
+  } catch { /* nothing is kept */ }
+  return corrections.value.reduce(applied, data);
 }
 
 function describe(body: Edit): string {

@@ -17,8 +17,9 @@ export function Merge({ number, close }: { number: number; close: () => void }) 
     .sort((a, b) => (similar.get(b.number) ?? -1) - (similar.get(a.number) ?? -1) || a.number - b.number);
   const toggle = (other: number) =>
     setChosen((old) => (old.includes(other) ? old.filter((n) => n !== other) : [...old, other]));
-  const merge = async () => {
-    if (await edit({ action: "merge", groups: [number, ...chosen] })) close();
+  const merge = async (event: Event) => {
+    event.preventDefault();
+    if (chosen.length && await edit({ action: "merge", groups: [number, ...chosen] })) close();
   };
   return (
     <Dialog title={`Merge ${titleOf(number)} with…`} close={close} class="wide">
@@ -28,10 +29,10 @@ export function Merge({ number, close }: { number: number; close: () => void }) 
           onInput={(event) => setText((event.target as HTMLInputElement).value)} />
       )}
       <ul class="choices">
-        {others.map((other) => (
+        {others.map((other, i) => (
           <li key={other.number}>
             <label class="strip">
-              <input type="checkbox" checked={chosen.includes(other.number)} onChange={() => toggle(other.number)} />
+              <input type="checkbox" form="merge" autofocus={i === 0} checked={chosen.includes(other.number)} onChange={() => toggle(other.number)} />
               <span class="what">
                 <bdi>{titleOf(other.number)}</bdi>
                 <small>{other.size}{similar.has(other.number) ? ` · ${percent(similar.get(other.number)!)} alike` : ""}</small>
@@ -41,13 +42,13 @@ export function Merge({ number, close }: { number: number; close: () => void }) 
           </li>
         ))}
       </ul>
-      <div class="line end">
+      <form class="line end" id="merge" onSubmit={merge}>
         <span>Undo takes it apart again.</span>
         <button type="button" onClick={close}>Cancel</button>
-        <button type="button" class="main" disabled={!chosen.length} onClick={merge}>
+        <button type="submit" class="main" disabled={!chosen.length}>
           Merge{chosen.length ? ` ${chosen.join(", ")} into ${number}` : ""}
         </button>
-      </div>
+      </form>
     </Dialog>
   );
 }

@@ -31,7 +31,7 @@ export function Split({ number, close }: { number: number; close: () => void }) 
     <Dialog title={`Split ${titleOf(number)}`} close={close} class="wide">
       <p class="line">
         {counted(group.size, "image")} in
-        <select value={String(parts)} aria-label="Parts" onChange={(event) => setParts(Number((event.target as HTMLSelectElement).value))}>
+        <select value={String(parts)} autofocus aria-label="Parts" onChange={(event) => setParts(Number((event.target as HTMLSelectElement).value))}>
           {[2, 3, 4, 5, 6].map((n) => <option value={String(n)}>{n}</option>)}
         </select>
         parts

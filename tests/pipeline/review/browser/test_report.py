@@ -54,6 +54,8 @@ def test_corrections_become_commands_and_undo_takes_the_last_back(file):
     file.get_by_role("button", name="Split into 2").click()
     file.locator(f"#group-{numbers[0]}").get_by_role("button", name="Leave out").click()
     file.get_by_role("button", name="Undo").click()
+    file.reload()
+    file.wait_for_selector(".tabs")
     found = commands(file)
     assert found[0] == ["scan", "edit", "name", str(numbers[0]), "it's a dog"]
     assert found[1][:4] == ["scan", "edit", "merge", str(numbers[1])]
