@@ -20,14 +20,14 @@ from pipeline.presets import find_preset, read_preset
 from pipeline.weights import sign_weights, weights_file
 from scan_core.clustering.candidates import assign
 from scan_core.compute.device import configure_compute, make_fabric
-from scan_core.evaluation.verdict import judge_groups
 from scan_core.images.store import ArrayImages
 from scan_core.models.files import load_frozen
 from scan_core.models.halves import UpperLayers
 from scan_core.models.reduction import fit_reduction
 from scan_core.pretext.adapted import (
-    GAIN,
     Proposed,
+    choose_network,
+    neighbors_seen,
     propose_groups,
     start_adapted,
     store_views,
@@ -48,7 +48,8 @@ class Result:
 
     before: tuple[float, float]
     after: tuple[float, float]
-    figures: dict[str, float]
+    together: tuple[float, float]  # of neighbors for another network, the share in one group, before and after
+    kept: bool
 
 
 def settings(name: str, number: int) -> AdaptedPretext:
@@ -107,14 +108,11 @@ def run(name: str, seed: int, pixels: np.ndarray, labels: np.ndarray) -> Result:
         others = assign(points, proposed.candidates.joined())[proposed.candidates.kept].numpy()
         return accuracy(proposed.clusters, labels[:count], number), accuracy(others, labels[count:], number)
 
-    figures = {"confident": state.history[-1]["confident"]}
-    for when, proposed, of in zip(("before", "after"), found, features, strict=True):
-        embeddings = fit_reduction([of[:count]], asked.dimensions)([of[:count]])
-        figures[f"agreement {when}"] = proposed.candidates.agreement[proposed.candidates.kept]
-        for each, clusters in (("own", proposed), ("before", found[0]), ("after", found[1])):
-            judged = judge_groups(embeddings, clusters.clusters, number, 0).figures
-            figures |= {f"{key} {when}, groups {each}": value for key, value in judged.items() if each != when}
-    return Result(scores(found[0], features[0]), scores(found[1], features[1]), figures)
+    judge = weights_file(asked.judge, Path.cwd())
+    nearest = neighbors_seen(judge, SIDE, images, torch.arange(count), asked.dimensions)
+    together = [float((each.clusters[nearest] == each.clusters[:, None]).mean()) for each in found]
+    kept, _ = choose_network(found[0], found[1], nearest)
+    return Result(scores(found[0], features[0]), scores(found[1], features[1]), (together[0], together[1]), kept)
 
 
 def main() -> None:
@@ -127,7 +125,8 @@ def main() -> None:
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    sign_weights("", "efficientnet_lite0", Path.cwd())
+    for network in ("efficientnet_lite0", "efficientnet_lite2"):
+        sign_weights("", network, Path.cwd())
     for name in asked.sets.split(";"):
         loaded = None
         for seed in map(int, asked.seeds.split(",")):
@@ -136,10 +135,10 @@ def main() -> None:
                 loaded = loaded or load(name, asked.tiny, asked.cifar)
                 file.write_text(json.dumps(asdict(run(name, seed, *loaded)), indent=1))
             found = json.loads(file.read_text())
-            was, now = (found["figures"][f"purity {when}, groups own"] for when in ("before", "after"))
+            was, now = found["together"]
             cells = [name, str(seed)]
             cells += [f"{before:.1f} / {held:.1f}" for before, held in (found["before"], found["after"])]
-            cells += [f"{was:.2f} to {now:.2f}", "kept" if now - was >= GAIN else ""]
+            cells += [f"{was:.3f} to {now:.3f}", "kept" if found["kept"] else ""]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -164,7 +164,9 @@ def main(folder: Path) -> None:
     for name in SETS:
         for count in COUNTS:
             measured = np.array([accuracies(grouped[name, seed], count, seed) for seed in SEEDS])
-            cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(measured.mean(0), measured.std(0, ddof=1), strict=True)]
+            cells = [
+                f"{mean:.1f} ± {std:.1f}" for mean, std in zip(measured.mean(0), measured.std(0, ddof=1), strict=True)
+            ]
             rows.append(f"| {name} | {count} | {' | '.join(cells)} |")
             print(rows[-1], file=sys.stderr, flush=True)
     heads = ["set", "answers", "none", "at random", "asked for", "probe, at random", "probe, asked for"]

@@ -131,7 +131,7 @@ def adapting_seconds(found: Inspection, plan: Plan, clusters: int, settings: "Ad
         upper(torch.cat([maps, maps])).square().mean().backward()
 
     images = min(found.images, settings.images)
-    views = images * (1 + settings.views) * embedding_seconds(name, side)
+    views = images * ((1 + settings.views) * embedding_seconds(name, side) + embedding_seconds(settings.judge, side))
     each = images * (PER_IMAGE + PER_IMAGE_AND_CLUSTER * clusters)
     return views + settings.steps * _seconds(step) + 2 * (scan_seconds(clusters, settings.groups) + each)
 

@@ -23,7 +23,7 @@ def named_weights(params: Params) -> list[tuple[str, str]]:
     """The settings that name weights, each with its value."""
     named = [("backbone.weights", params.backbone.weights)] if params.backbone.weights else []
     if isinstance(params.pretext, AdaptedPretext):
-        named.append(("pretext.weights", params.pretext.weights))
+        named += [("pretext.weights", params.pretext.weights), ("pretext.judge", params.pretext.judge)]
     return named + [(f"embed.spaces.{number}.weights", each.weights) for number, each in enumerate(params.embed.spaces)]
 
 

@@ -31,6 +31,7 @@ def adapt_network(stage: Stage) -> None:
     from scan_core.pretext.adapted import (
         choose_network,
         loop_of,
+        neighbors_seen,
         propose_groups,
         start_adapted,
         store_views,
@@ -57,7 +58,7 @@ def adapt_network(stage: Stage) -> None:
     upper = UpperLayers(network).to(compute.device)
     features = upper_features(upper, views, fabric)
     before = propose_groups(features, settings, params.seed, lambda name: say(f"pretext   {name}"))
-    if before.purity is None:
+    if not before.found_any:
         leave_unadapted(stage, "the images fall into no groups that could be learned from", [])
         return
     state = start_adapted(upper, features, before, settings, params.seed, fabric)
@@ -67,7 +68,9 @@ def adapt_network(stage: Stage) -> None:
     adapted = upper_features(upper, views, fabric)
     number = before.num_clusters
     after = propose_groups(adapted, settings, params.seed, lambda name: say(f"pretext   {name}, again"), number)
-    better, why = choose_network(before, after)
+    judge = stage.weights(settings.judge)
+    nearest = neighbors_seen(judge, settings.side, images, chosen, settings.dimensions)
+    better, why = choose_network(before, after, nearest)
     if not better:
         leave_unadapted(stage, why, state.history)
         return

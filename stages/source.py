@@ -30,8 +30,9 @@ def main() -> None:
         params = read_params()
         artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
         signed = {key: sign_weights(key, name, root) for key, name in named_weights(params)}
-        of_pretext = [signed.pop(f"{group}.weights", None) for group in ("backbone", "pretext")]
-        artifacts.save_json(artifacts.WEIGHTS, {"sha256": next(filter(None, of_pretext), None)})
+        of_pretext = [signed.pop(name, None) for name in ("backbone.weights", "pretext.weights")]
+        judge = {"judge": signed.pop("pretext.judge")} if "pretext.judge" in signed else {}
+        artifacts.save_json(artifacts.WEIGHTS, {"sha256": next(filter(None, of_pretext), None), **judge})
         artifacts.save_json(artifacts.SPACES, {"sha256": list(signed.values())})
         methods = {"pretext": params.pretext.method}
         for stage in stage_entries():

@@ -97,7 +97,8 @@ def pretext_settings(**values):
     base = {"method": "simclr", "epochs": 2, "batch_size": 8, "temperature": 0.2, "projection": 8, "hidden": None}
     base |= {"projector_norm": False, "encoder_momentum": 0.9, "queue": 24, "key_groups": 2, "negatives": 6}
     base |= {"memory_momentum": 0.5, "proximal": 30.0}
-    base |= {"weights": "a", "side": None, "images": 40, "dimensions": 8, "neighbors": 5, "groups": frozen_settings()}
+    base |= {"weights": "a", "judge": "b", "side": None, "images": 40, "dimensions": 8, "neighbors": 5}
+    base |= {"groups": frozen_settings()}
     base |= {"trusted": 0.5, "threshold": 0.9, "steps": 5, "views": 2}
     base |= {"optimizer": optimizer(), "augmentation": simclr_augmentation(), **values}
     kind = variants(Pretext)[base["method"]]

@@ -30,6 +30,7 @@ def predict(
     """Say which group each photo belongs to, by the model of the last run."""
     with alive("predict"):
         from pipeline.predict import Predictions, source_of
+        from pipeline.review.checks import promised
 
     writer = _writer(out)
     params = read_params()
@@ -58,13 +59,15 @@ def predict(
     if counts["reasons"]:
         said += f"; {counts['reasons']:,} files are no images that can be read (column reason)"
     say(f"predict   {said}" + (f"; {out}" if out else ""))
+    if proved := promised(predictions.grouping):
+        say(f"checked   {proved}")
 
 
 def _key(paths: list[str]) -> str:
     """What unfinished rows are of: the paths, the model, and what a person has said of the groups."""
-    from pipeline.groups import file
+    from pipeline.groups import file, learned
 
-    said = [each.read_bytes() for each in (file.FILE, file.ANSWERS) if each.exists()]
+    said = [each.read_bytes() for each in (file.FILE, file.ANSWERS, learned.FILE) if each.exists()]
     given = json.dumps([file.model_digest(), *map(os.path.abspath, paths)]).encode()
     return hashlib.sha256(b"\0".join([given, *said])).hexdigest()[:16]
 

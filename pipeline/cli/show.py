@@ -55,6 +55,7 @@ def show_next() -> None:
     """Prints what a person can do with the groups."""
     scan = command_name()
     steps = {
+        "review": "a page in the browser: look, name, correct, check",
         "sort FOLDER": "copies of the photos, a folder for each group",
         'edit name 1 "my dog"': "names and corrections; nothing is learned again",
         "edit suggested": "takes the names that have a question mark",
@@ -92,6 +93,7 @@ def show_groups() -> None:
         from pipeline.groups.apply import Grouping, read_predictions
         from pipeline.groups.suggestions import suggested_names
         from pipeline.report.words import range_of, states_of, what_to_try, why
+        from pipeline.review.checks import promised
 
         grouping = Grouping()
         rows = read_predictions(grouping).select(["group", "state"]).drop_null()
@@ -115,3 +117,5 @@ def show_groups() -> None:
     if len(counts) > LISTED:
         print(f"and {len(counts) - LISTED} more")
     print(f"\n{why(verdict)}" + (f"\nto try: {tried}" if (tried := what_to_try(verdict, number)) else ""))
+    if proved := promised(grouping):
+        print(f"checked by you: {proved}")

@@ -85,12 +85,16 @@ def _sort(target: Path | None, link: bool, xmp: bool, tables: dict[str, str | No
 
 def _summary(done: "Sorted") -> Iterator[str]:
     """What has come out, in a few lines."""
+    from pipeline.groups.apply import Grouping
+    from pipeline.review.checks import promised
     from scan_core.evaluation.belonging import CHECK, NOWHERE, SURE
 
     places, plan, existing, steps = done.places, done.plan, done.existing, done.done
     yield f"sorted    {counted(len(places.of), 'photo')} into {counted(places.groups, 'group')}: {done.folder}"
     sure, check, nowhere = (places.count(state) for state in (SURE, CHECK, NOWHERE))
     yield f"          {SURE} {sure:,}   {CHECK} {check:,}   {NOWHERE} {nowhere:,}"
+    if proved := promised(Grouping()):
+        yield f"checked   {proved}"
     if plan.companions:
         yield f"along     {counted(plan.companions, 'companion')} (raw files, sidecars, videos)"
     if left := [f"{count:,} {what}" for count, what in _left_out(done) if count]:

@@ -29,12 +29,14 @@ def status() -> None:
         return
     _say_groups()
     print(f"\nnext         {scan + ' show':<29} the groups\n             {again:<29} places new photos")
+    print(f"             {scan + ' review':<29} a page in the browser: look, name, correct, check")
     print(f"             {scan + ' sort FOLDER':<29} copies of the photos, a folder for each group")
 
 
 def _say_groups() -> None:
     from pipeline.groups.apply import Grouping, read_predictions
     from pipeline.report.words import range_of
+    from pipeline.review.checks import promised
 
     grouping = Grouping()
     table = read_predictions(grouping).select(["group", "state"]).drop_null()
@@ -45,4 +47,6 @@ def _say_groups() -> None:
     print(f"groups       {found}, {named} with a name; verdict: {verdict}")
     states = table["state"].to_pylist()
     counts = {state: states.count(state) for state in dict.fromkeys(("sure", "to check", "fits nowhere"))}
+    if proved := promised(grouping):
+        print(f"checked      {proved}")
     print(f"photos       {len(states):,}: " + ", ".join(f"{count:,} {state}" for state, count in counts.items()))

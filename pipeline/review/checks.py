@@ -17,7 +17,8 @@ CONFIDENCE = 0.95
 
 def grouping_digest(grouping: Grouping) -> str:
     """Which model and which corrections a check is of: names and what is left out do not count."""
-    said = [grouping.groups.model_dump_json(exclude={"names", "ignore", "next"}), sorted(grouping.answers.items())]
+    said: list[Any] = [grouping.groups.model_dump_json(exclude={"names", "ignore", "next"})]
+    said += [sorted(grouping.answers.items()), sorted(grouping.learned.group_of.items()) if grouping.learned else None]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
@@ -37,6 +38,15 @@ def promise(grouping: Grouping) -> dict[str, Any] | None:
         "checked": checked, "right": right, "low": float(low), "high": float(high),
         "void": kept["of"] != grouping_digest(grouping),
     }  # fmt: skip
+
+
+def promised(grouping: Grouping) -> str:
+    """What a person's check has proved of sure images, in words; "" if there was none, or if groups have changed."""
+    found = promise(grouping)
+    if found is None or found["void"]:
+        return ""
+    share, low, high = (round(100 * each) for each in (found["right"] / found["checked"], found["low"], found["high"]))
+    return f"sure images: {share} % right ({found['checked']} checked; 95 %: {low} to {high})"
 
 
 def to_check(grouping: Grouping, contents: list[str], sure: np.ndarray) -> dict[str, Any]:

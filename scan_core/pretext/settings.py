@@ -107,6 +107,7 @@ class AdaptedPretext(Settings):
     trained_epochs: ClassVar[int] = 0
     weights: str  # of a network that embed.spaces has, too, at the same pixels
     side: Pixels | None
+    judge: str  # weights of another network, whose neighbors tell whether the groups are better
     images: TwoOrMore  # that are learned from, at most
     dimensions: Count  # of its features, after PCA
     neighbors: Count  # that are mined

@@ -68,6 +68,7 @@ PRETEXT = {
     "memory_momentum": [-0.1, 1, NAN],
     "proximal": [-0.1, NAN, INF],
     "weights": [None],
+    "judge": [None],
     "side": [0, 7],
     "images": [1],
     "dimensions": [0],

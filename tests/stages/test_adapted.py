@@ -16,7 +16,8 @@ GROUPS = {"num_clusters": 4, "heads": 2, "steps": 20, "batch_size": 64}
 SETTINGS = {
     "data": {"size": 16},
     "pretext": {
-        "method": "adapted", "weights": WEIGHTS, "side": TINYNET_SIDE, "images": 200, "dimensions": 8, "neighbors": 20,
+        "method": "adapted", "weights": WEIGHTS, "judge": WEIGHTS, "side": TINYNET_SIDE,
+        "images": 200, "dimensions": 8, "neighbors": 20,
         "steps": 12, "batch_size": 16, "views": 2, "groups": GROUPS,
     },
     "embed": {"spaces": [{"weights": WEIGHTS, "side": TINYNET_SIDE, "mirror": False}], "dimensions": 8},
@@ -40,7 +41,7 @@ def project(tmp_path_factory):
     """The network is kept whatever the methods say of it."""
     folder = adapted_project(tmp_path_factory.mktemp("adapted") / "project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapted, "choose_network", lambda before, after: (True, "it is to be"))
+        patch.setattr(adapted, "choose_network", lambda *_: (True, "it is to be"))
         patch.setattr(adapted, "judge_groups", judged("weak"))
         run_stages(folder, "source", *STAGES)
     return folder
@@ -48,7 +49,7 @@ def project(tmp_path_factory):
 
 def judged(word):
     original = adapted.judge_groups
-    return lambda *given: type(original(*given))(word, {"purity": 0.5}, ())
+    return lambda *given: type(original(*given))(word, {}, ())
 
 
 @pytest.mark.slow
@@ -59,7 +60,8 @@ def test_embed_sees_with_the_adapted_network(project):
     assert (space.sha256, space.side) == (sha256(made), TINYNET_SIDE)
     copy = project / "data" / "embeddings" / "networks" / f"{space.sha256[:16]}.safetensors"
     assert copy.read_bytes() == made.read_bytes(), "the model that is handed on has its network"
-    assert load_json(project / "data" / "weights.json")["sha256"] == sha256(project / WEIGHTS)
+    signed = load_json(project / "data" / "weights.json")
+    assert signed == {"sha256": sha256(project / WEIGHTS), "judge": sha256(project / WEIGHTS)}
     history = load_csv(project / "reports" / "plots" / "pretext.csv")
     assert len(history) == 1 and float(history[-1]["loss"]) > 0 and "confident" in history[0]
     assert load_json(project / "reports" / "metrics.json")["val"]["selflabel"]["acc"] > 0.1
@@ -71,7 +73,7 @@ def test_embed_sees_with_the_adapted_network(project):
 ])  # fmt: skip
 def test_embed_sees_with_the_published_network_if_it_is_no_better(tmp_path, monkeypatch, better, word, why):
     folder = adapted_project(tmp_path / "project")
-    monkeypatch.setattr(adapted, "choose_network", lambda before, after: (better, "it is not to be"))
+    monkeypatch.setattr(adapted, "choose_network", lambda *_: (better, "it is not to be"))
     monkeypatch.setattr(adapted, "judge_groups", judged(word))
     run_stages(folder, "source", "prepare")
     assert why in run_stage(folder, "pretext").stderr
@@ -83,7 +85,7 @@ def test_embed_sees_with_the_published_network_if_it_is_no_better(tmp_path, monk
 
 @pytest.mark.slow
 def test_a_pretext_that_was_interrupted_ends_in_the_same_bytes_and_makes_no_view_twice(project, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapted, "choose_network", lambda before, after: (True, "it is to be"))
+    monkeypatch.setattr(adapted, "choose_network", lambda *_: (True, "it is to be"))
     monkeypatch.setattr(adapted, "judge_groups", judged("weak"))
     folder, original, steps, viewed = adapted_project(tmp_path / "project"), adapted.train_adapted, [], []
     shutil.copy(project / WEIGHTS, folder / WEIGHTS)

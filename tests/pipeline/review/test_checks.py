@@ -1,14 +1,18 @@
 """The share of sure images that are right."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from scipy.stats import norm
+from typer.testing import CliRunner
 
+from pipeline.cli.app import app
 from pipeline.groups import edits
 from pipeline.groups.apply import Grouping
 from pipeline.review import checks
+from tests.project import ROOT
 
 SURE = np.array([True] * 18 + [False] * 4)
 
@@ -69,3 +73,16 @@ def test_the_interval_covers_the_truth_in_95_of_100_checks(project):
         low, high = binomtest(int(rng.binomial(30, share)), 30).proportion_ci(checks.CONFIDENCE, method="wilson")
         covered += low <= share <= high
     assert 0.93 <= covered / 500 <= 0.97
+
+
+def test_what_is_proved_is_said_in_words_and_not_once_it_is_void(project):
+    assert checks.promised(Grouping()) == ""
+    for row in range(30):
+        checks.check(Grouping(), f"{row:032x}", row != 3)
+    assert checks.promised(Grouping()) == "sure images: 97 % right (30 checked; 95 %: 83 to 99)"
+    edits.name(1, "dog")
+    shutil.copy(ROOT / "dvc.yaml", project)
+    said = CliRunner().invoke(app, []).stdout
+    assert "checked      sure images: 97 % right" in said
+    edits.merge([1, 2])
+    assert checks.promised(Grouping()) == "" and "checked " not in CliRunner().invoke(app, []).stdout
