@@ -1,10 +1,12 @@
 """``scan edit``: names and corrections of groups. Nothing is trained again."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from pipeline.groups import edits
+from pipeline.progress import alive
 
 edit = typer.Typer(no_args_is_help=True, help="Name groups, merge and split them, move images; undo.")
 
@@ -17,19 +19,19 @@ def name(
     words: Annotated[str, typer.Argument(help="Its name; an empty one takes the name away.")],
 ) -> None:
     """Name a group."""
-    print(edits.name(group, words))
+    _say(lambda: edits.name(group, words))
 
 
 @edit.command()
 def suggested() -> None:
     """Take the suggested names, which scan show has with a question mark, for the groups that have none."""
-    print(edits.take_suggested())
+    _say(edits.take_suggested)
 
 
 @edit.command()
 def merge(groups: Annotated[list[int], typer.Argument(help="Two groups or more; the first one stays.")]) -> None:
     """Show several groups as one."""
-    print(edits.merge(groups))
+    _say(lambda: edits.merge(groups))
 
 
 @edit.command()
@@ -38,7 +40,7 @@ def split(
     parts: Annotated[int, typer.Option(help="How many groups it becomes.", min=2, max=edits.MOST_PARTS)] = 2,
 ) -> None:
     """Split a group into those of its images that are most alike; or take a merged group apart again."""
-    print(edits.split(group, parts))
+    _say(lambda: edits.split(group, parts))
 
 
 @edit.command()
@@ -47,7 +49,7 @@ def ignore(
     no: Annotated[bool, typer.Option("--no", help="Take it back.")] = False,
 ) -> None:
     """Leave a group out of what scan sort copies."""
-    print(edits.ignore(group, not no))
+    _say(lambda: edits.ignore(group, not no))
 
 
 @edit.command()
@@ -56,10 +58,17 @@ def move(
     images: Annotated[list[str], typer.Argument(help="Images, as predictions.parquet or their paths name them.")],
 ) -> None:
     """Put images into a group."""
-    print(edits.move(edits.image_contents(images), group))
+    _say(lambda: edits.move(edits.image_contents(images), group))
 
 
 @edit.command()
 def undo() -> None:
     """Take back the last change."""
-    print(edits.undo())
+    _say(edits.undo)
+
+
+def _say(change: Callable[[], str]) -> None:
+    """Makes a change and prints what it was."""
+    with alive("edit"):
+        said = change()
+    print(said)
