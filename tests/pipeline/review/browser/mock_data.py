@@ -158,7 +158,7 @@ def _more(labels: bool) -> dict[str, Any]:
     )
     return {
         "kmeans": {"agreement": 0.78, "acc": 0.61 if labels else None, "acc_result": 0.70 if labels else None},
-        "settings": "cluster:\n  neighbors: 20\n  heads: 10\n",
+        "settings": "cluster:\n  neighbors: 20 # " + "a long line of what it is for, " * 9 + "\n  heads: 10\n",
         "charts": [{"title": "Loss of each epoch", "text": "It falls, and no longer at the end.", "svg": svg}],
         "scores": [["ACC", "70.1"], ["NMI", "64.2"], ["neighbor agreement", "0.81"]],
     }

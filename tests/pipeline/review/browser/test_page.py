@@ -354,5 +354,6 @@ def test_nothing_is_wider_than_the_screen(opened, width):
     opened.page.set_viewport_size({"width": width, "height": 844})
     for place in ("", "view=images", "view=map", "tab=check", "tab=check&promise=1", "tab=odd"):
         opened.go(place)
-        opened.page.wait_for_timeout(100)
+        for details in opened.page.locator(".more summary").all():
+            details.click()
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width, place
