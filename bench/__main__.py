@@ -48,7 +48,7 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
     ]),
     "frozen": ("Frozen networks", [(frozen.measure, (SECONDS, ROUNDS)), (frozen.measure_runs, ())]),
     "predict": ("Groups of other photos", [
-        (predict.measure, (192, 1024, ROUNDS)), (predict.measure_memory, ((5000, 50_000),)),
+        (predict.measure, (64, 512, FEW_ROUNDS)), (predict.measure_memory, ((5000, 50_000),)),
     ]),
     "clustering": ("Groups from stored embeddings", [
         (clustering.measure, ()), (clustering.measure_million, ()), (clustering.measure_published, ()),
