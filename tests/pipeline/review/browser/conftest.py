@@ -42,9 +42,13 @@ class Opened:
         """The last edit of this kind that the server got."""
         return [edit for edit in self.project.edits if edit["action"] == action][-1]
 
+    def shows(self, selector, text):
+        """Waits until this part of the page has the text: it is drawn a moment after a click."""
+        self.page.locator(selector, has_text=text).first.wait_for()
+
     def said(self, text):
         """Waits until the page says so."""
-        self.page.wait_for_selector(f".said:has-text({text!r})")
+        self.shows(".said", text)
 
 
 @pytest.fixture
