@@ -24,6 +24,16 @@ def why(verdict: dict[str, Any]) -> str:
     return f"of {len(words)} groups " + ", ".join(parts)
 
 
+def reasons(verdict: dict[str, Any]) -> list[str]:
+    """What the verdict was made of, against groups of the same images whose structure was destroyed."""
+    said = {
+        "agreement": "neighbors are in one group more often than by chance: by {:.0%} of what is possible",
+        "margin": "images that lie between two groups are {:.0%} fewer than by chance",
+        "density": "images are nearer to their neighbors than by chance: by {:.0%} of what is possible",
+    }
+    return [text.format(verdict["figures"][name]) for name, text in said.items() if name in verdict["figures"]]
+
+
 def what_to_try(verdict: dict[str, Any], groups: dict[str, Any]) -> str:
     """What may help, or "" if nothing is needed. ``groups`` is the content of data/groups.json."""
     number, low = groups["number"], groups.get("low", groups["number"])

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline import artifacts
 from pipeline.groups.apply import Grouping, read_predictions
 from pipeline.groups.suggestions import suggested_names
-from pipeline.report.words import what_to_try, why
+from pipeline.report.words import reasons, what_to_try, why
 from pipeline.review.checks import promise, to_check
 from pipeline.review.images import StoredImages
 from pipeline.review.questions import questions_of
@@ -71,7 +71,10 @@ class Contents:
                 "high": self.number.get("high", self.number["number"]), "given": self.number["given"],
                 "labels": bool(self.images.labels), "edited": self.grouping.is_edited or bool(self.grouping.answers),
             },
-            "verdict": {"word": self.verdict["word"], "why": [why(self.verdict)], "try": [tried] if tried else []},
+            "verdict": {
+                "word": self.verdict["word"], "why": reasons(self.verdict) or [why(self.verdict)],
+                "try": [tried] if tried else [],
+            },
             "counts": {
                 **{state: counts[number] for number, state in enumerate(STATES)},
                 "unreadable": self.unreadable, "copies": sum(map(len, self.images.copies)),
@@ -80,8 +83,7 @@ class Contents:
             "check": to_check(self.grouping, self.images.contents, self.states == 0),
             "groups": self._of_groups(),
             "questions": questions_of(
-                self.images.embeddings, self.groups, self.runner_up, self.probabilities, self.states == 0,
-                self._answered() > 0,
+                self.images.embeddings, self.groups, self.runner_up, self.probabilities, self._answered() > 0
             ),
             "images": self._of_images(),
         }  # fmt: skip

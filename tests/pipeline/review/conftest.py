@@ -54,12 +54,15 @@ def write_whole_run(folder, labels=None):
     artifacts.save_json(artifacts.LABELS / "classes.json", ["cat", "dog"])
     artifacts.save_findings(artifacts.ITEMS / "findings.csv", [("a/22.jpg", "rejected", "it is cut off")])
     groups = [{"word": word, "size": CLUSTERS.count(number), "figures": {}} for number, word in enumerate(WORDS)]
-    artifacts.save_json(artifacts.VERDICT, {"word": "weak", "figures": {}, "groups": groups, "images": {"sure": 16}})
+    artifacts.save_json(
+        artifacts.VERDICT,
+        {"word": "weak", "figures": {"agreement": 0.62, "margin": 0.4}, "groups": groups, "images": {"sure": 16}},
+    )
     scores = {"selflabel": {"clusters_used": 3}, "kmeans_embeddings": {}, "quality": {"silhouette": 0.25}}
     artifacts.save_json(artifacts.METRICS, {"train": scores, "val": scores})
     for name in PLOTS:
         artifacts.save_csv(artifacts.PLOTS / f"{name}.csv", [], PLOT_COLUMNS.get(name, ["epoch"]))
-    sizes = [{"cluster": each, "split": "train", "images": CLUSTERS.count(each)} for each in range(3)]
+    sizes = [{"cluster": each, "train": CLUSTERS.count(each), "val": 0} for each in range(3)]
     artifacts.save_csv(artifacts.PLOTS / "sizes.csv", sizes, PLOT_COLUMNS["sizes"])
     for row in range(count):
         place = folder / "a" / f"{row}.jpg"
