@@ -98,10 +98,20 @@ def groups(project: Path) -> dict[str, int]:
 
 
 def renumbered(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """The groups of which half or more of the images are now in a group with another number."""
-    common = [source for source in before if source in after]
-    pairs, sizes = Counter((before[each], after[each]) for each in common), Counter(before[each] for each in common)
-    return [f"{old} to {new}" for (old, new), count in pairs.items() if old != new and 2 * count >= sizes[old]]
+    """The groups that are there under another number, and the numbers that another group has now.
+
+    A group is there if it has half or more of an old one's images and these are most of its own.
+    """
+    old, new = Counter(before.values()), Counter(after.values())
+    common = Counter((before[each], after[each]) for each in before if each in after)
+    moved = [
+        f"{one} is {other} now"
+        for (one, other), count in common.items()
+        if one != other and 2 * count >= old[one] and 2 * count > new[other]
+    ]
+    return moved + [
+        f"{number} is another group now" for number in old if 2 * common[number, number] < min(old[number], new[number])
+    ]
 
 
 def digests(project: Path) -> dict[str, str]:
