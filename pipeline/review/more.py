@@ -58,7 +58,10 @@ def _charts(images: StoredImages, clusters: np.ndarray, groups: dict[str, Any], 
     from pipeline.report.charts import draw_charts
     from scan_core.evaluation.metrics import match_clusters
 
-    plots = {name: [_typed(row) for row in artifacts.load_csv(artifacts.PLOTS / f"{name}.csv")] for name in PLOTS}
+    plots: dict[str, Any] = {name: artifacts.load_csv(artifacts.PLOTS / f"{name}.csv") for name in PLOTS}
+    for name in PLOTS:
+        if name != "confusion":  # whose classes may be called 9
+            plots[name] = [_typed(row) for row in plots[name]]
     names = {}
     if images.labels:
         classes = sorted({*images.labels} - {""})

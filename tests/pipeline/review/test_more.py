@@ -69,6 +69,9 @@ def test_classes_name_the_confusion_s_columns(project):
         for label, each in zip(labels, [0] * 10 + [1] * 7 + [2] * 5, strict=True)
     ]
     artifacts.save_csv(artifacts.PLOTS / "confusion.csv", rows, ["actual", "predicted"])
+    artifacts.save_json(artifacts.LABELS / "classes.json", ["8", "9"])
+    rows = [{name: {"cat": "8", "dog": "9"}.get(value, value) for name, value in row.items()} for row in rows]
+    artifacts.save_csv(artifacts.PLOTS / "confusion.csv", rows, ["actual", "predicted"])
     images = StoredImages(read_params())
     found = more(images, images.clusters, read_params())
     assert "Confusion matrix" in [chart["title"] for chart in found["charts"]]
