@@ -18,6 +18,8 @@ OURS = ("scan_core", "pipeline", "stages")
 OUTSIDE = (
     *("pipeline.cli", "pipeline.environment", "pipeline.fingerprint", "pipeline.params", "pipeline.progress"),
     *("pipeline.resume", "pipeline.stage", "pipeline.command", "pipeline.tracking", "pipeline.yaml_file"),
+    # Where weights lie; and what comes after a run, photos and answers, which no stage reads.
+    *("pipeline.weights", "pipeline.groups.placed", "pipeline.groups.learned"),
 )
 # A module that a stage imports for one value of a setting alone: for others, its code changes no output.
 ONLY_FOR = {"scan_core.pretext.adapted": ("pretext", "adapted")}  # of a group, its method

@@ -63,6 +63,8 @@ class Stage:
     def _announce(self) -> None:
         """Starts the runs in MLflow that this execution fills."""
         everything = flatten(self.params.model_dump(mode="json"))
+        if not self.params.evaluate.pictures:
+            everything["data.path"] = "withheld"
         group = {"seed", "precision", self.name, "data" if self.name == "prepare" else "backbone"}
         key, own = run_key(self.params, source_key()), tags_of_run(git_commit())
         self.tracker.event(
@@ -86,6 +88,11 @@ class Stage:
     def staged(self, path: Path) -> Path:
         """Where an output, or a folder of outputs, is before the stage has finished."""
         return self._staging / path
+
+    def now(self, path: Path) -> Path:
+        """Where the newest content of the file ``path`` is: that of this execution if it has written it already."""
+        staged = self.staged(path)
+        return staged if staged.exists() else path
 
     def log_completion(self) -> None:
         """Tells MLflow which executions made this run: the fingerprint of each stage, and the hash of dvc.lock."""

@@ -27,7 +27,8 @@ EXAMPLES = 4  # images logged with the model
 
 def evaluate(stage: Stage) -> None:
     """Score the clusters, against labels if there are any; write reports/ and complete the run in MLflow."""
-    from pipeline.report.page import reported_split
+    from pipeline.report.tables import reported_split
+    from pipeline.review.report import write_report
     from scan_core.compute.device import configure_compute
     from scan_core.evaluation.scores import score_splits
 
@@ -49,10 +50,11 @@ def evaluate(stage: Stage) -> None:
     verdict, states = judge(stage, splits, reported)
     few = headline(metrics, verdict, reported)
     artifacts.save_json(stage.out(artifacts.HEADLINE), few)
-    write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, reported)
+    write_predictions(stage.out(artifacts.PREDICTIONS), splits, states, places_on_map(splits, reported), reported)
     about = {"scan.verdict": verdict["word"], **{f"scan.{name}": f"{value:.4g}" for name, value in few.items()}}
     log_scores(stage, metrics, stats, pixels_of(np.arange(min(EXAMPLES, len(rows[reported])))), about)
-    write_plots_and_page(stage, stats, splits, metrics, verdict, pixels_of)
+    write_plots(stage, splits, metrics, pixels_of)
+    write_report(stage.out(artifacts.REPORT), params, stage.now)
     log_summary(stage, few, verdict, {split: len(rows[split]) for split in SPLITS})
     log_files(stage)
 
@@ -128,6 +130,20 @@ def judge(stage: Stage, splits: "dict[str, SplitData]", reported: str) -> tuple[
     return verdict, states
 
 
+def places_on_map(splits: "dict[str, SplitData]", reported: str) -> np.ndarray:
+    """(N,2) float32 in [0,1]: the map of the images that have predictions, in the order of ``write_predictions``."""
+    from scan_core.evaluation.layout import joined_neighbors, layout
+
+    train, val = splits["train"], splits["val"]
+    if reported == "train":
+        return layout(train.embeddings, train.neighbors)
+    bank = artifacts.load_array(artifacts.EMBEDDINGS / "bank.npy", "float16", (None, None), mmap=True)
+    of_bank = np.unique(artifacts.load_first("train", len(train.rows)))[: len(bank)]
+    near = artifacts.load_array(artifacts.EMBEDDINGS / "val_bank.npy", "int64", (len(val.rows), None))
+    neighbors = joined_neighbors(train.neighbors, val.neighbors, of_bank[near])
+    return layout(np.concatenate([train.embeddings, val.embeddings]), neighbors)
+
+
 def headline(metrics: dict[str, dict[str, Any]], verdict: dict[str, Any], reported: str) -> dict[str, float]:
     """The numbers by which runs are compared: against labels if there are any, and without."""
     from scan_core.evaluation.belonging import NOWHERE, SURE
@@ -143,10 +159,13 @@ def headline(metrics: dict[str, dict[str, Any]], verdict: dict[str, Any], report
     return found | {new: quality[name] for name, new in kept.items() if name in quality}
 
 
-def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[str, np.ndarray], reported: str) -> None:
-    """One row per image: its item, its two most probable clusters, its state. Files that are no images follow.
+def write_predictions(
+    path: Path, splits: "dict[str, SplitData]", states: dict[str, np.ndarray], places: np.ndarray, reported: str
+) -> None:
+    """One row per image: its item, its two most probable clusters, its state, its place on the map.
 
-    Those have their finding, such as rejected, in place of a split, and neither id nor cluster.
+    Files that are no images follow. Those have their finding, such as rejected, in place of a split, and neither id nor
+    cluster.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -162,6 +181,8 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[s
         table = table.append_column(cluster, pa.array(clusters[:, rank]))
         table = table.append_column(probability, pa.array(probabilities[:, rank]))
     table = table.append_column("state", pa.array(np.concatenate([states[name] for name in names])))
+    for axis, name in enumerate(("x", "y")):
+        table = table.append_column(name, pa.array(places[:, axis]))
     stored = set(items["source"].to_pylist())
     left_out = [row for row in artifacts.load_csv(artifacts.ITEMS / "findings.csv") if row["source"] not in stored]
     others = {"source": [row["source"] for row in left_out], "split": [row["kind"] for row in left_out]}
@@ -171,17 +192,15 @@ def write_predictions(path: Path, splits: "dict[str, SplitData]", states: dict[s
     pq.write_table(pa.concat_tables([table.sort_by("id"), pa.table(columns, schema=table.schema)]), path)
 
 
-def write_plots_and_page(
+def write_plots(
     stage: Stage,
-    stats: dict[str, Any],
     splits: "dict[str, SplitData]",
     metrics: dict[str, dict[str, Any]],
-    verdict: dict[str, Any],
     pixels_of: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """The data of the plots, the pictures of clusters and neighbors, and the page that shows all of them."""
-    from pipeline.report.page import PLOT_COLUMNS, plot_tables, reported_split, write_report
+    """The data of the plots, and the pictures of clusters and neighbors."""
     from pipeline.report.samples import draw_neighbors, draw_samples
+    from pipeline.report.tables import PLOT_COLUMNS, plot_tables, reported_split
     from scan_core.evaluation.scores import predicted_classes
 
     params, data = stage.params, splits[reported_split(stage.params.data.protocol)]
@@ -198,13 +217,8 @@ def write_plots_and_page(
     plots = plot_tables(params, groups, splits, assignments, metrics, names, classes, candidates)
     for name, columns in PLOT_COLUMNS.items():
         artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), plots[name], columns)
-    for name in ("pretext", *MODELS):
-        plots[name] = list(artifacts.load_csv(artifacts.PLOTS / f"{name}.csv"))
     draw_samples(stage.out(artifacts.SAMPLES), pixels_of, data.final, names)
     draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, data.neighbors)
-    pictures = stage.staged(artifacts.SAMPLES), stage.staged(artifacts.NEIGHBOR_SAMPLES)
-    kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
-    write_report(stage.out(artifacts.REPORT), params, groups, verdict, stats, metrics, kept, names, plots, *pictures)
 
 
 app = command("evaluate", evaluate)

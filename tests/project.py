@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -164,6 +165,13 @@ def half_done(project: Path, command: str, saved: str = "state-*.pt", **extra: s
         assert process.poll() is None and time.monotonic() < deadline, "nothing was saved before the end"
         time.sleep(0.002)
     return process
+
+
+def report_of(project: Path) -> dict[str, Any]:
+    """The data in reports/report.html."""
+    text = (project / "reports" / "report.html").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    return found
 
 
 def stages_run(output: str) -> list[str]:

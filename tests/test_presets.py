@@ -87,7 +87,7 @@ NOT_PUBLISHED = [
     row("cluster.optimizer", final_lr=0.0),
     row("selflabel", train="all"),
     row("selflabel.optimizer", weight_decay=small_large(1e-4, 0.0), schedule="constant", warmup_epochs=0, final_lr=0.0),
-    row("evaluate", kmeans_runs=10, probes=False),
+    row("evaluate", kmeans_runs=10, pictures=True, probes=False),
 ]
 
 # Where the authors' published configuration has another value than their paper.

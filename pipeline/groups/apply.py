@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.artifacts import PREDICTED
+from pipeline.artifacts import PREDICTED, Place, in_place
 from pipeline.groups import file
 from pipeline.groups.file import Groups
 from pipeline.groups.learned import Learned, load_learned
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 PARTS_SEED = 0
 WORDS = (NONE, WEAK, STRONG)
-COLUMNS = ["source", "split", "content", *(name for names in PREDICTED for name in names), "state", "embedding"]
+COLUMNS = [
+    *("source", "split", "content", "x", "y"), *(name for names in PREDICTED for name in names), "state", "embedding",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,11 @@ class Grouped:
 class Grouping:
     """The groups of the last run, with what a person has said of them."""
 
-    def __init__(self) -> None:
-        self.groups: Groups = numbered()
-        self.answers = file.load_answers()
+    def __init__(self, groups: Groups | None = None, at: Place = in_place) -> None:
+        """A run that is not finished has its ``groups``, and files elsewhere, ``at``; there are no answers to it."""
+        self.at, self.is_finished = at, groups is None
+        self.groups: Groups = numbered() if groups is None else groups
+        self.answers = file.load_answers() if groups is None else {}
         if wrong := sorted({group for group, _ in self.answers.values()} - set(self.known)):
             raise ScanError(
                 f"{file.ANSWERS}: there is no group {wrong[0]}; there are {', '.join(map(str, self.known))}"
@@ -119,7 +124,7 @@ class Grouping:
         """For each split group the centers (P,D) of its parts: those of k-means on the images that it has."""
         from scan_core.clustering.spectral import kmeans_clusters
 
-        clusters, embeddings = stored_clusters()
+        clusters, embeddings = stored_clusters(self.at(artifacts.PREDICTIONS))
         centers = {}
         for whole, parts in self.groups.split.items():
             members = embeddings[clusters == self._cluster_of(whole)]
@@ -136,11 +141,11 @@ class Grouping:
         return self.groups.clusters.index(whole)
 
 
-def stored_clusters() -> tuple[np.ndarray, np.ndarray]:
-    """The clusters (N,) and embeddings (N,D) of the images that predictions.parquet has, in its order."""
+def stored_clusters(predictions: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The clusters (N,) and embeddings (N,D) of the images that ``predictions`` has, in its order."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(artifacts.require(artifacts.PREDICTIONS), columns=["id", "cluster"]).drop_null()
+    table = pq.read_table(artifacts.require(predictions), columns=["id", "cluster"]).drop_null()
     return table["cluster"].to_numpy(), embeddings_of(table["id"].to_numpy())
 
 
@@ -164,8 +169,9 @@ def embeddings_of(ids: np.ndarray) -> np.ndarray:
 def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
     """What the last run and later calls of ``scan run`` say of the images of the source, as a person reads it.
 
-    Columns: source, split, content, group, name, probability, runner_up, runner_up_probability, state. A file without a
-    group has nulls there, and its finding in ``split``; an image that was placed later has ``new`` there.
+    Columns: source, split, content, x, y, group, name, probability, runner_up, runner_up_probability, state. A file
+    without a group has nulls there, and its finding in ``split``; an image that was placed later has ``new`` there, and
+    no place on the map, ``x`` and ``y``. A run from before there was a map has no such columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -173,19 +179,20 @@ def read_predictions(grouping: Grouping | None = None) -> "pa.Table":
     from pipeline.groups.placed import read_placed
 
     grouping = grouping or Grouping()
-    table = pq.read_table(artifacts.require(artifacts.PREDICTIONS))
+    table = pq.read_table(artifacts.require(grouping.at(artifacts.PREDICTIONS)))
     vectors = pa.nulls(len(table), pa.list_(pa.float32()))
     if grouping.groups.split:
         found = iter(embeddings_of(table["id"].drop_null().to_numpy()))
         there = table["id"].is_valid().to_pylist()
         vectors = pa.array([next(found) if each else None for each in there], pa.list_(pa.float32()))
     table = table.append_column("embedding", vectors)
-    placed = read_placed()
-    if len(placed):
-        renamed = pa.array([row in set(placed["source"].to_pylist()) for row in table["source"].to_pylist()])
-        table = table.filter(pa.compute.invert(renamed)) if pa.compute.any(renamed).as_py() else table
-    every = pa.concat_tables([table.select(COLUMNS), placed.select(COLUMNS)], promote_options="permissive")
-    return grouped(every, grouping)
+    parts = [table]
+    if grouping.is_finished and len(placed := read_placed()):
+        later = set(placed["source"].to_pylist())
+        renamed = pa.array([row in later for row in table["source"].to_pylist()])
+        parts = [table.filter(pa.compute.invert(renamed)), placed]
+    chosen = [part.select([name for name in COLUMNS if name in part.column_names]) for part in parts]
+    return grouped(pa.concat_tables(chosen, promote_options="permissive"), grouping)
 
 
 def grouped(table: "pa.Table", grouping: Grouping) -> "pa.Table":

@@ -187,9 +187,15 @@ def image_contents(images: Iterable[str]) -> dict[str, str]:
 
 
 def _source(image: str, contents: dict[str, str]) -> str:
-    """The name in the source of what a person calls ``image``: that name, its end, or a path. Raises ``ScanError``."""
+    """The name in the source of what a person calls ``image``: that name, its end, or a path; or its content.
+
+    Raises ``ScanError``.
+    """
     if image in contents:
         return image
+    for source, content in contents.items():
+        if content == image:  # a report without names of files says so
+            return source
     whole = image.replace("\\", "/")
     ends = [source for source in contents if whole.endswith("/" + source)]
     ends = ends or [source for source in contents if source.endswith("/" + image)]

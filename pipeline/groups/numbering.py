@@ -26,23 +26,36 @@ def numbered() -> Groups:
         if groups.model == digest:
             return groups
         contents, clusters, count = members_of(artifacts.require(artifacts.PREDICTIONS))
-        numbers, following = renumber(groups, contents, clusters, count)
-        kept = {*numbers}
-        split = {whole: parts for whole, parts in groups.split.items() if whole in kept}
-        known = kept | {part for parts in split.values() for part in parts}
-        groups = file.changed(
-            groups,
-            clusters=numbers,
-            next=following,
-            model=digest,
-            split=split,
-            names={number: name for number, name in groups.names.items() if number in known},
-            merge={one: other for one, other in groups.merge.items() if one in known and other in known},
-            ignore=tuple(number for number in groups.ignore if number in known),
-        )
+        groups = _of_new_model(groups, contents, clusters, count)
         file.save(groups)
-        _save_members(contents, np.array(numbers)[clusters])
+        _save_members(contents, np.array(groups.clusters)[clusters])
         return groups
+
+
+def groups_of_run(predictions: Path, groups: Groups | None = None) -> Groups:
+    """What ``numbered`` will give for a run that has written ``predictions`` and is not finished; nothing is written.
+
+    ``groups`` None are those of ``groups.yaml``. Raises ``ScanError`` if that is damaged.
+    """
+    groups = file.load() if groups is None else groups
+    return groups if groups.model == file.model_digest() else _of_new_model(groups, *members_of(predictions))
+
+
+def _of_new_model(groups: Groups, contents: list[str], clusters: np.ndarray, count: int) -> Groups:
+    numbers, following = renumber(groups, contents, clusters, count)
+    kept = {*numbers}
+    split = {whole: parts for whole, parts in groups.split.items() if whole in kept}
+    known = kept | {part for parts in split.values() for part in parts}
+    return file.changed(
+        groups,
+        clusters=numbers,
+        next=following,
+        model=file.model_digest(),
+        split=split,
+        names={number: name for number, name in groups.names.items() if number in known},
+        merge={one: other for one, other in groups.merge.items() if one in known and other in known},
+        ignore=tuple(number for number in groups.ignore if number in known),
+    )
 
 
 def renumber(groups: Groups, contents: list[str], clusters: np.ndarray, count: int) -> tuple[tuple[int, ...], int]:

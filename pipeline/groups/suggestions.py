@@ -20,10 +20,11 @@ def suggested_names(grouping: Grouping) -> dict[int, str]:
     A person's names are never suggested again for another group.
     """
     key = hashlib.sha256(grouping.groups.model_dump_json(exclude={"names"}).encode()).hexdigest()
-    found = _kept(key)
+    found = _kept(key) if grouping.is_finished else None
     if found is None:
         found = _suggest(grouping)
-        artifacts.replace_text(KEPT, json.dumps({"key": key, "words": found}))
+        if grouping.is_finished:
+            artifacts.replace_text(KEPT, json.dumps({"key": key, "words": found}))
     taken = {name.lower() for name in grouping.groups.names.values()}
     return {group: word for group, word in found.items() if not grouping.name(group) and word.lower() not in taken}
 
@@ -49,11 +50,11 @@ def _suggest(grouping: Grouping) -> dict[int, str]:
         if named is None or not set(names[:named]) <= set(PUBLISHED):
             return {}
         start = sum(PUBLISHED[name].features for name in names[:named])
-        fitted, bank, _, lengths = load_belonging(artifacts.require(artifacts.BELONGING))
+        fitted, bank, _, lengths = load_belonging(artifacts.require(grouping.at(artifacts.BELONGING)))
         certain, nameless = np.ones((len(bank), 1)), [""] * len(bank)
         groups = grouping.apply(fitted.members[:, None], certain, nameless, _embeddings(len(bank))).group
         classifier = classifier_of(names[named])
-        words = grouping.words(artifacts.load_json(artifacts.VERDICT))
+        words = grouping.words(artifacts.load_json(grouping.at(artifacts.VERDICT)))
     except ScanError:  # a result of another program, or a package that is gone: groups are shown all the same
         return {}
     assert classifier is not None

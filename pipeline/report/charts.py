@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -48,11 +49,13 @@ Rows = list[dict[str, Any]]  # of a plot's CSV file; numbers may be text
 Chart = dict[str, str]  # title, text and svg; empty if there is nothing to draw
 
 
-def draw_charts(plots: dict[str, Rows], names: dict[int, str], groups: dict[str, Any], method: str) -> list[Chart]:
+def draw_charts(
+    plots: dict[str, Rows], names: dict[int, str], groups: dict[str, Any], method: str, numbers: Sequence[int]
+) -> list[Chart]:
     """One chart for every plot that has data.
 
     ``names`` are the classes matched to clusters, ``groups`` is what the stage groups has found, ``method`` is that of
-    the pretext task.
+    the pretext task, ``numbers`` (C,) are those of the groups that clusters are shown as.
     """
     clusters = groups["number"]
     pretext, selflabel, titles = plots["pretext"], plots["selflabel"], step_titles(plots["candidates"])
@@ -91,10 +94,10 @@ def draw_charts(plots: dict[str, Rows], names: dict[int, str], groups: dict[str,
                {name: titles[name] for name in ("cluster", "selflabel") if name in titles},
                x="coverage", xlabel="coverage: % of the images, the most confident first", ylabel="ACC in %",
                percent=True),
-        _confusion(plots["confusion"], names, clusters),
+        _confusion(plots["confusion"], names, numbers),
         _purity(plots["purity"]),
-        _sizes(plots["sizes"]),
-        _tree(plots["tree"], plots["sizes"], names),
+        _sizes(plots["sizes"], numbers),
+        _tree(plots["tree"], names, numbers),
     ]  # fmt: skip
     return [chart for chart in charts if chart]
 
@@ -136,11 +139,11 @@ def _clusters_used(rows: Rows, clusters: int) -> Chart:
     return _lines("Clusters in use", text, rows, {"clusters_used": ""}, ylabel="clusters", from_zero=True)
 
 
-def _confusion(rows: Rows, names: dict[int, str], clusters: int) -> Chart:
+def _confusion(rows: Rows, names: dict[int, str], numbers: Sequence[int]) -> Chart:
     if not rows:
         return {}
     pairs = Counter((row["actual"], row["predicted"]) for row in rows)
-    actual, predicted, matched = confusion_order(pairs, names, clusters)
+    actual, predicted, matched = confusion_order(pairs, names, len(numbers))
     row_of, column_of = ({name: place for place, name in enumerate(order)} for order in (actual, predicted))
     counts = np.zeros((len(actual), len(predicted)), dtype=int)
     for (one, other), count in pairs.items():
@@ -158,24 +161,25 @@ def _confusion(rows: Rows, names: dict[int, str], clusters: int) -> Chart:
     for edge, size, line in ((matched, len(predicted), axis.axvline), (matched, len(actual), axis.axhline)):
         if edge < size:
             line(edge - 0.5, color=ORANGE, linewidth=0.8)
-    text = "Each row is a class, each column a cluster, under the class it is matched to. Darker: more of the class."
+    text = "Each row is a class, each column a group, under the class it is matched to. Darker: more of the class."
     if matched < len(predicted):
-        text += " Right of the line: clusters left without a class, ordered by their most frequent class."
+        text += " Right of the line: groups left without a class, ordered by their most frequent class."
     if matched < len(actual):
-        text += " Below the line: classes left without a cluster."
+        text += " Below the line: classes left without a group."
     if block > 1:
         text += f" Each point shows the largest of {block}×{block} cells."
     if few:
         size = 7 if max(counts.shape) <= 12 else 5
-        across, down = ([short_name(name) for name in order] for order in (predicted, actual))
-        axis.set(xlabel="class matched to the cluster", ylabel="class")
+        without = [f"group {numbers[int(name.removeprefix('cluster '))]}" for name in predicted[matched:]]
+        across, down = ([short_name(name) for name in order] for order in (predicted[:matched] + without, actual))
+        axis.set(xlabel="class matched to the group", ylabel="class")
         axis.set_xticks(range(len(across)), across, rotation=90 if max(map(len, across)) > 3 else 0, fontsize=size + 1)
         axis.set_yticks(range(len(down)), down, fontsize=size + 1)
         for i, j in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[i, j] > 0.5 else "black"
             axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=color)
     else:
-        axis.set(xlabel=f"{len(predicted)} clusters", ylabel=f"{len(actual)} classes, by name", xticks=[], yticks=[])
+        axis.set(xlabel=f"{len(predicted)} groups", ylabel=f"{len(actual)} classes, by name", xticks=[], yticks=[])
     return _chart("Confusion matrix", text, figure)
 
 
@@ -211,7 +215,7 @@ def _purity(rows: Rows) -> Chart:
                   percent=True, marker="o")  # fmt: skip
 
 
-def _sizes(rows: Rows) -> Chart:
+def _sizes(rows: Rows, numbers: Sequence[int]) -> Chart:
     figure, axis = plt.subplots(figsize=(4.6, 2.8))
     many = len(rows) > MAX_CLUSTERS_DRAWN
     for split, color, offset in (("train", BLUE, -0.2), ("val", ORANGE, 0.2)):
@@ -220,22 +224,22 @@ def _sizes(rows: Rows) -> Chart:
         if many:
             axis.plot(range(1, len(shares) + 1), sorted(shares, reverse=True), color=color, label=split)
         else:
-            axis.bar([row["cluster"] + offset for row in rows], shares, width=0.4, color=color, label=split)
-    axis.set(xlabel="clusters, the largest first" if many else "cluster", ylabel="% of the images")
+            axis.bar([numbers[row["cluster"]] + offset for row in rows], shares, width=0.4, color=color, label=split)
+    axis.set(xlabel="groups, the largest first" if many else "group", ylabel="% of the images")
     if many:
         axis.set_ylim(0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    text = "The share of each split's images in each cluster" + (", sorted within each split." if many else ".")
-    return _chart("Cluster sizes", text, figure)
+    text = "The share of each split's images in each group" + (", sorted within each split." if many else ".")
+    return _chart("Group sizes", text, figure)
 
 
-def _tree(rows: Rows, sizes: Rows, names: dict[int, str]) -> Chart:
+def _tree(rows: Rows, names: dict[int, str], numbers: Sequence[int]) -> Chart:
     """Empty if there are fewer than three groups, or too many to be told apart."""
     groups = len(rows) + 1
     if not 3 <= groups <= MAX_CLUSTERS_DRAWN:
         return {}
-    clusters = len(sizes)
+    clusters = len(numbers)
     joined = {clusters + number: row for number, row in enumerate(rows)}
     heights, order = dict[int, float](), list[int]()
 
@@ -259,14 +263,14 @@ def _tree(rows: Rows, sizes: Rows, names: dict[int, str]) -> Chart:
     left = max(most, least) + 0.06 * max(most - least, 0.01)
     figure, axis = plt.subplots(figsize=(4.6, max(2.8, 0.19 * groups + 0.8)))
     place(clusters + len(rows) - 1)
-    labels = [f"{node} {short_name(names[node])}" if node in names else str(node) for node in order]
+    labels = [f"{numbers[node]} {short_name(names[node])}" if node in names else str(numbers[node]) for node in order]
     axis.set_yticks(range(groups), labels, fontsize=8 if groups <= 25 else 6)
     axis.set(xlabel="mean similarity of their images", ylim=(groups - 0.5, -0.5))
     axis.set_xlim(left, min(most, least) - 0.06 * max(most - least, 0.01))
     axis.grid(axis="y", visible=False)
     return _chart(
-        "Which clusters are alike",
-        "The most similar clusters merge first, at the left. To read many clusters "
+        "Which groups are alike",
+        "The most similar groups merge first, at the left. To read many groups "
         "as few, take together what has merged left of a line of your choice.",
         figure,
     )
@@ -287,11 +291,11 @@ def _numbers(rows: Rows, groups: dict[str, Any]) -> Chart:
     ticks = [number for number in (2, 5, 10, 20, 50, 100, 200) if number <= numbers[-1]]
     axis.set_xticks(ticks, [str(number) for number in ticks])
     axis.minorticks_off()
-    axis.set(xlabel="clusters", ylabel="separation")
+    axis.set(xlabel="groups", ylabel="separation")
     axis.legend()
     return _chart(
-        "How many clusters",
-        "How well separated the clusters of the neighbor graph are if it is divided into so "
+        "How many groups",
+        "How well separated the groups of the neighbor graph are if it is divided into so "
         "many. The number was estimated from this curve, without labels.",
         figure,
     )

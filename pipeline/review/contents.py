@@ -24,9 +24,11 @@ SUREST = 10  # images whose mean a prototype is near to
 class Contents:
     """The page's data of ``images``, with what a person has said of them at this moment."""
 
-    def __init__(self, images: StoredImages, more: dict[str, Any] | None = None) -> None:
-        """``more`` is what the page has folded away."""
-        self.images, self.grouping, self.more = images, Grouping(), more
+    def __init__(
+        self, images: StoredImages, more: dict[str, Any] | None = None, grouping: Grouping | None = None
+    ) -> None:
+        """``more`` is what the page has folded away; ``grouping`` None is that of the last run."""
+        self.images, self.grouping, self.more = images, grouping or Grouping(), more
         table = read_predictions(self.grouping)
         place = {source: row for row, source in enumerate(table["source"].to_pylist())}
         rows = np.array([place[source] for source in images.sources], np.int64)
@@ -37,17 +39,18 @@ class Contents:
         states = shown["state"].to_pylist()
         self.states = np.array([STATES.index(state) for state in states], np.int64)
         self.unreadable = sum(split == "rejected" for split in table["split"].to_pylist())
-        self.verdict, self.number = artifacts.load_json(artifacts.VERDICT), artifacts.load_json(artifacts.GROUPS)
+        self.answered = np.array([content in self.grouping.answers for content in images.contents], np.int64)
+        self.verdict = artifacts.load_json(images.at(artifacts.VERDICT))
+        self.number = artifacts.load_json(artifacts.GROUPS)
 
     def everything(self) -> dict[str, Any]:
         """All keys."""
-        images, places = self.images, self.images.places
+        images = self.images
         listed = {
             "source": images.sources,
             "split": images.splits,
             "date": [images.date(image) for image in range(len(images))],
-            "x": [round(float(x), 4) for x in places[:, 0]],
-            "y": [round(float(y), 4) for y in places[:, 1]],
+            **{name: [round(float(each), 4) for each in images.places.get(name, ())] for name in ("x", "y")},
             "label": images.labels,
         }
         findings = artifacts.load_csv(artifacts.ITEMS / "findings.csv")
@@ -83,7 +86,7 @@ class Contents:
             "check": to_check(self.grouping, self.images.contents, self.states == 0),
             "groups": self._of_groups(),
             "questions": questions_of(
-                self.images.embeddings, self.groups, self.runner_up, self.probabilities, self._answered() > 0
+                self.images.embeddings, self.groups, self.runner_up, self.probabilities, self.answered > 0
             ),
             "images": self._of_images(),
         }  # fmt: skip
@@ -94,11 +97,8 @@ class Contents:
             "state": self.states.tolist(),
             "probability": [round(float(each), 4) for each in self.probabilities],
             "runner_up": self.runner_up.tolist(),
-            "answered": self._answered().tolist(),
+            "answered": self.answered.tolist(),
         }
-
-    def _answered(self) -> np.ndarray:
-        return np.array([content in self.grouping.answers for content in self.images.contents], np.int64)
 
     def _outliers(self) -> list[int]:
         """Images that fit nowhere, the least probable first."""
@@ -119,7 +119,7 @@ class Contents:
             rows = members[group]
             surest = rows[np.argsort(-self.probabilities[rows], kind="stable")]
             near = vectors[rows] @ vectors[surest[:SUREST]].mean(axis=0)
-            least = [row for row in surest[::-1].tolist() if not self._answered()[row]][:LEAST_SURE]
+            least = surest[::-1][self.answered[surest[::-1]] == 0][:LEAST_SURE].tolist()
             states = Counter(self.states[rows].tolist())
             others = [other for other in np.argsort(-likeness[place], kind="stable").tolist() if other != place]
             known = Counter(label for label in labels[rows].tolist() if label) if len(labels) else Counter[str]()

@@ -6,29 +6,45 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pipeline import artifacts
-from pipeline.params import PARAMS_FILE, Params
-from pipeline.report.page import MEASURES, PLOT_COLUMNS, QUALITY, quality_cell, score_cell
+from pipeline.params import Params
+from pipeline.report.charts import draw_charts
+from pipeline.report.scores import score_rows, settings_text
+from pipeline.report.tables import PLOT_COLUMNS, reported_split
 from pipeline.review.images import StoredImages
 from scan_core.errors import ScanError
 
-COMPARED = 20_000  # images at most that k-means divides
-STARTS = 5
+COMPARED = 5_000  # images at most that k-means divides
+STARTS = 3
 PLOTS = (*PLOT_COLUMNS, "pretext", "cluster", "selflabel")
 
 
-def more(images: StoredImages, clusters: np.ndarray, params: Params) -> dict[str, Any]:
-    """``clusters`` (N,) are those of the model, without corrections."""
-    metrics = artifacts.load_json(artifacts.METRICS)
-    reported = metrics["val" if "val" in images.splits else "train"]
-    return {
-        "kmeans": {
-            "agreement": kmeans_agreement(images.embeddings[:COMPARED], clusters[:COMPARED]),
-            "acc": reported["kmeans_embeddings"].get("acc"), "acc_result": reported["selflabel"].get("acc"),
-        },
-        "scores": _scores(reported, metrics["val"]["quality"] | reported["quality"]),
-        "charts": _charts(images, clusters, artifacts.load_json(artifacts.GROUPS), params.pretext.method),
-        "settings": PARAMS_FILE.read_text(encoding="utf-8"),
-    }  # fmt: skip
+def more(images: StoredImages, params: Params, numbers: tuple[int, ...]) -> dict[str, Any]:
+    """``numbers`` (C,) are those of the groups that the model's clusters are."""
+    at = images.at
+    metrics = artifacts.load_json(at(artifacts.METRICS))
+    plots: dict[str, list[dict[str, Any]]] = {
+        name: list(artifacts.load_csv(at(artifacts.PLOTS / f"{name}.csv"))) for name in PLOTS
+    }
+    plots["sizes"] = [{name: int(value) for name, value in row.items()} for row in plots["sizes"]]
+    reported = metrics[reported_split(params.data.protocol)]
+    kept = artifacts.load_json(artifacts.MODELS / "selflabel.json")
+    verdict = artifacts.load_json(at(artifacts.VERDICT))
+    try:
+        return {
+            "kmeans": {
+                "agreement": kmeans_agreement(images.embeddings[:COMPARED], images.clusters[:COMPARED]),
+                "acc": reported["kmeans_embeddings"].get("acc"), "acc_result": reported["selflabel"].get("acc"),
+            },
+            "scores": score_rows(params, images.stats, metrics, kept, verdict, plots, numbers),
+            "charts": draw_charts(
+                plots, _matched(images), artifacts.load_json(artifacts.GROUPS), params.pretext.method, numbers
+            ),
+            "settings": settings_text(params),
+        }  # fmt: skip
+    except KeyError as error:
+        raise ScanError(
+            f"{artifacts.PLOTS} is of another version of scan (no column {error}); run scan run again"
+        ) from None
 
 
 def kmeans_agreement(embeddings: np.ndarray, clusters: np.ndarray) -> float:
@@ -44,46 +60,15 @@ def kmeans_agreement(embeddings: np.ndarray, clusters: np.ndarray) -> float:
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(clusters))
 
 
-def _scores(reported: dict[str, Any], quality: dict[str, float]) -> list[list[str]]:
-    of_result = reported["selflabel"]
-    found = [[title, score_cell(of_result, name)] for name, title in MEASURES.items() if name in of_result]
-    return found + [
-        [title, quality_cell(quality[name], is_share)]
-        for name, (title, _, is_share) in QUALITY.items()
-        if name in quality
-    ]
-
-
-def _charts(images: StoredImages, clusters: np.ndarray, groups: dict[str, Any], method: str) -> list[dict[str, str]]:
-    from pipeline.report.charts import draw_charts
+def _matched(images: StoredImages) -> dict[int, str]:
+    """Cluster → class, on the images that are reported on: as evaluate has matched them for the plots."""
     from scan_core.evaluation.metrics import match_clusters
 
-    plots: dict[str, Any] = {name: artifacts.load_csv(artifacts.PLOTS / f"{name}.csv") for name in PLOTS}
-    for name in PLOTS:
-        if name != "confusion":  # whose classes may be called 9
-            plots[name] = [_typed(row) for row in plots[name]]
-    names = {}
-    if images.labels:
-        classes = sorted({*images.labels} - {""})
-        labels = np.array([classes.index(each) if each else -1 for each in images.labels])
-        known = labels >= 0
-        pairs = set(zip(clusters[known].tolist(), labels[known].tolist(), strict=True))
-        matched = match_clusters(labels[known], clusters[known], groups["number"])
-        names = {cluster: classes[label] for cluster, label in matched.items() if (cluster, label) in pairs}
-    try:
-        return draw_charts(plots, names, groups, method)
-    except KeyError as error:
-        raise ScanError(
-            f"{artifacts.PLOTS} is of another version of scan (no column {error}); run scan run again"
-        ) from None
-
-
-def _typed(row: dict[str, str]) -> dict[str, Any]:
-    """A row of a CSV file, whose numbers are numbers."""
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        try:
-            found[name] = float(value) if "." in value or "e" in value else int(value)
-        except ValueError:
-            found[name] = value
-    return found
+    labels, names = images.classes
+    known = (labels >= 0) & (np.array(images.splits) == ("val" if "val" in images.splits else "train"))
+    if not known.any():
+        return {}
+    labels, clusters = labels[known], images.clusters[known]
+    pairs = set(zip(clusters.tolist(), labels.tolist(), strict=True))
+    matched = match_clusters(labels, clusters, artifacts.load_number())
+    return {cluster: names[label] for cluster, label in matched.items() if (cluster, label) in pairs}

@@ -21,11 +21,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pipeline.groups import edits, file
+from pipeline.groups.numbering import numbered
 from pipeline.params import Params
 from pipeline.review import checks
 from pipeline.review.contents import Contents, halves
-from pipeline.review.images import StoredImages
 from pipeline.review.more import more
+from pipeline.review.photos import Photos
 from scan_core.errors import ScanError
 
 STATIC = Path(__file__).with_name("static")
@@ -50,13 +51,13 @@ class Review:
     """The state of one review: the images, and what changes of them."""
 
     def __init__(self, params: Params) -> None:
-        self.images = StoredImages(params)
+        self.images = Photos(params)
         self.model = file.model_digest()
         self._skipped: set[int] = set()
         self._alone = threading.Lock()
+        _ = self.images.odd  # seconds, before the page opens
+        self._more = more(self.images, params, numbered().clusters)
         self._version, self._stamp = 1, self._stamps()
-        _ = self.images.places, self.images.odd  # seconds, before the page opens
-        self._more = more(self.images, self.images.clusters, params)
 
     def _stamps(self) -> list[int]:
         files = (file.FILE, file.ANSWERS, checks.FILE)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.groups import file
-from pipeline.groups.numbering import members_of, renumber
+from pipeline.groups.numbering import groups_of_run
 from scan_core.errors import ScanError
 
 MODEL_REQUIREMENTS = (
@@ -59,23 +58,13 @@ def groups_of(predictions: Path) -> bytes | None:
     here. A merged cluster has the group that it is shown as, a split one is whole. None if groups.yaml is damaged.
     """
     try:
-        groups = file.load()
-        numbers = groups.clusters
-        if groups.model != file.model_digest():
-            numbers = renumber(groups, *members_of(predictions))[0]
+        groups = groups_of_run(predictions)
     except ScanError:  # nobody's run fails because of it
         return None
-    known = {*numbers, *(part for whole in numbers for part in groups.split.get(whole, ()))}
-
-    def shown(number: int) -> int:
-        while (other := groups.merge.get(number, 0)) in known:
-            number = other
-        return number
-
-    groups_by_cluster = [shown(number) for number in numbers]
-    return json.dumps({
-        str(cluster): (group, groups.names.get(group, "")) for cluster, group in enumerate(groups_by_cluster)
-    }).encode()  # fmt: skip
+    shown = [groups.shown_as(number) for number in groups.clusters]
+    return json.dumps(
+        {str(cluster): (group, groups.names.get(group, "")) for cluster, group in enumerate(shown)}
+    ).encode()
 
 
 def environment() -> dict[str, object]:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 import scan_core
 from pipeline import artifacts
@@ -24,8 +26,11 @@ def log_scores(
 ) -> None:
     """Sends the scores and the packaged model to the run's row in MLflow, which takes them in while charts are drawn.
 
-    ``example`` (n,height,width,channels) uint8 becomes the model's input example, ``about`` says how good it is.
+    ``example`` (n,height,width,channels) uint8 becomes the model's input example, ``about`` says how good it is. If the
+    images are to stay here, it is black.
     """
+    if not stage.params.evaluate.pictures:
+        example = np.zeros_like(example)
     params, tracker, networks = stage.params, stage.tracker, artifacts.EMBEDDINGS / "networks"
     scores = {key: float(value) for key, value in flatten(metrics).items()}
     tracker.event("metrics", values=scores, step=0, parent=True)
@@ -66,28 +71,30 @@ def log_summary(stage: Stage, few: dict[str, float], verdict: dict[str, Any], co
     said = f"ACC {100 * few['acc']:.1f}" if "acc" in few else verdict["word"]
     name = f"{groups['number']} groups · {said} · {project}"  # MLflow's table shows 22 characters of it
     tracker.event("tags", values={"mlflow.runName": name, "scan.verdict": verdict["word"]}, parent=True)
-    where = stage.params.data.path or stage.params.data.name
+    data = stage.params.data
+    where = data.path if data.path and stage.params.evaluate.pictures else data.name
     counts = {"num_rows": sum(counts.values()), **counts}
     tracker.event("dataset", name=project, digest=source_digest(), source=where, counts=counts)
     table = "\n".join(f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in few.items())
     tried = what_to_try(verdict, groups)
     lines = [f"**{verdict['word'].upper()}**: {why(verdict)}." + (f" To try: {tried}." if tried else ""), ""]
-    lines += ["| | |", "| --- | --- |", table, "", "![groups](get-artifact?path=clusters.png&run_uuid={run})"]
+    lines += ["| | |", "| --- | --- |", table]
+    lines += ["", "![groups](get-artifact?path=clusters.png&run_uuid={run})"] * stage.params.evaluate.pictures
     tracker.event("note", text="\n".join(lines))
 
 
 def log_files(stage: Stage) -> None:
     """Completes the run's row in MLflow: report, plots, environment, and the executions that made the run."""
-    tracker = stage.tracker
-    pictures = (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES)
-    for path in (
-        artifacts.METRICS,
-        artifacts.VERDICT,
-        artifacts.PREDICTIONS,
-        artifacts.REPORT,
-        *pictures,
-        artifacts.PLOTS,
-    ):
-        tracker.artifact(stage.staged(path), parent=True)
+    tracker, predictions = stage.tracker, stage.staged(artifacts.PREDICTIONS)
+    logged = [stage.staged(each) for each in (artifacts.METRICS, artifacts.VERDICT, artifacts.REPORT, artifacts.PLOTS)]
+    if stage.params.evaluate.pictures:
+        logged += [predictions, *map(stage.staged, (artifacts.SAMPLES, artifacts.NEIGHBOR_SAMPLES))]
+    for path in logged:
+        tracker.artifact(path, parent=True)
+    if not stage.params.evaluate.pictures:
+        with tempfile.TemporaryDirectory() as folder:
+            nameless = Path(folder) / predictions.name
+            pq.write_table(pq.read_table(predictions).drop_columns(["source"]), nameless)
+            tracker.artifact(nameless, parent=True)
     tracker.text("environment.json", json.dumps(environment(), indent=2, sort_keys=True), parent=True)
     stage.log_completion()

@@ -9,7 +9,7 @@ from pipeline.artifacts import CODE, SOURCE, SPACES, WEIGHTS
 from pipeline.code import stage_code
 from pipeline.fingerprint import DVC_FILE, stage_entries
 from pipeline.params import Params
-from pipeline.report.page import PLOT_COLUMNS
+from pipeline.report.tables import PLOT_COLUMNS
 from pipeline.yaml_file import read_yaml
 from tests.project import LABEL_STAGES, OUTPUTS, STAGES
 
@@ -38,7 +38,7 @@ def test_a_stage_names_the_digests_of_its_own_code_and_no_code(stage):
 
 
 @pytest.mark.parametrize(("module", "reader"), [
-    ("scan_core.data.labels", "prepare"), ("scan_core.data.splits", "prepare"), ("pipeline.report.page", "evaluate"),
+    ("scan_core.data.labels", "prepare"), ("scan_core.data.splits", "prepare"), ("pipeline.review.report", "evaluate"),
     *((f"scan_core.evaluation.{name}", "evaluate") for name in ("metrics", "scores", "probes")),
 ])  # fmt: skip
 def test_code_that_reads_labels_or_scores_is_in_no_other_stage(module, reader):

@@ -140,5 +140,5 @@ def test_a_wheel_carries_what_a_project_is_made_of(here):
     (wheel,) = copy.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     presets = {f"pipeline/template/presets/{path.name}" for path in (ROOT / "presets").glob("*.yaml")}
-    wanted = {"pipeline/template/dvc.yaml", "pipeline/template/.dvcignore", "pipeline/report/page.html.j2", *presets}
+    wanted = {"pipeline/template/dvc.yaml", "pipeline/template/.dvcignore", "pipeline/review/static/page.js", *presets}
     assert wanted <= names and "stages/prepare.py" in names and not [name for name in names if name.startswith("tests")]

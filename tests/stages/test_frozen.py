@@ -13,7 +13,18 @@ from scan_core.models.files import Preprocessing, save_backbone
 from scan_core.models.networks import architecture, build_backbone
 from scan_core.models.predictor import ModelFiles, Predictor
 from stages.cluster import warn_of_many
-from tests.project import OUTPUTS, STAGES, error_of, files, make_project, run, run_stage, run_stages, set_params
+from tests.project import (
+    OUTPUTS,
+    STAGES,
+    error_of,
+    files,
+    make_project,
+    report_of,
+    run,
+    run_stage,
+    run_stages,
+    set_params,
+)
 from tests.tiny import BACKBONE, CPU
 
 SPACES = [
@@ -156,9 +167,10 @@ def test_the_number_of_groups_can_be_estimated(project, tmp_path):
     assert groups["number"] in [each["groups"] for each in groups["tried"]]
     table = pq.read_table(folder / "reports" / "predictions.parquet", columns=["cluster"]).to_pandas()
     assert table.cluster.max() < groups["number"]
-    page = (folder / "reports" / "report.html").read_text()
-    assert f"{groups['number']} clusters found without" in page and "How many clusters" in page
-    assert "How many clusters" not in (project / "reports" / "report.html").read_text()
+    titles = [[chart["title"] for chart in report_of(each)["more"]["charts"]] for each in (folder, project)]
+    assert ["How many groups" in each for each in titles] == [True, False]
+    run_of = report_of(folder)["run"]
+    assert (run_of["low"], run_of["high"], run_of["given"]) == (groups["low"], groups["high"], False)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from tests.project import STAGES, environment, make_project, run
 
 TRAINS = {"torch", "lightning_fabric"}
-HEAVY = TRAINS | {"torchvision", "timm", "faiss", "sklearn", "matplotlib", "mlflow", "dvc", "jinja2"}
+HEAVY = TRAINS | {"torchvision", "timm", "faiss", "sklearn", "matplotlib", "mlflow", "dvc"}
 USED = {
     "source": set(),
     "prepare": {"sklearn"},  # the digits come with it
@@ -17,7 +17,7 @@ USED = {
     "groups": set(),  # the number is given
     "cluster": TRAINS,
     "selflabel": TRAINS,
-    "evaluate": {"torch", "sklearn", "matplotlib", "jinja2"},
+    "evaluate": {"torch", "sklearn", "matplotlib"},
 }
 SCRIPT = """
 import importlib, sys

@@ -32,6 +32,7 @@ from tests.project import (
     files,
     half_done,
     make_project,
+    report_of,
     run,
     run_stage,
     run_stages,
@@ -117,13 +118,15 @@ def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(pr
     set_params(project, {"evaluate": {"probes": True}})
     before = metrics(project)
     run_stage(project, "evaluate")
-    after, page = metrics(project), (project / "reports" / "report.html").read_text()
+    after, scores = metrics(project), report_of(project)["more"]["scores"]
     probes = after["val"].pop("uses_labels")
     assert after == before
     _, labels, embeddings = both_splits(project)
     wanted = probe_scores(embeddings["train"], labels["train"], embeddings["val"], labels["val"])
     assert probes == pytest.approx(wanted) and probes["knn_acc"] > 0.5
-    assert "Labels were used here" in page and f"{100 * probes['knn_acc']:.1f}%" in page
+    assert [value for title, value in scores if "fitted with labels, on validation images:" in title] == [
+        f"{100 * probes[name]:.1f} %" for name in ("knn_acc", "linear_probe_acc")
+    ]
     assert "labels used, on embeddings: nearest neighbors" in show(project)
     first = read(project, OUTPUTS)
     run_stage(project, "evaluate")
@@ -133,11 +136,26 @@ def test_probes_use_labels_if_evaluate_probes_is_true_and_change_nothing_else(pr
 def test_predictions_have_one_row_per_item(finished):
     table = pq.read_table(finished / "reports" / "predictions.parquet").to_pydict()
     columns = ["id", "source", "split", "content", "cluster", "probability", "runner_up", "runner_up_probability"]
-    assert list(table) == [*columns, "state"] and set(table["state"]) <= {"sure", "to check", "fits nowhere"}
+    assert list(table) == [*columns, "state", "x", "y"] and set(table["state"]) <= {"sure", "to check", "fits nowhere"}
+    assert 0 == min(table["x"]) <= max(table["x"]) == 1 and 0 == min(table["y"]) <= max(table["y"]) == 1
     assert sorted(table["source"]) == [f"digits/{row:04d}" for row in range(1797)]
     assert table["split"].count("val") == 342
     assert all(a >= b for a, b in zip(table["probability"], table["runner_up_probability"], strict=True))
     assert all(a != b for a, b in zip(table["cluster"], table["runner_up"], strict=True))
+
+
+def test_without_pictures_none_go_to_mlflow_nor_names_of_files(project):
+    set_params(project, {"evaluate": {"pictures": False}})
+    run_stage(project, "evaluate")
+    spool = max((project / ".scan" / "tracking").glob("*-evaluate-*"))
+    names = {path.name for path in (spool / "files").rglob("*") if path.is_file()}
+    assert "report.html" in names and not [name for name in names if name.endswith(".png")]
+    (logged,) = (spool / "files").rglob("predictions.parquet")
+    assert "source" not in pq.read_schema(logged).names and "content" in pq.read_schema(logged).names
+    assert "source" in pq.read_schema(project / "reports" / "predictions.parquet").names and files(project) == OUTPUTS
+    whole = b"".join(path.read_bytes() for path in spool.rglob("*") if path.is_file())
+    assert b"digits/00" not in whole and b"clusters.png" not in whole
+    assert len(set(json.loads((spool / "example.json").read_text())["image"])) == 1, "they are black"
 
 
 def plot(project, name):
@@ -254,9 +272,10 @@ def test_without_labels_everything_runs_and_scores_that_need_labels_are_absent(p
     assert set(values["val"]["selflabel"]) == {"clusters_used", "confident_share"}
     assert values["val"]["neighbors"] == {} and "uses_labels" not in values["val"]
     assert values["val"]["quality"] == quality
-    report = (project / "reports" / "report.html").read_text()
-    assert "accuracy" not in report.lower() and "clusters in use" in report
-    assert "Quality without labels" in report and "Labels were used" not in report
+    report = report_of(project)
+    said = json.dumps([report["more"]["scores"], report["more"]["charts"], report["groups"]]).lower()
+    assert "accuracy" not in said and "clusters in use" in said and "neighbor agreement" in said
+    assert report["images"]["label"] == [] and not report["run"]["labels"] and "fitted with labels" not in said
     assert files(project) == OUTPUTS
     said = show(project)
     assert "ACC" not in said and "labels used" not in said
@@ -270,8 +289,8 @@ def test_other_counts_of_clusters_than_of_classes(project):
         run_stages(project, "groups", "cluster", "selflabel", "evaluate")
         for step in ("kmeans_pixels", "cluster", "selflabel"):
             assert ("acc_many_to_one" in metrics(project)["val"][step]) is many
-        page = (project / "reports" / "report.html").read_text()
-        assert ("many to one" in page) is many and f"With {count} clusters for 10 classes" in page
+        page = json.dumps(report_of(project)["more"]["scores"])
+        assert ("many to one" in page) is many and f"With {count} groups for 10 classes" in page
         said = show(project)
         assert ("many to one" in said) is many and "AMI" in said
         assert ("top5" in metrics(project)["val"]["selflabel"]) is many
@@ -285,7 +304,7 @@ def test_without_pretext_and_self_labeling_and_with_one_head_the_rest_is_there(p
     assert (project / "reports" / "plots" / "pretext.csv").read_text() == "epoch\n"
     values = metrics(project)["val"]
     assert values["cluster"] == values["selflabel"] and "heads_ari" not in values["quality"]
-    page = (project / "reports" / "report.html").read_text()
+    page = json.dumps(report_of(project)["more"])
     absent = ("Pretext loss", "Spread of the embeddings", "Confident training images", "Stability", "Head agreement")
     assert [title for title in absent if title in page] == []
     assert "SCAN loss" in page and "Accuracy after each epoch of self-labeling" in page
@@ -297,9 +316,9 @@ def test_protocol_all_trains_on_and_reports_every_image_but_scores_probes_on_a_t
     assert [len(array(project, f"images/{split}")) for split in ("pretext", "train", "val")] == [1797, 1797, 179]
     table = pq.read_table(project / "reports" / "predictions.parquet").to_pydict()
     assert table["id"] == list(range(1797)) and set(table["split"]) == {"train"}
-    report = (project / "reports" / "report.html").read_text()
-    assert "All images" in report and "accuracy on all images" in report and "alidation accuracy" not in report
-    assert "accuracy on the tenth" in report and "uses_labels" not in metrics(project)["train"]
+    report = json.dumps(report_of(project)["more"])
+    assert "All images, in %" in report and "Validation images, in %" not in report
+    assert "fitted with labels, on the tenth:" in report and "uses_labels" not in metrics(project)["train"]
     rows, labels, embeddings = both_splits(project)
     fit = ~np.isin(rows["train"], rows["val"])
     wanted = probe_scores(embeddings["train"][fit], labels["train"][fit], embeddings["val"], labels["val"])

@@ -1,15 +1,15 @@
 """What the page shows of a run."""
 
 import io
+import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline import artifacts
 from pipeline.groups import edits
-from pipeline.params import read_params
-from pipeline.review import images as images_module
 from pipeline.review.contents import Contents, halves
 from pipeline.review.images import THUMB, StoredImages
 from scan_core.errors import ScanError
@@ -56,7 +56,7 @@ def test_each_column_has_a_value_for_each_image(images):
 
 def test_labels_are_shown_as_shares_and_nothing_is_matched_one_to_one(project):
     write_whole_run(project / "photos", labels=[0] * 6 + [1] * 3 + [-1] + [1] * 12)
-    found = Contents(StoredImages(read_params())).everything()
+    found = Contents(StoredImages()).everything()
     of_one = next(each for each in found["groups"] if each["number"] == 1)
     assert of_one["classes"] == [["cat", 6 / 9], ["dog", 3 / 9]] and found["run"]["labels"]
     assert found["images"]["label"][9] == "" and found["images"]["label"][0] == "cat"
@@ -99,12 +99,17 @@ def test_pictures_are_the_photo_or_what_is_stored_of_it(images, project):
     assert Image.open(io.BytesIO(images.photo(7))).size == (SIDE, SIDE) and images.date(7) == ""
 
 
-def test_the_map_is_made_once_for_a_model(images, project, monkeypatch):
-    first = images.places
-    assert first.shape == (22, 2) and artifacts.MODELS.exists()
-    monkeypatch.setattr("scan_core.evaluation.layout.layout", lambda *_: pytest.fail("made again"))
-    again = StoredImages(read_params())
-    assert np.array_equal(again.places, first)
-    images_module.MAP.write_bytes(images_module.MAP.read_bytes()[:100])
-    with pytest.raises(pytest.fail.Exception):
-        _ = StoredImages(read_params()).places
+def test_the_map_is_that_of_the_predictions_and_of_an_older_run_there_is_none(images):
+    table = pq.read_table(artifacts.PREDICTIONS)
+    listed = Contents(images).everything()["images"]
+    assert listed["x"] == [round(each, 4) for each in table["x"].drop_null().to_pylist()]
+    pq.write_table(table.drop_columns(["x", "y"]), artifacts.PREDICTIONS)
+    listed = Contents(StoredImages()).everything()["images"]
+    assert listed["x"] == listed["y"] == [] and len(listed["group"]) == 22
+
+
+def test_a_large_run_is_read_in_seconds(project):
+    write_whole_run(clusters=[row % 40 for row in range(5_000)], side=4, dimensions=40)
+    start = time.process_time()
+    Contents(StoredImages()).everything()
+    assert time.process_time() - start < 20

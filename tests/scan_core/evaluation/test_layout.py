@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scan_core.clustering.neighbors import mine_neighbors
-from scan_core.evaluation.layout import A, B, _pull, _push, layout
+from scan_core.evaluation.layout import A, B, _pull, _push, joined_neighbors, layout
 
 
 def groups(count=90, number=3, seed=0):
@@ -45,3 +45,27 @@ def test_steps_are_the_gradient_of_the_cross_entropy():
 def test_a_few_images_are_enough(count):
     points, _ = groups(count)
     assert np.isfinite(layout(points, (np.arange(count)[:, None] + [1]) % count)).all()
+
+
+def test_two_splits_whose_neighbors_are_their_own_make_one_map():
+    points, labels = groups(120)
+    train, val = np.arange(80), np.arange(80, 120)
+    near = [mine_neighbors(points[rows], 6, 120, 1.0, "cpu").nearest for rows in (train, val)]
+    links = np.argsort(-(points[val] @ points[train].T), axis=1)[:, :4]
+    joined = joined_neighbors(*near, links)
+    assert joined.shape == (120, 6) and joined[:80].max() < 80
+    assert (joined[80:, :3] == links[:, :3]).all() and (joined[80:, 3:] == near[1][:, :3] + 80).all()
+    places = layout(points, joined)
+    middles = [[places[rows][labels[rows] == label].mean(axis=0) for label in range(3)] for rows in (train, val)]
+    distance = np.linalg.norm(np.array(middles[0])[:, None] - np.array(middles[1])[None], axis=2)
+    assert (distance.argmin(axis=1) == np.arange(3)).all()
+
+
+def test_the_number_of_threads_stays_and_does_not_count():
+    points, _ = groups()
+    near, before = mine_neighbors(points, 5, len(points), 1.0, "cpu").nearest, torch.get_num_threads()
+    first = layout(points, near)
+    torch.set_num_threads(1 if before > 1 else 2)
+    again = layout(points, near)
+    torch.set_num_threads(before)
+    assert np.array_equal(first, again)

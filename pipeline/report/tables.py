@@ -1,19 +1,13 @@
-"""The report page: one HTML file that needs no other file. It holds no time and no random id, so it is byte-stable."""
+"""What the report says in numbers: the rows of each plot, and the tables of scores."""
 
-import base64
 from collections.abc import Iterable
 from dataclasses import astuple
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from pipeline.artifacts import step_titles
 from pipeline.params import Params
-from pipeline.report.charts import MAX_CLUSTERS_DRAWN, draw_charts
-from pipeline.report.words import range_of, states_of, what_to_try, why
 from scan_core.evaluation.scores import COVERAGES, PURITY_AT, SplitData, accuracy_at_coverage, accuracy_by_epoch
 from scan_core.evaluation.tree import merge_tree
 
@@ -121,65 +115,6 @@ def plot_tables(
         "sizes": zip(range(clusters), sizes["train"], sizes["val"], strict=True),
     }
     return {name: [dict(zip(PLOT_COLUMNS[name], row, strict=True)) for row in rows] for name, rows in tables.items()}
-
-
-def write_report(
-    path: Path,
-    params: Params,
-    groups: dict[str, Any],
-    verdict: dict[str, Any],
-    stats: dict[str, Any],
-    metrics: Metrics,
-    kept: dict[str, str],
-    names: dict[int, str],
-    plots: dict[str, list[dict[str, Any]]],
-    samples: Path,
-    neighbors: Path,
-) -> None:
-    """Fills in page.html.j2.
-
-    ``groups`` is what groups has found, ``verdict`` how far they can be trusted, ``stats`` are those of the image
-    store, ``kept`` is the choice of self-labeling, ``names`` are the classes matched to clusters, ``samples`` and
-    ``neighbors`` are pictures.
-    """
-    template = jinja2.Template(
-        Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    protocol = params.data.protocol
-    splits = ("train", "val") if reported_split(protocol) == "train" else ("val", "train")
-    reported = metrics[splits[0]]
-    probes = metrics["val"].get("uses_labels", {})
-    page = template.render(
-        params=params.model_dump(mode="json"),
-        groups=groups,
-        verdict=verdict,
-        why=why(verdict),
-        what_to_try=what_to_try(verdict, groups),
-        range_of=range_of(groups),
-        states=states_of(verdict),
-        stats=stats,
-        kept=kept,
-        final=reported["selflabel"],
-        baseline=reported["kmeans_pixels"],
-        titles=SPLIT_TITLES[protocol],
-        short_titles=[SHORT_TITLES[protocol][split] for split in splits],
-        tables={split: score_table(metrics[split], step_titles(plots["candidates"])) for split in splits},
-        candidates=candidate_table(plots["candidates"]),
-        classes=len({row["actual"] for row in plots["confusion"]}),
-        quality=quality_table(metrics, splits, plots["sizes"]),
-        probes=[(PROBES[name], f"{100 * value:.1f}%") for name, value in probes.items()],
-        max_drawn=MAX_CLUSTERS_DRAWN,
-        samples=_encoded(samples),
-        neighbors=_encoded(neighbors),
-        charts=draw_charts(plots, names, groups, params.pretext.method),
-    )
-    path.write_text(page, encoding="utf-8")
-
-
-def _encoded(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode()
 
 
 def score_table(scores: dict[str, Any], titles: dict[str, str]) -> tuple[list[str], list[tuple[str, list[str]]]]:

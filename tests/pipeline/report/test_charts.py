@@ -1,4 +1,4 @@
-"""The report's page, tables and charts: what they hold, in which order, and what is absent without data."""
+"""The report's charts and tables: what they hold, in which order, and what is absent without data."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -10,16 +10,16 @@ from pipeline.artifacts import STEPS
 from pipeline.params import read_params
 from pipeline.report import charts
 from pipeline.report.charts import PRETEXT_LOSSES, confusion_order, draw_charts
-from pipeline.report.page import (
+from pipeline.report.samples import draw_samples
+from pipeline.report.scores import score_rows, settings_text
+from pipeline.report.tables import (
     PLOT_COLUMNS,
     QUALITY,
     candidate_table,
     plot_tables,
     quality_table,
     score_table,
-    write_report,
 )
-from pipeline.report.samples import draw_samples
 from scan_core.evaluation.quality import quality_scores
 from scan_core.evaluation.scores import Prediction
 from scan_core.pretext.settings import Pretext
@@ -46,7 +46,8 @@ def sizes(train, val):
 
 def drawn(method="simclr", names=None, clusters=3, number=None, **plots):
     groups = {"given": True, "number": clusters, **(number or {})}
-    found = draw_charts({**EMPTY, "sizes": sizes([3] * clusters, [1] * clusters), **plots}, names or {}, groups, method)
+    plots = {**EMPTY, "sizes": sizes([3] * clusters, [1] * clusters), **plots}
+    found = draw_charts(plots, names or {}, groups, method, range(clusters))
     return {chart["title"]: chart for chart in found}
 
 
@@ -54,7 +55,7 @@ def drawn(method="simclr", names=None, clusters=3, number=None, **plots):
 
 
 def test_without_history_and_labels_only_the_sizes_are_drawn():
-    assert list(drawn(method="none")) == ["Cluster sizes"]
+    assert list(drawn(method="none")) == ["Group sizes"]
 
 
 @pytest.mark.parametrize("method", sorted(set(variants(Pretext)) - {"none", "frozen"}))
@@ -69,7 +70,7 @@ def test_a_chart_whose_data_is_absent_is_not_drawn():
     assert "Spread of the embeddings" not in drawn(pretext=history(loss=[1, 2]))
     assert "Spread of the embeddings" in drawn(pretext=history(loss=[1, 2], effective_rank=[3, 4]))
     rows = [{"coverage": percent, "cluster": 0.9, "selflabel": 0.95} for percent in (50, 100)]
-    assert list(drawn(accuracy_at_coverage=rows)) == ["Accuracy at coverage", "Cluster sizes"]
+    assert list(drawn(accuracy_at_coverage=rows)) == ["Accuracy at coverage", "Group sizes"]
 
 
 @pytest.mark.parametrize(("used", "there"), [([3, 3], False), ([3, 2], True), ([2, 2], True)])
@@ -106,8 +107,8 @@ def texts_of(chart):
 def test_the_numbers_that_were_tried_are_drawn_if_the_number_was_estimated():
     rows = [{"groups": str(groups), "score": "0.5"} for groups in (2, 3, 4, 5)]
     charts = drawn(numbers=rows, number={"low": 2, "high": 4})
-    assert {"<!-- taken: 3", "<!-- plausible: 2 to 4"} <= texts_of(charts["How many clusters"])
-    assert "How many clusters" not in drawn()
+    assert {"<!-- taken: 3", "<!-- plausible: 2 to 4"} <= texts_of(charts["How many groups"])
+    assert "How many groups" not in drawn()
 
 
 def tree(groups):
@@ -122,10 +123,10 @@ def tree(groups):
 @pytest.mark.parametrize(("groups", "there"), [(2, False), (3, True), (50, True), (51, False)])
 def test_the_tree_has_each_group_by_name_and_is_drawn_if_it_can_be_read(groups, there):
     charts = drawn(clusters=groups, names={1: "cat"}, tree=tree(groups))
-    assert ("Which clusters are alike" in charts) is there
+    assert ("Which groups are alike" in charts) is there
     if there:
         labels = {"0", "1 cat", *(str(number) for number in range(2, groups))}
-        assert {f"<!-- {label}" for label in labels} <= texts_of(charts["Which clusters are alike"])
+        assert {f"<!-- {label}" for label in labels} <= texts_of(charts["Which groups are alike"])
 
 
 # --- Confusion
@@ -201,7 +202,7 @@ def test_the_confusion_counts_its_pairs(monkeypatch):
         return figure, axis
 
     monkeypatch.setattr(charts.plt, "subplots", subplots)
-    charts._confusion(confusion([("a", "a")] * 3 + [("a", "cluster 1")] + [("b", "b")] * 2), {0: "a", 2: "b"}, 3)
+    charts._confusion(confusion([("a", "a")] * 3 + [("a", "cluster 1")] + [("b", "b")] * 2), {0: "a", 2: "b"}, range(3))
     np.testing.assert_allclose(seen["shares"], [[0.75, 0, 0.25], [0, 1, 0]])
 
 
@@ -209,8 +210,8 @@ def test_the_confusion_counts_its_pairs(monkeypatch):
 
 
 def test_many_clusters_are_sorted_by_size():
-    assert "sorted" not in drawn(clusters=50)["Cluster sizes"]["text"]
-    assert "sorted" in drawn(clusters=51)["Cluster sizes"]["text"]
+    assert "sorted" not in drawn(clusters=50)["Group sizes"]["text"]
+    assert "sorted" in drawn(clusters=51)["Group sizes"]["text"]
 
 
 # --- Tables of the plots
@@ -265,39 +266,7 @@ def test_candidates_are_a_row_per_method_with_means_over_its_heads():
     assert without == [(name, kept, cells[:1]) for name, kept, cells in found]
 
 
-# --- Page
-
-
-@pytest.mark.parametrize(("protocol", "figures"), [
-    ("split", ("94.0%</b>validation accuracy", "84.0%</b>NMI", "91.0%</b>accuracy of k-means")),
-    ("all", ("74.0%</b>accuracy on all images", "64.0%</b>NMI", "71.0%</b>accuracy of k-means")),
-])  # fmt: skip
-def test_the_headline_is_the_final_model_s_on_the_reported_images(tmp_path, protocol, figures):
-    params = read_params(ROOT / "params.yaml")
-    params = params.model_copy(update={"data": params.data.model_copy(update={"protocol": protocol})})
-    others = {"clusters_used": 10, "confident_share": 0.5}
-    metrics = {
-        split: {
-            "quality": {},
-            **{
-                step: {"acc": (first + number) / 100, "nmi": (first + number - 10) / 100, **others}
-                for number, step in enumerate(STEPS, 1)
-            },
-        }
-        for split, first in (("val", 90), ("train", 70))
-    }
-    plots, picture, page = {**EMPTY, "sizes": sizes([3] * 10, [1] * 10)}, tmp_path / "picture.png", tmp_path / "page"
-    picture.touch()
-    stats, kept = {"count": 40, "view": 8}, {"kept": "after", "reason": ""}
-    groups = {"given": True, "number": 10}
-    group = {"word": "strong", "size": 40, "figures": {"purity": 0.9, "agreement": 0.8, "stability": 0.7}}
-    verdict = {"word": "strong", "figures": {}, "groups": [group] * 10, "images": {"sure": 30, "to check": 10}}
-    write_report(page, params, groups, verdict, stats, metrics, kept, {}, plots, picture, picture)
-    text = page.read_text()
-    assert [figure for figure in figures if f"<b>{figure}" not in text] == []
-    assert "<b>STRONG</b> 10 groups; of 10 groups 10 hold together." in text and "To try" not in text
-    assert "<b>30</b>sure" in text and "<b>0</b>fits nowhere" in text
-    assert "path: null" in text and "class_weights: true" in text  # as in params.yaml
+# --- Scores
 
 
 def test_scores_are_percentages_with_the_spread_of_kmeans():
@@ -340,3 +309,66 @@ def test_quality_is_shown_beside_chance_and_without_scores_that_neither_split_ha
     metrics["val"]["quality"]["heads_ari"] = 0.5
     table = quality_table(metrics, ("val", "train"), sizes([1, 1, 2], [6, 3, 1]))
     assert {name: cells for name, _, cells in table} == wanted | {"Head agreement (ARI)": ["0.500", "–", "0"]}
+
+
+# --- Rows of measures and values
+
+
+def rows_of(protocol="split", labels=True):
+    params = read_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"data": params.data.model_copy(update={"protocol": protocol})})
+    others = {"clusters_used": 2, "confident_share": 0.5}
+    metrics = {
+        split: {
+            "quality": {"neighbor_agreement": 0.931},
+            **{
+                step: others | ({"acc": (first + number) / 100, "nmi": 0.25} if labels else {})
+                for number, step in enumerate(STEPS, 1)
+            },
+        }
+        for split, first in (("val", 90), ("train", 70))
+    }
+    plots = {**EMPTY, "sizes": sizes([6, 4], [1, 1])}
+    plots["confusion"] = confusion([("cat", "cat"), ("dog", "cluster 1"), ("cow", "cluster 1")]) if labels else []
+    strong = {"word": "strong", "figures": {"purity": 0.9, "agreement": 0.8, "stability": 0.7}}
+    verdict = {"word": "strong", "groups": [strong, {"word": "none", "figures": {}}]}
+    kept = {"kept": "before", "reason": "clusters died"}
+    return score_rows(params, {"count": 1234, "view": 8}, metrics, kept, verdict, plots, (7, 3))
+
+
+@pytest.mark.parametrize(("protocol", "first", "second"), [
+    ("split", ("Validation images, in %: SCAN loss + self-label: ACC", "94.0"), "Training images"),
+    ("all", ("All images, in %: SCAN loss + self-label: ACC", "74.0"), "The tenth"),
+])  # fmt: skip
+def test_the_reported_images_come_first_and_each_step_has_a_row(protocol, first, second):
+    rows = rows_of(protocol)
+    (title, value) = next(row for row in rows if "self-label:" in row[0])
+    assert title.startswith(first[0]) and "NMI 25.0 · clusters in use 2 · confident 50.0" in title and value == first[1]
+    assert [title.startswith(second) for title, _ in rows if "k-means on pixels" in title] == [False, True]
+
+
+def test_rows_say_what_was_run_how_to_read_it_and_how_far_to_trust_groups():
+    rows = dict(rows_of())
+    assert rows["Images of 8×8 pixels"] == "1,234"
+    assert next(row for row in rows if "before self-labeling, chosen without labels: clusters died" in row)
+    assert next(row for row in rows if "With 2 groups for 3 classes, images of unmatched classes count as wrong" in row)
+    (quality,) = [row for row in rows if row.startswith("Neighbor agreement (training 93.1% · chance 50.0%).")]
+    assert rows[quality] == "93.1%"
+    assert rows["Group 7, strong: expected purity (neighbors in it 80 % · found again 70 %)"] == "90 %"
+    assert list(rows)[-2].startswith("Group 3, none: too few images"), "in the order of their numbers"
+
+
+def test_without_labels_no_row_speaks_of_them():
+    rows = rows_of(labels=False)
+    assert not [row for row in rows if "ACC" in row[0] or "accuracy" in row[0]]
+    assert "Validation images, in %: SCAN loss: clusters in use (confident 50.0)" in [title for title, _ in rows]
+
+
+def test_settings_are_all_there_and_no_place_of_this_computer_is():
+    params = read_params(ROOT / "params.yaml")
+    text = settings_text(params)
+    assert "path: null" in text and "class_weights: true" in text and "  augmentation:\n    kind: simclr" in text
+    params = params.model_copy(
+        update={"backbone": params.backbone.model_copy(update={"weights": "/home/me/a.safetensors"})}
+    )
+    assert "weights: …/a.safetensors" in settings_text(params)
