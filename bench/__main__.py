@@ -47,9 +47,8 @@ PARTS: dict[str, tuple[str, list[tuple[Callable[..., list[Row]], tuple[object, .
         (steps.compare_with_ceiling, (steps.embedding, SECONDS, FEW_ROUNDS, "resnet18")),
     ]),
     "frozen": ("Frozen networks", [(frozen.measure, (SECONDS, ROUNDS)), (frozen.measure_runs, ())]),
-    "predict": ("Groups of other photos", [
-        (predict.measure, (64, 512, FEW_ROUNDS)), (predict.measure_memory, ((5000, 50_000),)),
-    ]),
+    "predict": ("Groups of other photos", [(predict.measure, (384, 4096, FEW_ROUNDS))]),
+    "predict_memory": ("Memory for many photos", [(predict.measure_memory, ((5000, 50_000),))]),
     "clustering": ("Groups from stored embeddings", [
         (clustering.measure, ()), (clustering.measure_million, ()), (clustering.measure_published, ()),
         (clustering.measure_published_temi, ()),

@@ -175,9 +175,9 @@ class Predictions:
     def _rows_of(self, chunk: Chunk, file: Path) -> list[dict[str, Any]]:
         import torch
 
-        from scan_core.images.chunk import images_of_chunk
+        from scan_core.images.chunk import images_of_chunks
 
-        images = images_of_chunk(chunk, file, self.stats, self.predictor.compute.device)
+        images = images_of_chunks([(chunk, file)], self.stats, self.predictor.compute.device)
         said = self.predictor(images, torch.arange(len(chunk.names)))
         clusters, probabilities = said.prediction.clusters, said.prediction.probabilities
         rows = []

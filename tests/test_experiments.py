@@ -30,6 +30,7 @@ from tests.project import ROOT, environment, make_dvc_project, make_project, run
 PAGE = ROOT / "docs" / "ledger.md"
 FROZEN = {
     "photos",
+    "photos_adapted",
     "photos_small",
     "cifar10_frozen",
     "tiny_imagenet_50_frozen",

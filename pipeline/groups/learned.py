@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.groups import file
 from pipeline.groups.file import Groups
 
 FILE = Path(".scan/learned.npz")
@@ -78,8 +79,10 @@ def learn() -> int | None:
     from scan_core.clustering.answers import learn_answers
     from scan_core.clustering.candidates import classify
 
+    if not file.load_answers():
+        return None
     grouping = Grouping()
-    if not grouping.answers or (grouping.learned is not None and grouping.learned.all_answers):
+    if grouping.learned is not None and grouping.learned.all_answers:
         return None
     base, answers = base_of(grouping.groups, grouping.answers), grouping.answers
     grouping = Grouping()

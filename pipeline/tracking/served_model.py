@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 if TYPE_CHECKING:
+    from scan_core.data.chunks import Chunk
+    from scan_core.data.decode import Target
     from scan_core.data.types import Item
     from scan_core.models.predictor import Predicted
 
 COLUMN = "image"
+CORES = os.cpu_count() or 1
 CHANNELS = (1, 3, 4)
 WANTED = (
     f"wanted are pixels (B,height,width,channels), uint8, with 1, 3 or 4 channels; or a column {COLUMN} of encoded "
@@ -60,6 +64,7 @@ class GroupModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         compute = configure_compute(self.stats["precision"], os.environ.get("SCAN_DEVICE") or "auto")
         model = ModelFiles(files["model"], files["belonging"], files.get("pretext"), files.get("networks"))
         self.predictor = Predictor(model, compute)
+        self.threads = ThreadPoolExecutor(CORES)
         self.alone = threading.Lock()  # the server answers in threads, and a network runs one request at a time
 
     # Of the hint np.ndarray MLflow checks nothing; others it would enforce.
@@ -70,20 +75,36 @@ class GroupModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         import torch
 
-        from scan_core.data.chunks import decode_chunk, load_chunk
-        from scan_core.images.chunk import images_of_chunk
+        from scan_core.images.chunk import images_of_chunks
 
         items = items_of(model_input, bool(params and params.get("paths")), self.target.max_pixels)
         with TemporaryDirectory() as folder:
-            file = Path(folder, "000000.bin")
-            decode_chunk(items, [], self.target, file.parent, 0)
-            chunk = load_chunk(file.with_suffix(".npz"))
-            for name, _, reason in chunk.findings:
+            chunks = decoded(items, self.target, Path(folder), self.threads)
+            for name, _, reason in (each for chunk, _ in chunks for each in chunk.findings):
                 raise Refusal(f"{name} cannot be used: {reason}")
-            images = images_of_chunk(chunk, file, self.stats, self.predictor.compute.device)
+            images = images_of_chunks(chunks, self.stats, self.predictor.compute.device)
             with self.alone:
                 said = self.predictor(images, torch.arange(len(items)))
         return answer(said, self.groups)
+
+
+def decoded(
+    items: "list[Item]", target: "Target", folder: Path, threads: ThreadPoolExecutor
+) -> "list[tuple[Chunk, Path]]":
+    """``items`` in as many chunks as there are cores, in order, each with the file of its bytes in ``folder``.
+
+    Decoders leave Python's lock to others, so threads share the work.
+    """
+    from scan_core.data.chunks import decode_chunk, load_chunk
+
+    def decode(number: int) -> "tuple[Chunk, Path]":
+        first, end = (len(items) * each // parts for each in (number, number + 1))
+        decode_chunk(items[first:end], [], target, folder, number)
+        file = folder / f"{number:06d}.bin"
+        return load_chunk(file.with_suffix(".npz")), file
+
+    parts = min(CORES, len(items))
+    return list(threads.map(decode, range(parts)))
 
 
 def items_of(data: Any, paths: bool, max_pixels: int) -> "list[Item]":

@@ -25,7 +25,7 @@ SIZES = {  # of images; of the rest 300x260
     "stl10": (96, 96), "tiny_imagenet_50": (64, 64),
 }  # fmt: skip
 DIGITS = ("digits", "digits_quick")
-FROZEN = {"photos", "photos_small", "cifar10_frozen", "tiny_imagenet_50_frozen"}  # see test_frozen
+FROZEN = {"photos", "photos_adapted", "photos_small", "cifar10_frozen", "tiny_imagenet_50_frozen"}  # see test_frozen
 # The digits are at hand: all 1,797 of them, in batches of the preset's size.
 REDUCED_DIGITS = {
     "precision": "fp32", "pretext": {"epochs": 1}, "cluster": {"epochs": 1},
