@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,6 @@ REPORT = Path("reports/report.html")
 VERDICT = Path("reports/verdict.json")  # how far the groups can be trusted, without labels
 SAMPLES = Path("reports/clusters.png")
 NEIGHBOR_SAMPLES = Path("reports/neighbors.png")
-
-Place = Callable[[Path], Path]  # where a file is now: until a stage has finished, its outputs are not in their places
-
-
-def in_place(path: Path) -> Path:
-    """The ``Place`` of a run that has finished."""
-    return path
-
 
 # The steps that metrics.json scores, in the order of the tables, with their titles.
 STEPS = {

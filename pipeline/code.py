@@ -41,10 +41,10 @@ def stage_code(stage: str, methods: Mapping[str, str] | None = None) -> dict[str
             raise ModuleNotFoundError(f"there is no module {module}")
         package = module if file.stem == "__init__" else module.rpartition(".")[0]
         source = file.read_text(encoding="utf-8")
-        meant, imports = meaning(part_of(source, definition) if definition else source)
+        meant, imports, constants = meaning(part_of(source, definition) if definition else source)
         if meant != NOTHING:  # the __init__ of a package may hold a docstring alone
             digests[name] = hashlib.sha256(meant.encode()).hexdigest()
-        for read in _files_read(file.parent, meant):
+        for read in _files_read(file.parent, constants):
             path = f"{package.replace('.', '/')}/{read.relative_to(file.parent).as_posix()}"
             digests[path] = hashlib.sha256(read.read_bytes()).hexdigest()
         unused = {module for module, (group, method) in ONLY_FOR.items() if methods and methods[group] != method}
@@ -91,8 +91,8 @@ def _modules(imports: list[ast.Import | ast.ImportFrom], package: str) -> Iterat
                     yield name
 
 
-def _files_read(folder: Path, meant: str) -> Iterator[Path]:
+def _files_read(folder: Path, constants: set[object]) -> Iterator[Path]:
     """Files in ``folder`` that are no code, if one of the module's strings is their name or that of their folder."""
     for path in folder.iterdir():
-        if ascii(path.name) in meant and path.suffix != ".py" and not (path / "__init__.py").exists():
+        if path.name in constants and path.suffix != ".py" and not (path / "__init__.py").exists():
             yield from [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())

@@ -10,10 +10,14 @@ MESSAGES = {"say", "warnings.warn"}
 
 
 @functools.cache  # stages share modules
-def meaning(source: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
-    """What a module means, as a text that is the same in every version of Python, and its imports."""
+def meaning(source: str) -> tuple[str, list[ast.Import | ast.ImportFrom], set[object]]:
+    """What a module means, as a text that is the same in every version of Python, its imports, and its constants."""
     tree = _WithoutTexts().visit(ast.parse(source))
-    return _canonical(tree), list(_imports(tree))
+    return (
+        _canonical(tree),
+        list(_imports(tree)),
+        {each.value for each in ast.walk(tree) if isinstance(each, ast.Constant)},
+    )
 
 
 class _WithoutTexts(ast.NodeTransformer):
@@ -57,7 +61,7 @@ def _canonical(node: object) -> str:
     return f"{type(node).__name__}({','.join(fields)})"
 
 
-NOTHING, _ = meaning("")
+NOTHING, _, _ = meaning("")
 
 
 def part_of(source: str, definition: str) -> str:

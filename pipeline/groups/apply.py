@@ -1,5 +1,6 @@
 """What a model says becomes what a person reads: the one place where numbers, names and corrections are applied."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.artifacts import PREDICTED, Place, in_place
+from pipeline.artifacts import PREDICTED
 from pipeline.groups import file
 from pipeline.groups.file import Groups
 from pipeline.groups.learned import Learned, load_learned
@@ -24,6 +25,12 @@ WORDS = (NONE, WEAK, STRONG)
 COLUMNS = [
     *("source", "split", "content", "x", "y"), *(name for names in PREDICTED for name in names), "state", "embedding",
 ]  # fmt: skip
+Where = Callable[[Path], Path]  # the files of a run that has not finished are not in their places
+
+
+def in_place(path: Path) -> Path:
+    """The ``Where`` of a run that has finished."""
+    return path
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Grouped:
 class Grouping:
     """The groups of the last run, with what a person has said of them."""
 
-    def __init__(self, groups: Groups | None = None, at: Place = in_place) -> None:
+    def __init__(self, groups: Groups | None = None, at: Where = in_place) -> None:
         """A run that is not finished has its ``groups``, and files elsewhere, ``at``; there are no answers to it."""
         self.at, self.is_finished = at, groups is None
         self.groups: Groups = numbered() if groups is None else groups

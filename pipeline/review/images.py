@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import artifacts
-from pipeline.artifacts import Place, in_place
-from pipeline.groups.apply import embeddings_of
+from pipeline.groups.apply import Where, embeddings_of, in_place
 from scan_core.images.store import ArrayImages, Images, JpegImages
 
 THUMB = 160  # pixels of a side
@@ -18,7 +17,7 @@ QUALITY, EFFORT = 80, 2  # of 6: twice as fast as Pillow's own choice, and as sm
 class StoredImages:
     """The images that have a group, in the order of predictions.parquet. Image numbers are positions in it."""
 
-    def __init__(self, at: Place = in_place) -> None:
+    def __init__(self, at: Where = in_place) -> None:
         """``at`` says where files are. Raises ``ScanError`` if one is missing."""
         import pyarrow.parquet as pq
 

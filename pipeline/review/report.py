@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import PREDICTIONS, Place
-from pipeline.groups.apply import Grouping
+from pipeline.artifacts import PREDICTIONS
+from pipeline.groups.apply import Grouping, Where
 from pipeline.groups.file import Groups
 from pipeline.groups.numbering import groups_of_run
 from pipeline.params import Params
@@ -42,7 +42,7 @@ HTML = """<!doctype html>
 """
 
 
-def write_report(path: Path, params: Params, at: Place) -> None:
+def write_report(path: Path, params: Params, at: Where) -> None:
     """Writes the page of the run whose files are ``at``, at most ``LARGEST`` bytes.
 
     Numbers, names and corrections of groups are those of groups.yaml, as it is, as far as the groups are found again.
@@ -68,7 +68,7 @@ def write_report(path: Path, params: Params, at: Place) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _contents(images: StoredImages, params: Params, at: Place) -> Contents:
+def _contents(images: StoredImages, params: Params, at: Where) -> Contents:
     """By groups.yaml; if that is damaged, by nobody's corrections, for no run fails because of it."""
     try:
         grouping = Grouping(groups_of_run(at(PREDICTIONS)), at)

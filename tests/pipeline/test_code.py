@@ -115,8 +115,9 @@ def test_a_stage_depends_on_what_it_imports_and_on_files_that_are_read_there(tmp
         "house/data/page.j2": "page",
         "house/data/other.j2": "other",
         "house/errors.py": "A = 1",
-        "house/plain.py": "WHERE = 'lists', 'data'",
+        "house/plain.py": "folder = 'lists', 'data'",
         "house/lists/a.txt": "a",
+        "house/folder/b.txt": "b",
         "house/never.py": "raise RuntimeError",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.groups import edits, file
+from pipeline.groups.apply import in_place
 from pipeline.params import read_params
 from pipeline.review import report
 from pipeline.review.report import LARGEST, shortened, write_report
@@ -22,7 +23,7 @@ def data_of(text):
     return json.loads(found)
 
 
-def written(project, at=artifacts.in_place):
+def written(project, at=in_place):
     write_report(project / "report.html", read_params(), at)
     return (project / "report.html").read_text(encoding="utf-8")
 
