@@ -61,7 +61,7 @@ def _canonical(node: object) -> str:
     return f"{type(node).__name__}({','.join(fields)})"
 
 
-NOTHING, _, _ = meaning("")
+NOTHING = meaning("")[0]
 
 
 def part_of(source: str, definition: str) -> str:

@@ -29,6 +29,7 @@ from scan_core.errors import ScanError
 from scan_core.pretext.settings import AdaptedPretext
 
 RETRAIN = "Learn anew from all photos, instead of only placing the new ones."
+PICTURES = "Whether the report, and what goes to MLflow, hold pictures of the photos and names of their files."
 RUN = SCRATCH / "run.json"  # what the last scan run was asked, and the settings that it wrote
 LOG = SCRATCH / "run.log"  # what DVC said
 
@@ -40,6 +41,7 @@ def run(
     adapt: bool = typer.Option(False, "--adapt", help=ADAPT),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     retrain: bool = typer.Option(False, "--retrain", help=RETRAIN),
+    pictures: bool | None = typer.Option(None, "--pictures/--no-pictures", help=PICTURES),
 ) -> None:
     """Group the images of a source: look at it, plan, set params.yaml, run the pipeline, show the groups.
 
@@ -50,7 +52,7 @@ def run(
     if len(numbers) > 1:
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
-    run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain)
+    run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain, pictures)
     learn_answers()
     show()
     if Path.cwd() != here:  # the shell is still there
@@ -80,30 +82,44 @@ def init(folder: str = typer.Argument(help="The folder of the new project.")) ->
 
 
 def run_source(
-    photos: str, groups: Number | None, labels: str, adapt: bool, train: bool, retrain: bool = False
+    photos: str,
+    groups: Number | None,
+    labels: str,
+    adapt: bool,
+    train: bool,
+    retrain: bool = False,
+    pictures: bool | None = None,
 ) -> None:
     """Sets params.yaml for a source, unless an earlier call has, and runs the pipeline. Raises ``ScanError``.
 
-    If the run is finished and the settings are those of it, only new photos are placed, unless ``retrain`` is set.
+    If the run is finished and the settings are those of it, only new photos are placed, unless ``retrain`` is set. None
+    leaves a setting as it is.
     """
     asked = {"photos": photos, "labels": labels, "adapt": adapt, "train": train}
     earlier = load_json(RUN) if RUN.exists() else {}
     current = read_params()
     if earlier.get("asked") == asked and current.data.path == photos:
         say_kept(flat(earlier["settings"]), flat(current.model_dump(mode="json")))
+        changes: dict[str, dict[str, Any]] = {}
         if groups not in (None, current.cluster.num_clusters):
-            changes: dict[str, Any] = {"cluster": {"num_clusters": groups}}
+            changes["cluster"] = {"num_clusters": groups}
             if isinstance(current.pretext, AdaptedPretext):
                 learned = current.pretext.groups.model_dump(mode="json")
                 changes["pretext"] = {"groups": learned | {"num_clusters": groups}}
-            change_params(changes, f"{photos}: scan run --groups {groups}")
+        if pictures not in (None, current.evaluate.pictures):
+            changes["evaluate"] = {"pictures": pictures}
+        if changes:
+            asked_again = [f"--groups {groups}"] * ("cluster" in changes)
+            asked_again += ["--pictures" if pictures else "--no-pictures"] * ("evaluate" in changes)
+            change_params(changes, f"{photos}: scan run {' '.join(asked_again)}")
         elif not retrain and is_finished(earlier, current):
             place_new(current)
             return
     else:
         proposal = propose_alone(photos, groups, labels, adapt, train)
         say("\n".join(proposal.lines))
-        if kept := change_params(proposal.suggested, f"{photos}: as scan run suggests"):
+        reported = {} if pictures is None else {"evaluate": {"pictures": pictures}}
+        if kept := change_params(proposal.suggested | reported, f"{photos}: as scan run suggests"):
             say(f"settings  the old params.yaml is {kept}")
         earlier = {"asked": asked, "settings": read_params().model_dump(mode="json")}
     replace_text(RUN, json.dumps(earlier | {"finished": None}, indent=1))

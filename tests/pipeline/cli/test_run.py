@@ -134,6 +134,15 @@ def test_run_sets_the_settings_once_and_then_keeps_what_a_person_changed(project
     assert any("num_clusters: 7" in each.read_text() for each in kept.glob("params-*.yaml"))
 
 
+def test_pictures_are_left_out_from_the_first_run_or_later_and_stay_so_until_asked_for(project):
+    assert scan("run", "photos", "--groups", "4", "--no-pictures").exit_code == 0
+    assert scan("run", "photos").exit_code == 0
+    assert scan("run", "photos", "--pictures", "--groups", "5").exit_code == 0
+    assert scan("run", "photos", "--no-pictures").exit_code == 0
+    reported = [(run.evaluate.pictures, run.cluster.num_clusters) for run in project]
+    assert reported == [(False, 4), (False, 4), (True, 5), (False, 5)]
+
+
 def test_several_numbers_of_groups_are_compared_on_stored_embeddings(project, tmp_path):
     assert scan("run", "photos").exit_code == 0
     rng, folder = np.random.default_rng(0), tmp_path / "data" / "embeddings"

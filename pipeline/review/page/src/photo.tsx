@@ -13,10 +13,11 @@ export function Photo() {
   const { list, at } = viewer.value!;
   const image = list[at];
   const images = data.value!.images;
-  const [to, setTo] = useState("");
+  const [chosen, setChosen] = useState({ image: -1, to: "" });
+  const to = chosen.image === image ? chosen.to : "";
+  const setTo = (value: string) => setChosen({ image, to: value });
   const close = () => (viewer.value = null);
 
-  useEffect(() => setTo(""), [image]);
   useEffect(() => {
     // The neighbors come while this one is looked at.
     for (const near of [list[at + 1], list[at - 1]]) {

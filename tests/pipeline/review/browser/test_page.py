@@ -202,6 +202,7 @@ def test_a_photo_opens_large_with_its_facts(opened):
     opened.page.keyboard.press("ArrowRight")
     opened.shows("dialog.photo", "IMG_000006.JPG")
     opened.page.keyboard.press("ArrowLeft")
+    opened.shows("dialog.photo", "IMG_000005.JPG")
     dialog.locator("select").select_option("7" if images["group"][5] != 7 else "8")
     dialog.get_by_role("button", name="Move").click()
     opened.said("1 moved to group")
