@@ -17,7 +17,6 @@ from pipeline.progress import clock, say
 from scan_core.errors import ScanError
 
 PAGE = Path("docs/ledger.md")
-SEEDS = (0, 1, 2, 3, 4)
 EXPERIMENTS = PAPER | FROZEN_EXPERIMENTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,24 +26,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     names: Annotated[list[str], typer.Argument(help=f"{', '.join(EXPERIMENTS)}; all: the whole ledger.")],
     preset: Annotated[str, typer.Option(help="Replaces the preset of each experiment.")] = "",
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="May be repeated; 0 to 4 by default.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="May be repeated; those of the ledger by default.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, which share the cores.")] = 2,
     to_mlflow: Annotated[bool, typer.Option(help="Delivers the records of all stages to MLflow at the end.")] = False,
 ) -> None:
-    """Runs tables and figures over seeds and prints them. With all seeds, docs/ledger.md takes them, too."""
+    """Runs tables and figures over seeds and prints them. With the ledger's seeds, docs/ledger.md takes them, too."""
     try:
-        experiments, seeds = select_experiments(names), tuple(seed or SEEDS)
+        experiments = select_experiments(names)
         preset = find_preset(preset).stem if preset else ""
         if preset and (method := Run(preset, 0).params().cluster.method) != "scan":
             raise ScanError(f"--preset is {preset}, with cluster.method {method}; the paper's experiments need scan")
         started = time.monotonic()
         runs = {
-            name: [[row.run(preset or experiment.preset, seed) for seed in seeds] for row in experiment.rows]
+            name: [
+                [row.run(preset or experiment.preset, each) for each in seed or experiment.seeds]
+                for row in experiment.rows
+            ]
             for name, experiment in experiments.items()
         }
         results = run_all((run for rows in runs.values() for row in rows for run in row), jobs, say)
         say(f"{len(results)} runs; this call took {clock(time.monotonic() - started)}")
-        page = PAGE if not preset and seeds == SEEDS else None
+        page = None if preset or seed else PAGE
         print(write_ledger(experiments, runs, results, page, list(experiments) == list(EXPERIMENTS)))
         if to_mlflow:
             deliver_to_mlflow(say)

@@ -49,7 +49,7 @@ FROZEN_EXPERIMENTS = {
     "frozen_cifar10": Experiment("CIFAR-10 by frozen networks", (
         Row("lite0 at 128 pixels", spaces((LITE0, 128)), by_method),
         Row("lite0 and lite2 at 128 pixels", spaces((LITE0, 128), (LITE2, 128)), by_method),
-    ), preset="cifar10_frozen"),
+    ), preset="cifar10_frozen", seeds=tuple(range(10))),
     "frozen_digits": Experiment("The digits by frozen networks, which have seen none", (
         Row("lite0 at 128 pixels", (*in_place_of_training(LIKE_THE_PRESETS), *spaces((LITE0, 128))), by_method),
     ), preset="digits"),

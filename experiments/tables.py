@@ -49,6 +49,7 @@ class Experiment:
     title: str
     rows: tuple[Row, ...]
     preset: str = SWEEP
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     x_label: str = ""  # empty for a table
     y_label: str = "ACC, %"
 
