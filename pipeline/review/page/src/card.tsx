@@ -40,7 +40,7 @@ export function Card({ group }: { group: Group }) {
       <footer>
         {group.classes.length > 0 && (
           <span class="classes">
-            classes: {group.classes.map(([name, share], i) => <>{i > 0 && ", "}<span><bdi>{name}</bdi> {percent(share)}</span></>)}
+            classes: {group.classes.map(([name, share], i) => <>{i > 0 && ", "}<span><bdi><b>{name}</b></bdi> {percent(share)}</span></>)}
           </span>
         )}
         {group.similar.length > 0 && (
