@@ -73,13 +73,11 @@ def renumber(groups: Groups, contents: list[str], clusters: np.ndarray, count: i
     if before and old:
         place = {number: column for column, number in enumerate(old)}
         common, total = np.zeros((count, len(old)), np.int64), np.zeros(len(old), np.int64)
-        known = np.zeros(count, np.int64)
         for content, cluster in zip(contents, clusters.tolist(), strict=True):
             if content in before:
                 common[cluster, place[before[content]]] += 1
-                known[cluster] += 1
         total = common.sum(axis=0)
-        share = np.maximum(common / total.clip(min=1), common / known[:, None].clip(min=1))
+        share = np.maximum(common / total.clip(min=1), common / sizes[:, None].clip(min=1))
         for row, column in zip(*linear_sum_assignment(-common), strict=True):
             if common[row, column] and share[row, column] >= SAME:
                 numbers[row] = old[column]

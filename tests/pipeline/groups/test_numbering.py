@@ -50,6 +50,14 @@ def test_a_group_that_shares_little_with_an_old_one_is_new(project):
     assert numbered().clusters == (2, 1)
 
 
+def test_a_group_of_new_images_with_a_handful_of_an_old_one_is_new(project):
+    write_run([0] * 10 + [1] * 8)
+    numbered()
+    # All old images of the new cluster 1 are of group 2, which has gone; but they are 3 of 20, and 3 of 8.
+    write_run([0] * 15 + [1] * 20, model=b"new")
+    assert numbered().clusters == (1, 3)
+
+
 def test_without_notes_of_members_all_groups_are_new(project):
     write_run([0] * 4 + [1] * 6)
     numbered()
