@@ -206,14 +206,15 @@ class Tracker:
             return
         assert self._delivery.stdin is not None
         self._delivery.stdin.close()
+        said = ""
         try:
             self._delivery.wait(timeout=SECONDS_TO_WAIT)
+            said = (self.folder / "delivery.log").read_text(errors="replace") if self.folder.exists() else ""
         except subprocess.TimeoutExpired:
             self._delivery.kill()
             self._delivery.wait()
         if self.folder.exists():
-            log = self.folder / "delivery.log"
-            reason = (log.read_text(errors="replace").strip().splitlines() or ["it did not answer in time"])[-1]
+            reason = (said.strip().splitlines() or [f"it was not done after {SECONDS_TO_WAIT:g} s"])[-1]
             again = "kept, send with: scan runs --send"
             say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); {again}")
 

@@ -316,5 +316,5 @@ def test_a_delivery_that_hangs_is_left_behind(project, monkeypatch, capsys):
 
     monkeypatch.setattr(subprocess, "Popen", hang)
     started(project).close("FINISHED")
-    assert "did not answer in time" in capsys.readouterr().err and processes[0].returncode
+    assert "(it was not done after 0.5 s)" in capsys.readouterr().err and processes[0].returncode
     assert spools(project)
