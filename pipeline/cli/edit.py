@@ -69,6 +69,9 @@ def undo() -> None:
 
 def _say(change: Callable[[], str]) -> None:
     """Makes a change and prints what it was."""
+    from pipeline.tracking.checked import tell_mlflow
+
     with alive("edit"):
         said = change()
+        tell_mlflow()
     print(said)

@@ -36,6 +36,7 @@ def review(
 
     from pipeline.environment import use_threads
     from pipeline.review.server import Review, make_app, new_token
+    from pipeline.tracking.checked import tell_mlflow
 
     use_threads()
     opened = bound(port)
@@ -57,6 +58,7 @@ def review(
     elif browser and sys.stdout.isatty():
         threading.Thread(target=_show, args=(server, url), daemon=True).start()
     server.run(sockets=[opened])
+    tell_mlflow()
     print(f"review    ended; the groups are those of {Path('groups.yaml')}")
 
 

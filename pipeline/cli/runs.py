@@ -18,9 +18,11 @@ def runs(
 ) -> None:
     """Open MLflow's page of all runs."""
     if send:
+        from pipeline.tracking.checked import note_checked
         from pipeline.tracking.delivery import send_waiting
 
         sent = send_waiting(Path.cwd())
+        note_checked(Path.cwd())
         say(f"sent the records of {sent} stage{'' if sent == 1 else 's'}")
         return
     address = tracking_address(Path.cwd())

@@ -32,6 +32,14 @@ ABOUT = {
     "mlflow.note.content": "Each row is a run of the pipeline, and in it one for each stage. The metrics `headline/…` "
     "compare runs; a row's description says how far its groups can be trusted, and its artifacts have report.html.",
 }
+CALL = """Ask it (docs/serving.md):
+
+```console
+$ mlflow models serve -m models:/{name}/{version} --env-manager local -p 5001
+$ printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 < photo.jpg | tr -d '\\n')" |
+    curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations
+```
+"""
 NOT_RECORDED = "restored from a cache, not recorded here"
 
 
@@ -164,9 +172,12 @@ class Delivery:
         self.client.log_inputs(self.runs["parent"], [used])
 
     def note(self, event: spool.Note) -> None:
-        """Describes the pipeline's run."""
+        """Describes the pipeline's run, and the versions of the model that it has registered."""
         text = event["text"].replace("{run}", self.runs["parent"])
         self.client.set_tag(self.runs["parent"], "mlflow.note.content", text)
+        for version in self.client.search_model_versions(f"run_id = '{self.runs['parent']}'"):
+            called = CALL.format(name=version.name, version=version.version)
+            self.client.update_model_version(version.name, version.version, f"{text}\n\n{called}")
 
     def complete(self, event: spool.Complete) -> None:
         """Links the pipeline's run to the run that made each stage's outputs, and copies that run's last metrics."""

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import scan_core
 from pipeline import artifacts
 from pipeline.fingerprint import git_commit
+from pipeline.groups.file import model_digest
 from pipeline.stage import Stage, flatten
+from pipeline.tracking.checked import MODEL
 from pipeline.tracking.execution import model_name, project_name
 from pipeline.tracking.packaging import environment, example_of, groups_of, images_of, requirements
 
@@ -43,6 +45,7 @@ def log_scores(
     contents = [path.read_bytes() for name, path in paths.items() if name != "networks"] + list(texts.values())
     digest = hashlib.sha256(b"".join(contents)).hexdigest()
     about = about | {"scan.sha256": digest, "scan.commit": git_commit(), "scan.data": source_digest()}
+    about[MODEL] = model_digest()
     files = {name: tracker.copy(path) for name, path in paths.items()}
     files |= {name: tracker.save(f"{name}.json", text) for name, text in texts.items()}
     tracker.event(

@@ -83,6 +83,7 @@ def test_the_registered_model_gives_the_predictions(project, monkeypatch):
     assert version.tags["scan.acc"] == f"{few['acc']:.4g}" and len(version.tags["scan.sha256"]) == 64
     assert {"scan.verdict", "scan.commit", "scan.data"} <= set(version.tags)
     assert client.get_model_version_by_alias("project", "candidate").version == version.version
+    assert "clusters.png" in version.description and f"models:/project/{version.version}" in version.description
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_address(project))
     mlflow.set_tracking_uri(tracking_address(project))
     model = mlflow.pyfunc.load_model(f"models:/project/{version.version}")

@@ -138,8 +138,12 @@ function PromiseLine() {
       {text
         ? <><span title={RANGE}>Checked by you: <strong>{text}</strong></span> {start("look at more")}</>
         : <>
-            Checked by you: {promise?.void ? "not since groups changed" : "not yet"}.{" "}
-            {start(`→ Look at ${many} sure ones (1 minute)`)}
+            {isReport()
+              ? "Nobody has checked yet how many of the sure images are right; scan review asks about 30 of them."
+              : <>
+                  Checked by you: {promise?.void ? "not since groups changed" : "not yet"}.{" "}
+                  {start(`→ Look at ${many} sure ones (1 minute)`)}
+                </>}
           </>}
     </p>
   );
