@@ -20,6 +20,7 @@ XMP = "Write the group's name as a keyword into sidecars beside the copies."
 UNDO = "Take back all that scan sort has made in DIR and nobody has changed."
 CSV = "A .csv file for a table of all files and their groups."
 JSON = "The same as a .json file."
+PARQUET = "The same as a .parquet file, with the map and small pictures, as programs that show embeddings read it."
 
 
 def sort(
@@ -29,19 +30,22 @@ def sort(
     undo: Annotated[bool, typer.Option("--undo", help=UNDO)] = False,
     csv: Annotated[str | None, typer.Option(help=CSV)] = None,
     json: Annotated[str | None, typer.Option(help=JSON)] = None,
+    parquet: Annotated[str | None, typer.Option(help=PARQUET)] = None,
 ) -> None:
     """Copy the photos into folders, one for each group; again after a change; and back."""
-    given = [name for name, value in (("--link", link), ("--xmp", xmp), ("--csv", csv), ("--json", json)) if value]
+    tables = {"csv": csv, "json": json, "parquet": parquet}
+    given = [name for name, value in (("--link", link), ("--xmp", xmp)) if value]
+    given += [f"--{name}" for name, file in tables.items() if file]
     if undo and (folder is None or given):
         raise ScanError(f"--undo got {' and '.join(given) or 'no folder'}; it goes with a folder alone")
     if folder is None and (link or xmp or not given):
-        raise ScanError("scan sort got no folder; give one, such as scan sort ~/sorted, or --csv FILE or --json FILE")
+        raise ScanError("scan sort got no folder; give one, such as scan sort ~/sorted, or --csv FILE")
     target = Path(os.path.abspath(Path(folder).expanduser())) if folder is not None else None
     try:
         if target and undo:
             _undo(target)
         else:
-            _sort(target, link, xmp, {"csv": csv, "json": json})
+            _sort(target, link, xmp, tables)
     except KeyboardInterrupt:
         say("scan: interrupted; the same command carries on from here")
         raise typer.Exit(130) from None
@@ -66,7 +70,7 @@ def _sort(target: Path | None, link: bool, xmp: bool, tables: dict[str, str | No
         from pipeline.groups.apply import read_predictions
         from pipeline.params import read_params
         from pipeline.sorting.sort import sort_photos
-        from pipeline.sorting.table import check_table, write_table
+        from pipeline.sorting.table import check_table, with_pictures, write_table
 
     files = [(option, Path(file).expanduser()) for option, file in tables.items() if file]
     for option, file in files:
@@ -77,7 +81,10 @@ def _sort(target: Path | None, link: bool, xmp: bool, tables: dict[str, str | No
         print("\n".join(_summary(done)))
     for _, file in files:
         with alive("table"):
-            write_table(table := read_predictions(), file)
+            table = read_predictions()
+            if file.suffix.lower() == ".parquet":
+                table = with_pictures(table, read_params())
+            write_table(table, file)
         print(f"table     {counted(len(table), 'row')} in {file}")
     if target:
         print(f"\nundo      scan sort {shlex.quote(str(target))} --undo")

@@ -1,9 +1,10 @@
-"""``scan sort --csv`` and ``--json``: a table of files and groups."""
+"""``scan sort --csv``, ``--json`` and ``--parquet``: a table of files and groups."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.params import Params
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 COLUMNS = [
     "source", "group", "name", "probability", "runner_up", "runner_up_probability", "state", "split", "content",
 ]  # fmt: skip
+PICTURED = ["x", "y", "path", "picture"]  # of a .parquet file alone
+SIDE = 96  # pixels of a small picture
 
 
 def check_table(path: Path, option: str) -> None:
@@ -24,12 +27,40 @@ def check_table(path: Path, option: str) -> None:
         raise ScanError(f"--{option} is {path}, which is a folder; name a file")
 
 
+def with_pictures(table: "pa.Table", params: Params) -> "pa.Table":
+    """``read_predictions``'s table with each image's file, as ``path``, and a small WebP as ``picture``.
+
+    ``path`` is null for what is no file of its own, ``picture`` for what is no image of the run.
+    """
+    import pyarrow as pa
+
+    from pipeline.review.photos import Photos
+
+    photos = Photos(params)
+    place = {source: image for image, source in enumerate(photos.sources)}
+    images = [place.get(source) for source in table["source"].to_pylist()]
+    paths, pictures = list[str | None](), list[bytes | None]()
+    for image in images:
+        pictures.append(None if image is None else photos.thumb(image, SIDE))
+        try:
+            paths.append(None if image is None else str(photos.file(image).absolute()))
+        except ScanError:  # inside an archive or a table
+            paths.append(None)
+    table = table.append_column("path", pa.array(paths, pa.string()))
+    return table.append_column("picture", pa.array(pictures, pa.binary()))
+
+
 def write_table(table: "pa.Table", path: Path) -> None:
-    """Writes ``table``, which is ``read_predictions``'s, to a .csv or .json file: all of it or nothing."""
+    """Writes ``table``, ``read_predictions``'s, to a .csv, .json or .parquet file: all of it or nothing."""
     partial = path.with_name(f".{path.name}.partial")
-    chosen = table.select(COLUMNS)
+    kind = path.suffix.lower()
+    chosen = table.select([*COLUMNS, *(name for name in PICTURED if kind == ".parquet" and name in table.column_names)])
     try:
-        if path.suffix.lower() == ".csv":
+        if kind == ".parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(chosen, partial)
+        elif kind == ".csv":
             from pyarrow import csv
 
             csv.write_csv(chosen, partial)
