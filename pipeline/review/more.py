@@ -54,7 +54,7 @@ def kmeans_agreement(embeddings: np.ndarray, clusters: np.ndarray) -> float:
     number = int(clusters.max()) + 1
     if number < 2:
         return 1.0
-    labels, _ = kmeans_clusters(embeddings, number, 0, STARTS)
+    labels, _ = kmeans_clusters(embeddings, min(number, len(embeddings)), 0, STARTS)
     table = np.zeros((number, number), np.int64)
     np.add.at(table, (labels, clusters), 1)
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(clusters))

@@ -46,7 +46,7 @@ VALID = {
     ScanCluster: cluster_settings(),
     FrozenCluster: frozen_settings(),
     Selflabel: selflabel_settings(),
-    Evaluate: Evaluate(kmeans_runs=2, probes=False),
+    Evaluate: Evaluate(kmeans_runs=2, pictures=True, probes=False),
 }
 NAN, INF = float("nan"), float("inf")
 PRETEXTS = variants(Pretext)
@@ -182,7 +182,7 @@ WRONG = {
         "optimizer": [None],
         "augmentation": [None, {"kind": "none"}],
     },
-    Evaluate: {"kmeans_runs": [1, 0, 2.5], "probes": [1, "yes", None]},
+    Evaluate: {"kmeans_runs": [1, 0, 2.5], "pictures": [1, "yes", None], "probes": [1, "yes", None]},
 }  # fmt: skip
 EVERY_KIND = pytest.mark.parametrize("kind", sorted(VALID, key=lambda kind: kind.__name__))
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import time
 
 import numpy as np
 import pytest
@@ -142,32 +140,10 @@ def test_nothing_is_cut_that_has_room(project):
 
 
 @pytest.mark.slow
-def test_sixty_thousand_images_take_seconds_and_less_than_20_mb(project):
+def test_sixty_thousand_images_take_less_than_20_mb(project):
     rng = np.random.default_rng(0)
     write_whole_run(clusters=rng.integers(80, size=60_000).tolist(), side=32, dimensions=128, labels=[0] * 60_000)
     noise = rng.integers(0, 256, (60_000, 32, 32, 3), np.uint8)  # the largest of pictures
     artifacts.save_array(artifacts.IMAGES / "pixels-00000.npy", noise)
-    start = time.process_time()
     text = written(project)
-    assert time.process_time() - start < 60  # about 15 on two idle cores
     assert len(text.encode()) <= LARGEST and len(data_of(text)["thumbs"]) > 1_000
-
-
-def test_it_opens_in_a_browser_without_a_request_or_an_error(project):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or pytest.skip("there is no chromium")
-    edits.name(1, "</script><script>window.stolen = 1</script>")
-    written(project)
-    said, asked = [], []
-    with sync_api.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((project / "report.html").as_uri())
-        page.wait_for_selector(".tabs")
-        assert page.locator(".card").count() == 3 and page.evaluate("window.stolen") is None
-        page.wait_for_function("[...document.querySelectorAll('.card img')].some((each) => each.naturalWidth > 0)")
-        browser.close()
-    assert said == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -4,7 +4,9 @@ import shlex
 
 import pytest
 
+from pipeline.groups import edits
 from tests.pipeline.review.browser import mock_data, mock_server
+from tests.pipeline.review.test_report import written
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +29,22 @@ def file(browser, tmp_path):
     context.close()
     assert not errors
     assert not [url for url in requests if not url.startswith((path.as_uri(), "data:", "blob:"))]
+
+
+def test_the_file_of_a_run_opens_without_a_request_or_an_error(project, browser):
+    edits.name(1, "</script><script>window.stolen = 1</script>")
+    written(project)
+    said, asked = [], []
+    page = browser.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((project / "report.html").as_uri())
+    page.wait_for_selector(".tabs")
+    assert page.locator(".card").count() == 3 and page.evaluate("window.stolen") is None
+    page.wait_for_function("[...document.querySelectorAll('.card img')].some((each) => each.naturalWidth > 0)")
+    page.close()
+    assert said == [] and [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def commands(page):
