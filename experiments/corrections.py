@@ -2,9 +2,9 @@
 
 FOLDER is that of ``experiments.features``. An oracle that knows the labels has what the page offers: it names each
 group after its commonest class (groups of one name are merged); splits a group and names the parts; answers the
-questions of *To check*; and starts ``scan run``, which learns from the answers. Each of these is an action. It takes what
-makes the most images right for an action, and begins with the groups that the frozen path keeps or, on the same page,
-with k-means on the same embeddings and as many groups.
+questions of *To check*; and starts ``scan run``, which learns from the answers. Each of these is an action. It takes
+what makes the most images right for an action, and begins with the groups that the frozen path keeps or, on the same
+page, with k-means on the same embeddings and as many groups.
 """
 
 import sys
