@@ -15,7 +15,7 @@ from pipeline.environment import worker_count
 from pipeline.inspect_source import Inspection, inspect_source, write_contact_sheet
 from pipeline.params import read_params, validate
 from pipeline.presets import as_yaml, change_params, changed_params, find_preset, read_preset, use_preset
-from pipeline.progress import clock, say
+from pipeline.progress import alive, clock, say
 from pipeline.project import START, is_project
 from pipeline.suggest import Number, fit_of
 from scan_core.errors import ScanError
@@ -56,7 +56,7 @@ def look(
     sheet = sheet or (str(SCRATCH / "contact_sheet.png") if here else None)
     place = Path(sheet).absolute() if sheet else None
     where = photos if here else str(Path(photos).expanduser().absolute())
-    with contextlib.nullcontext() if here else somewhere():
+    with contextlib.nullcontext() if here else somewhere(), alive("look"):
         proposal = propose(where, one_number(groups), labels, adapt, train)
         shown = write_contact_sheet(proposal.found, place) if place else 0
         # Before anything is said of it: settings that do not go with the others are refused.

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.cli.show import show
 from pipeline.environment import data_home
 from pipeline.params import Params, read_params
 from pipeline.presets import change_params, flat
-from pipeline.progress import CountProgress, say
+from pipeline.progress import CountProgress, alive, say
 from pipeline.project import command_name, make_project, project_for
 from pipeline.suggest import Number
 from scan_core.data.open import open_source
@@ -124,7 +125,8 @@ def run_source(
         earlier = {"asked": asked, "settings": read_params().model_dump(mode="json")}
     replace_text(RUN, json.dumps(earlier | {"finished": None}, indent=1))
     reproduce()
-    note_finished(earlier)
+    with alive("show"):
+        note_finished(earlier)
 
 
 def learn_answers() -> None:
@@ -204,6 +206,9 @@ def reproduce() -> None:
     with LOG.open("w") as log:
         running = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=log, env=variables)
         try:
+            with alive("start"):  # until DVC has started the first stage, which has its own signs of life
+                while not LOG.stat().st_size and running.poll() is None:
+                    time.sleep(0.1)
             status = running.wait()
         except KeyboardInterrupt:  # the stage has heard it too, saves what it has and ends
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -235,4 +240,9 @@ def propose_alone(photos: str, groups: Number | None, labels: str, adapt: bool, 
     ends_silently = (signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, context, signal.signal, ends_silently) as pool:
-        return pool.submit(propose, photos, groups, labels, adapt, train).result()
+        return pool.submit(_propose, photos, groups, labels, adapt, train).result()
+
+
+def _propose(*asked: Any) -> Proposal:
+    with alive("look"):
+        return propose(*asked)

@@ -200,6 +200,9 @@ class Running:
     def __init__(self, status, interrupted):
         self.status, self.interrupted, self.waited = status, interrupted, 0
 
+    def poll(self):
+        return self.status
+
     def wait(self):
         self.waited += 1
         if self.interrupted and self.waited == 1:
