@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from experiments.features import archived, digits, letters
 from pipeline.presets import find_preset, read_preset
 from pipeline.weights import sign_weights, weights_file
-from scan_core.clustering.candidates import assign
+from scan_core.clustering.heads import assign
 from scan_core.compute.device import configure_compute, make_fabric
 from scan_core.images.store import ArrayImages
 from scan_core.models.files import load_frozen

@@ -19,7 +19,8 @@ from experiments.verdict import table
 from pipeline.presets import find_preset, read_preset
 from pipeline.review.questions import questions_of
 from scan_core.clustering.answers import learn_answers
-from scan_core.clustering.candidates import log_probabilities, propose
+from scan_core.clustering.candidates import propose
+from scan_core.clustering.heads import log_probabilities
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.settings import FrozenCluster
 from scan_core.clustering.spectral import GRAPH_NEIGHBORS, shared_neighbors

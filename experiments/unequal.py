@@ -12,7 +12,8 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from experiments.number import ANIMALS, Features, draw
 from pipeline.presets import find_preset, read_preset
-from scan_core.clustering.candidates import assign, propose
+from scan_core.clustering.candidates import propose
+from scan_core.clustering.heads import assign
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.number import estimate_number, numbers_to_try
 from scan_core.clustering.settings import FrozenCluster

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from scan_core.clustering.candidates import assign, propose
+from scan_core.clustering.candidates import propose
+from scan_core.clustering.heads import assign
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.settings import FrozenCluster
 from scan_core.evaluation.belonging import (

@@ -140,7 +140,8 @@ def scan_seconds(clusters: int, settings: "FrozenCluster") -> float:
     """Seconds of all steps of the SCAN loss on stored embeddings."""
     import torch
 
-    from scan_core.clustering.candidates import FROM_CLUSTERS_STEPS, new_heads, scan_heads
+    from scan_core.clustering.candidates import FROM_CLUSTERS_STEPS
+    from scan_core.clustering.heads import new_heads, scan_heads
 
     generator, steps = torch.Generator().manual_seed(0), 4
     points = torch.nn.functional.normalize(torch.randn(2 * settings.batch_size, 256, generator=generator))

@@ -68,7 +68,8 @@ def cluster_embeddings(stage: Stage, settings: "FrozenCluster") -> None:
     """Clusters data/embeddings by several methods; writes the head that is kept, and what each of them finds."""
     import torch
 
-    from scan_core.clustering.candidates import assign, kept_head, propose
+    from scan_core.clustering.candidates import kept_head, propose
+    from scan_core.clustering.heads import assign
     from scan_core.models.files import load_reduction, save_reduction
 
     use_threads()

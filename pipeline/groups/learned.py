@@ -77,7 +77,7 @@ def learn() -> int | None:
     from pipeline import artifacts
     from pipeline.groups.apply import Grouping, embeddings_of, read_predictions
     from scan_core.clustering.answers import learn_answers
-    from scan_core.clustering.candidates import classify
+    from scan_core.clustering.heads import classify
 
     if not file.load_answers():
         return None

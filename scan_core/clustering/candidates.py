@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scan_core.clustering.consensus import agreement, consensus
-from scan_core.clustering.losses import scan_loss
+from scan_core.clustering.heads import SHARPNESS, Heads, assign, classify, new_heads, scan_heads
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.settings import FrozenCluster, known_number
 from scan_core.clustering.spectral import (
@@ -30,8 +29,6 @@ from scan_core.errors import ScanError
 from scan_core.models.networks import ClusterHeads
 
 LANDMARKS = 200_000  # images at most that are clustered as a whole; all others are seen in batches
-BATCH, BLOCK = 512, 16_384  # images at a time, in training and beyond it
-SHARPNESS = 10.0  # logits per unit of a linear map: rows of length 1 give small ones
 KMEANS_STARTS = 5
 GRAPH_VOTES = 0.5  # in the consensus, for each head's vote: a whole one makes the consensus a copy of the graph
 UNEQUAL = "graph, merged"  # the candidate that does not prefer clusters of equal size
@@ -39,12 +36,9 @@ UNEQUAL = "graph, merged"  # the candidate that does not prefer clusters of equa
 # Tiny-ImageNet, equal and with tails of 20:1 and 50:1, and on CIFAR-10's animals: python -m experiments.number.
 BETTER = 1.05
 MINING = (50_000, 0.95, "cpu")  # neighbors among landmarks: rows of an exact search at most, else the recall
-# The linear classifier that learns proposed clusters, and the SCAN loss that starts from them.
-CLASSIFIER_STEPS, CLASSIFIER_LR = 800, 1e-2
+# The SCAN loss that starts from proposed clusters.
 FROM_CLUSTERS_STEPS, FROM_CLUSTERS_LR = 400, 1e-3
 FROM_CLUSTERS_ENTROPY = 2.0  # a large entropy weight would make the clusters equal in size
-
-Heads = tuple[Tensor, Tensor]  # weight (H,C,D), bias (H,C)
 
 
 @dataclass
@@ -163,86 +157,6 @@ def _check_counts(count: int, mined: int, settings: FrozenCluster) -> None:
             f"cluster.neighbors is {settings.neighbors}, but {mined} neighbors were mined; lower it or "
             "raise neighbors.k"
         )
-
-
-def new_heads(count: int, clusters: int, dimensions: int, generator: torch.Generator) -> Heads:
-    """Random heads, as torch.nn.Linear has them, without a bias."""
-    bound = dimensions**-0.5
-    weight = (2 * torch.rand(count, clusters, dimensions, generator=generator) - 1) * bound
-    return weight, torch.zeros(count, clusters)
-
-
-def log_probabilities(points: Tensor, heads: Heads) -> Tensor:
-    """(B,D) to (H,B,C)."""
-    weight, bias = heads
-    return F.log_softmax(SHARPNESS * (torch.einsum("bd,hcd->hbc", points, weight) + bias[:, None]), dim=-1)
-
-
-def assign(points: Tensor, heads: Heads) -> Tensor:
-    """(N,D) to (H,N) int64: the most probable cluster under each head."""
-    found = torch.empty(len(heads[0]), len(points), dtype=torch.long)
-    for start in range(0, len(points), BLOCK):
-        block = points[start : start + BLOCK]
-        for row, weight, bias in zip(found, *heads, strict=True):
-            row[start : start + BLOCK] = (block @ weight.T + bias).argmax(dim=1)
-    return found
-
-
-def classify(points: Tensor, labels: Tensor, clusters: int, generator: torch.Generator) -> Heads:
-    """A linear head that learns ``labels`` (N,) of ``points`` (N,D) by cross-entropy."""
-    heads = new_heads(1, clusters, points.shape[1], generator)
-
-    def loss(batch: Tensor, heads: Heads) -> Tensor:
-        return F.nll_loss(log_probabilities(points[batch], heads)[0], labels[batch])
-
-    return _train(heads, loss, len(points), BATCH, CLASSIFIER_STEPS, CLASSIFIER_LR, generator)
-
-
-def scan_heads(
-    points: Tensor,
-    neighbors: Tensor,
-    heads: Heads,
-    entropy_weight: float,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    generator: torch.Generator,
-) -> Heads:
-    """``heads`` after the SCAN loss (paper, eq. 2) on pairs of ``points`` (N,D) and their ``neighbors`` (N,K)."""
-
-    def loss(batch: Tensor, heads: Heads) -> Tensor:
-        partner = neighbors[batch, torch.randint(neighbors.shape[1], (len(batch),), generator=generator)]
-        total, _, _ = scan_loss(
-            log_probabilities(points[batch], heads), log_probabilities(points[partner], heads), entropy_weight
-        )
-        return total.sum()
-
-    return _train(heads, loss, len(points), batch_size, steps, lr, generator)
-
-
-def _train(
-    heads: Heads,
-    loss: Callable[[Tensor, Heads], Tensor],
-    count: int,
-    batch_size: int,
-    steps: int,
-    lr: float,
-    generator: torch.Generator,
-) -> Heads:
-    """Adam under a half cosine over whole batches of positions (B,), at most half of them at a time."""
-    weight, bias = (each.clone().requires_grad_() for each in heads)
-    optimizer = torch.optim.Adam([weight, bias], lr=lr, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    size, order = max(min(batch_size, count // 2), 1), torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(order) < size:
-            order = torch.randperm(count, generator=generator)
-        batch, order = order[:size], order[size:]
-        optimizer.zero_grad()
-        loss(batch, (weight, bias)).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-        optimizer.step()
-        schedule.step()
-    return weight.detach(), bias.detach()
 
 
 def kept_head(candidates: Candidates, points: Tensor) -> ClusterHeads:

@@ -19,8 +19,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scan_core.clustering.candidates import UNEQUAL, Candidates, assign, propose
+from scan_core.clustering.candidates import UNEQUAL, Candidates, propose
 from scan_core.clustering.consensus import image_votes
+from scan_core.clustering.heads import assign
 from scan_core.clustering.neighbors import mine_neighbors
 from scan_core.clustering.number import estimate_number, numbers_to_try
 from scan_core.compute.device import to_device

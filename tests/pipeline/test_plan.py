@@ -80,7 +80,7 @@ def test_what_is_measured_is_an_image_and_a_step_of_the_second_call(monkeypatch)
     monkeypatch.setattr(plan.time, "monotonic", lambda: len(calls) ** 2)
     monkeypatch.setattr("pipeline.weights.sign_weights", lambda *_: None)
     monkeypatch.setattr("scan_core.models.frozen.FrozenNetwork", lambda *_, **__: calls.append)
-    monkeypatch.setattr("scan_core.clustering.candidates.scan_heads", lambda *given: calls.append(given))
+    monkeypatch.setattr("scan_core.clustering.heads.scan_heads", lambda *given: calls.append(given))
     assert plan.embedding_seconds(LITE0, 160) == (4 - 1) / PROBED and calls[0].shape == (PROBED, 3, 160, 160)
     settings = PHOTOS.cluster.model_copy(update={"heads": 3, "steps": 50})
     assert plan.scan_seconds(7, settings) == ((16 - 9) * 50 + (36 - 25) * 2 * FROM_CLUSTERS_STEPS) / 4

@@ -7,20 +7,10 @@ import pytest
 import torch
 
 from scan_core.clustering import candidates as module
-from scan_core.clustering.candidates import (
-    UNEQUAL,
-    Candidates,
-    assign,
-    choose,
-    classify,
-    kept_head,
-    log_probabilities,
-    new_heads,
-    propose,
-    scan_heads,
-)
+from scan_core.clustering import heads as heads_module
+from scan_core.clustering.candidates import UNEQUAL, Candidates, choose, kept_head, propose
 from scan_core.clustering.consensus import agreement, consensus
-from scan_core.clustering.losses import scan_loss
+from scan_core.clustering.heads import assign, new_heads
 from tests.scan_core.clustering.test_spectral import groups, mined, one_cluster_per_group
 from tests.tiny import frozen_settings, refused
 
@@ -84,7 +74,7 @@ def test_of_very_many_images_the_first_are_landmarks_from_which_all_are_grouped(
     points, labels = points[order], labels[order]
     seen = []
     monkeypatch.setattr(module, "LANDMARKS", 50)
-    monkeypatch.setattr(module, "BLOCK", 32)
+    monkeypatch.setattr(heads_module, "BLOCK", 32)
     monkeypatch.setattr(module, "GRAPH_NEIGHBORS", 5)
     for name in ("kmeans_clusters", "spectral_clusters", "consensus"):
         monkeypatch.setattr(module, name, counted(getattr(module, name), seen))
@@ -128,7 +118,7 @@ def test_the_head_without_a_preference_has_no_vote():
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr(module, "CLASSIFIER_STEPS", 20)
+    monkeypatch.setattr(heads_module, "CLASSIFIER_STEPS", 20)
     monkeypatch.setattr(module, "FROM_CLUSTERS_STEPS", 5)
     for name in ("temi_clusters", "turtle_clusters"):
         monkeypatch.setattr(module, name, functools.partial(getattr(module, name), steps=5))
@@ -181,26 +171,3 @@ def test_too_few_images_or_neighbors_are_refused_and_as_many_clusters_as_images_
     refused(lambda: run(neighbors=3), "cluster.neighbors is 3", "2 neighbors were mined")
     assert "graph" not in run(num_clusters=3, neighbors=2).names
     refused(lambda: run(neighbors=2, methods=("graph",)), "cluster.methods is graph alone", "at most 2")
-
-
-def test_the_first_step_of_the_heads_descends_the_scan_loss_by_hand():
-    points, _ = groups((8, 8))
-    near, given = torch.from_numpy(mined(points, 4)), torch.from_numpy(points)
-    generator = torch.Generator().manual_seed(0)
-    heads = new_heads(2, 2, 8, generator)
-    weight, bias = (each.clone().requires_grad_() for each in heads)
-    settings = frozen_settings(batch_size=99, lr=0.01)  # half of the images at most, the first of a permutation
-    draws = torch.Generator().manual_seed(5)
-    order = torch.randperm(16, generator=draws)[:8]
-    partners = near[order, torch.randint(4, (8,), generator=draws)]
-    log_p = [log_probabilities(given[rows], (weight, bias)) for rows in (order, partners)]
-    scan_loss(*log_p, 2.0)[0].sum().backward()
-    after = scan_heads(given, near, heads, 2.0, 1, settings.batch_size, settings.lr, torch.Generator().manual_seed(5))
-    for before, now, slope in ((heads[0], after[0], weight.grad), (heads[1], after[1], bias.grad)):
-        torch.testing.assert_close(now, before - 0.01 * slope / (slope.abs() + 1e-8), rtol=0, atol=1e-5)  # Adam's first
-
-
-def test_a_classifier_learns_labels_of_unseen_images_too():
-    points, labels = groups((40, 40, 40))
-    heads = classify(torch.from_numpy(points[::2]), torch.from_numpy(labels[::2]), 3, torch.Generator().manual_seed(0))
-    assert np.array_equal(assign(torch.from_numpy(points[1::2]), heads)[0].numpy(), labels[1::2])
