@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.tables import Experiment
-from pipeline.report.charts import BLUE, ORANGE
+from pipeline.report.drawing import BLUE, ORANGE
 
 
 def draw_points(path: Path, experiment: Experiment, values: list[list[dict[str, float]]], preset: str) -> None:

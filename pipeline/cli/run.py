@@ -54,7 +54,8 @@ def run(
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
     run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain, pictures)
-    learn_answers()
+    with alive("show"):
+        learn_answers()
     show()
     if Path.cwd() != here:  # the shell is still there
         print(f"\nfirst        cd {shlex.quote(Path.cwd().name)}")

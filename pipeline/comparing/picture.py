@@ -11,7 +11,8 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
 from pipeline.comparing.difference import Difference
-from pipeline.report.charts import BLUE, MAX_NAMED, ORANGE
+from pipeline.report.drawing import BLUE, ORANGE
+from pipeline.report.group_charts import MAX_NAMED
 
 WIDTH = 4.5  # inches between both sides of a flow
 GRAY = "#555555"

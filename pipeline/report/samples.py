@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.report.charts import MAX_CLUSTERS_DRAWN, short_name
+from pipeline.report.drawing import MAX_CLUSTERS_DRAWN, short_name
 from scan_core.evaluation.scores import Prediction
 
 COLUMNS = 12  # images in a row

@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.artifacts import STEPS
 from pipeline.params import read_params
-from pipeline.report import charts
-from pipeline.report.charts import PRETEXT_LOSSES, confusion_order, draw_charts
+from pipeline.report import charts, drawing, group_charts
+from pipeline.report.charts import PRETEXT_LOSSES, draw_charts
+from pipeline.report.group_charts import confusion_order
 from pipeline.report.samples import draw_samples
 from pipeline.report.scores import score_rows, settings_text
 from pipeline.report.tables import (
@@ -82,8 +83,8 @@ def test_clusters_in_use_are_drawn_if_one_was_empty(used, there):
 
 def axis_limits(monkeypatch, draw):
     """The limits of the value axis of the figure that ``draw`` makes."""
-    figures, chart = [], charts._chart
-    monkeypatch.setattr(charts, "_chart", lambda *given: figures.append(given[2]) or chart(*given))
+    figures, chart = [], charts.chart_of
+    monkeypatch.setattr(charts, "chart_of", lambda *given: figures.append(given[2]) or chart(*given))
     draw()
     return figures[0].axes[0].get_ylim()
 
@@ -188,21 +189,23 @@ def test_names_of_classes_are_not_read_as_formulas(tmp_path, name):
 
 
 def test_long_names_are_cut():
-    assert charts.short_name("n" * 16) == "n" * 16
-    assert charts.short_name("n" * 17) == "n" * 15 + "…"
+    assert drawing.short_name("n" * 16) == "n" * 16
+    assert drawing.short_name("n" * 17) == "n" * 15 + "…"
 
 
 def test_the_confusion_counts_its_pairs(monkeypatch):
     seen = {}
-    original = charts.plt.subplots
+    original = drawing.plt.subplots
 
     def subplots(*args, **kwargs):
         figure, axis = original(*args, **kwargs)
         monkeypatch.setattr(axis, "imshow", lambda shares, **_: seen.update(shares=shares))
         return figure, axis
 
-    monkeypatch.setattr(charts.plt, "subplots", subplots)
-    charts._confusion(confusion([("a", "a")] * 3 + [("a", "cluster 1")] + [("b", "b")] * 2), {0: "a", 2: "b"}, range(3))
+    monkeypatch.setattr(drawing.plt, "subplots", subplots)
+    group_charts.confusion(
+        confusion([("a", "a")] * 3 + [("a", "cluster 1")] + [("b", "b")] * 2), {0: "a", 2: "b"}, range(3)
+    )
     np.testing.assert_allclose(seen["shares"], [[0.75, 0, 0.25], [0, 1, 0]])
 
 

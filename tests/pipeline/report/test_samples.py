@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import samples
-from pipeline.report.charts import MAX_CLUSTERS_DRAWN
+from pipeline.report.drawing import MAX_CLUSTERS_DRAWN
 from pipeline.report.samples import COLUMNS, PIXELS, SHOWN, draw_neighbors, draw_samples
 from scan_core.evaluation.scores import Prediction
 
