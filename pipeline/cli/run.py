@@ -68,6 +68,8 @@ def enter_project(photos: str) -> str:
     if folder == here:
         return photos
     found = Path(photos).expanduser().absolute()
+    if ".." in found.parts:
+        found = found.resolve()
     if not found.exists():
         raise ScanError(f"there is nothing at {photos}")
     make_project(folder)
