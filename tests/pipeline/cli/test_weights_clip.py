@@ -70,6 +70,8 @@ def test_both_towers_come_from_one_file(hub):
         torch.testing.assert_close(features @ projection, whole(photos) - whole.head.bias)
     assert torch.equal(projection, published["visual.proj"])
     torch.testing.assert_close(words.norm(dim=1), torch.ones(len(words)))
+    asked = (f"/api/models/{CLIP}", f"/{CLIP}/resolve/", "/storage/")
+    assert all(path.startswith(asked) for _, path, _ in hub.requests), "nothing else is told or asked"
     assert not any(path.endswith("/model.safetensors") for path in hub.fetched())
 
 

@@ -91,6 +91,18 @@ def test_what_all_images_or_all_words_have_in_common_does_not_count(offset):
     assert matched("dog", "tench", "bird", offset=offset) == ["dog", "tench", "bird"]
 
 
+def test_a_word_is_told_by_where_it_differs_from_all_words_and_not_by_how_far():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1000, 64)) + 100
+    vectors[:, 0] = 100
+    vectors[0], vectors[1] = 100, 100
+    vectors[0, 0] += 0.5  # a small step in the group's direction, and a larger one that leads half away from it
+    vectors[1, :2] += 3
+    features = np.eye(64)[[0] * 5 + [5] * 5]
+    found = match_words(features, np.repeat([1, 2], 5), vectors, [str(number) for number in range(1000)])
+    assert found[1] == "0"
+
+
 def test_two_groups_of_one_kind_do_not_share_a_name():
     found = matched("dog", "dog", "tench", "bird")
     assert found.count("dog") == 1 and found[2:] == ["tench", "bird"]
