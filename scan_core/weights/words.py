@@ -21,8 +21,8 @@ SHARE_POWER = 0.5  # a smaller one prefers narrower words
 LEAST_SHARE, LEAST_SCORE = 0.25, 0.75  # of a group's images that are of the kind; of the word
 VOCABULARY_GROUPS = 2
 WIDEST = 120  # kinds that a word may cover: "dog" has 118, "artifact" 522
-# Of a word by text, in standard deviations over the words. Of V=1344 by chance the best reaches 3.3, at most some 3.8.
-# Chosen without a text tower, on the same sets, with the classifier's weights in place of vectors of words.
+# Of a word by text, in standard deviations over the words; the best of 1,344 reaches 3.3 by chance. Chosen without a
+# text tower, on the same sets, with the classifier's weights in place of vectors of words.
 LEAST_MARGIN = 4.5
 
 
