@@ -1,5 +1,6 @@
 """``scan weights``: weights that others have published."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,7 @@ def list_weights() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from scan_core.weights.hub import ON_HUB
-    from scan_core.weights.published import PUBLISHED
+    from scan_core.weights.published import ON_HUB, PUBLISHED
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("name", "MB", "features", "pixels", "trained on", "with labels", "license"):
@@ -62,14 +62,19 @@ def get_weights(
 
 
 def _is_intact(path: Path) -> bool:
-    """Whether the file of weights can be used."""
+    """Whether the file of weights can be used, and that of its text tower if it came with one."""
     from scan_core.models.files import load_frozen
+    from scan_core.weights.hub import TOKENIZER, recorded_origin
+    from scan_core.weights.text import text_towers
 
     try:
         load_frozen(path)
     except ScanError:
         return False
-    return True
+    if TOKENIZER not in recorded_origin(path):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() in text_towers(path.parent)
 
 
 @weights.command("import")
@@ -99,12 +104,17 @@ def _write_weights(read: str, found: "Imported", path: Path) -> None:
     """Writes the file, and prints what it holds and the settings that use it."""
     from pipeline.presets import as_yaml
     from scan_core.models.files import save_backbone
+    from scan_core.weights.text import save_text, text_file
 
     images = found.preprocessing
     save_backbone(path, found.tensors, found.origin, found.backbone, images)
+    if found.text is not None:
+        save_text(path, found.text)
     left_out = ", ".join(f"{what} ({count})" for what, count in found.left_out.items()) or "nothing"
     print(f"read      {read}\nnetwork   {found.origin['network']}, {len(found.tensors)} tensors")
     print(f"left out  {left_out}\nwrote     {path}")
+    if found.text is not None:
+        print(f"names     {text_file(path)}, for names of groups")
     for note in found.notes:
         print(f"note      {note}")
     frozen = {

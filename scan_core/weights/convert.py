@@ -15,6 +15,7 @@ from scan_core.models.files import Preprocessing, load_strictly
 from scan_core.models.networks import architecture, build_backbone
 from scan_core.models.settings import Backbone
 from scan_core.weights.checkpoint import PREFIX, other_kind, read_checkpoint, state_dict
+from scan_core.weights.text import Text
 
 KINDS = ("moco_v2", "torchvision", "timm", "dino")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,6 +45,7 @@ class Imported:
     size: int  # pixels that images are resized to, before they are cropped to those of ``preprocessing``
     preprocessing: Preprocessing
     notes: tuple[str, ...]
+    text: Text | None = None  # CLIP's, if it came with the image tower
 
 
 def import_checkpoint(
@@ -68,7 +70,9 @@ def import_checkpoint(
     settings = _settings(tensors, kind, name, model, stem, path)
     network = build_backbone(settings, 3)
     if kind == "timm":
+        tensors, texts = _image_tower(tensors, network)
         tensors, left_out = _without_classifier(_renamed(tensors, settings), network)
+        left_out |= texts
     tensors = _with_counters(tensors, network)
     load_strictly(network, tensors, path, f"{kind} as {architecture(settings)} was expected{other_kind(state, kind)}")
     with path.open("rb") as file:
@@ -95,6 +99,19 @@ def map_keys(state: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor],
         positions = taken["pos_embed"]
         taken |= {"cls_token": taken["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
     return taken, dict(left_out)
+
+
+def _image_tower(tensors: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """If ``tensors`` are both of CLIP's towers, as open_clip names them, the image tower's under timm's names.
+
+    The projection of images becomes timm's classifier. The number of tensors that are left out comes second.
+    """
+    if "visual.class_embedding" not in tensors:
+        return tensors, {}
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    texts = sum(not key.startswith("visual.") for key in tensors)
+    return checkpoint_filter_fn(tensors, network), {"text tower": texts}
 
 
 def _without_classifier(tensors: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], dict[str, int]]:

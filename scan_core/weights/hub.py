@@ -1,5 +1,7 @@
 """Published weights on the Hugging Face hub, in the layout of timm's repositories: config.json and model.safetensors.
 
+A repository of CLIP has both towers, in open_clip_model.safetensors. The one of ViT-B/32 has no model.safetensors.
+
 ``huggingface_hub`` makes every request, so its own settings hold: ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and
 ``HF_HOME``, in whose cache a file that is already there is found.
 """
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scan_core.errors import ScanError
-from scan_core.weights.published import Known
+from scan_core.weights.published import ON_HUB
 
 if TYPE_CHECKING:  # torch and timm take seconds to import, and a list of names needs neither
     from scan_core.weights.convert import Imported
+    from scan_core.weights.text import Sizes
 
 # Read once, when timm imports huggingface_hub. Otherwise each request says which other packages are installed, and the
 # first of a day asks the hub for a list of programs, to say which of them runs this one.
@@ -27,40 +30,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 OWNER = "timm/"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-DINOV2 = Known(
-    model="vit_small_patch14_dinov2.lvd142m",
-    features=384,
-    side=224,
-    megabytes=88,
-    license="Apache-2.0",
-    trained_on="LVD-142M",
-    labels="no",
-)
-DINOV2_BASE = replace(DINOV2, model="vit_base_patch14_dinov2.lvd142m", features=768, megabytes=346)
-DINOV2_LARGE = replace(DINOV2, model="vit_large_patch14_dinov2.lvd142m", features=1024, megabytes=1217)
-# OpenAI trained CLIP with an approximate GELU, which timm's networks of this name compute.
-CLIP = Known(
-    model="vit_base_patch32_clip_quickgelu_224.openai",
-    features=768,
-    side=224,
-    megabytes=351,
-    license="Apache-2.0",
-    trained_on="WIT-400M",
-    labels="captions",
-)
-ON_HUB = {
-    "dinov2_small": DINOV2,
-    "dinov2_small_reg4": replace(DINOV2, model="vit_small_patch14_reg4_dinov2.lvd142m"),
-    "dinov2_base": DINOV2_BASE,
-    "dinov2_base_reg4": replace(DINOV2_BASE, model="vit_base_patch14_reg4_dinov2.lvd142m"),
-    "dinov2_large": DINOV2_LARGE,
-    "dinov2_large_reg4": replace(DINOV2_LARGE, model="vit_large_patch14_reg4_dinov2.lvd142m"),
-    "siglip2_base": replace(CLIP, model="vit_base_patch16_siglip_224.v2_webli", megabytes=372, trained_on="WebLI"),
-    "clip_vit_b32": CLIP,
-    "clip_vit_b16": replace(CLIP, model="vit_base_patch16_clip_quickgelu_224.openai", megabytes=345),
-    "clip_vit_l14": replace(CLIP, model="vit_large_patch14_clip_quickgelu_224.openai", features=1024, megabytes=1216),
-}
+BOTH_TOWERS, TEXT_CONFIG, TOKENIZER = "open_clip_model.safetensors", "open_clip_config.json", "tokenizer.json"
+CLIP = r"vit_\w+_clip_(?!.*_ft_)"  # timm's names of such networks, but of none that was trained further on labels
+NO_NAMES = "it cannot suggest names of groups: its repository has no text tower in the form that is read"
 
 
 def is_on_hub(name: str) -> bool:
@@ -93,19 +65,30 @@ def load_from_hub(name: str, path: Path, revision: str | None = None) -> "Iterat
     says. After a cut, the same call downloads the rest.
     """
     from scan_core.weights.convert import import_checkpoint
+    from scan_core.weights.text import read_text
 
     model, repository = _locate(name)
     what, recorded = f"{name} is {repository} on the hub", recorded_origin(path)
     revision = revision or recorded.get("revision")
+    files = (BOTH_TOWERS, WEIGHTS) if re.match(CLIP, model) else (WEIGHTS,)
     with _hub_errors(what, CONFIG, revision):
         commit, config = _describe(repository, revision)
     images = _check_config(repository, config, model)
-    with _hub_errors(what, WEIGHTS, revision):
-        checkpoint, sha256 = _download(repository, commit, path)
+    recorded = recorded if recorded.get("revision") == commit else {}
+    with _hub_errors(what, f"{TEXT_CONFIG} or {TOKENIZER}", revision):
+        sizes, texts = _describe_text(repository, commit) if BOTH_TOWERS in files else (None, {})
+    hashes = {file: _check_sha256(part, recorded.get(file), what, file) for file, part in texts.items()}
+    with _hub_errors(what, " or ".join(files), revision):
+        file, checkpoint, sha256 = _download_first(repository, commit, path, files)
     try:
-        _check_sha256(checkpoint, recorded["sha256"] if recorded.get("revision") == commit else sha256, what)
+        _check_sha256(checkpoint, recorded["sha256"] if recorded.get("file") == file else sha256, what, file)
         found = import_checkpoint(checkpoint, "timm", model=model, config=images)
-        origin = {"file": WEIGHTS, "repository": repository, "revision": commit, "license": images["license"]}
+        origin = {"file": file, "repository": repository, "revision": commit, "license": images["license"]}
+        if sizes is not None and file == BOTH_TOWERS:
+            text = read_text(checkpoint, sizes, texts[TOKENIZER].read_text(encoding="utf-8"))
+            found, origin = replace(found, text=text, left_out={}), origin | hashes
+        elif len(files) > 1:
+            found = replace(found, notes=(*found.notes, NO_NAMES))
         yield replace(found, origin=found.origin | origin)
     except ScanError:  # it is whole, and not what is wanted
         _delete_downloads(path)
@@ -142,6 +125,24 @@ def _describe(repository: str, revision: str | None) -> tuple[str, bytes]:
     return commit, Path(hub.hf_hub_download(repository, CONFIG, revision=commit)).read_bytes()
 
 
+def _describe_text(repository: str, commit: str) -> "tuple[Sizes | None, dict[str, Path]]":
+    """The text tower's sizes and files; None and no files if there is none, or one of another design."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    from scan_core.weights.text import read_sizes
+
+    hub = HfApi()
+    try:
+        files = {
+            file: Path(hub.hf_hub_download(repository, file, revision=commit)) for file in (TEXT_CONFIG, TOKENIZER)
+        }
+    except RemoteEntryNotFoundError:
+        return None, {}
+    sizes = read_sizes(files[TEXT_CONFIG].read_bytes())
+    return sizes, files if sizes else {}
+
+
 def _check_config(repository: str, content: bytes, model: str) -> dict[str, Any]:
     """timm's ``pretrained_cfg`` in config.json. Raises ``ScanError`` if it is of another network or of other images."""
     networks = {name.partition(".")[0] for name in (repository.removeprefix(OWNER), model)}  # CLIP's two differ
@@ -165,8 +166,20 @@ def _check_config(repository: str, content: bytes, model: str) -> dict[str, Any]
     return images | {"license": str(images.get("license") or "not stated")}
 
 
-def _download(repository: str, commit: str, path: Path) -> tuple[Path, str | None]:
-    """The file of weights, and the SHA-256 that the hub says, if it does.
+def _download_first(repository: str, commit: str, path: Path, files: tuple[str, ...]) -> tuple[str, Path, str | None]:
+    """The first of ``files`` that is there, and what ``_download`` gives of it."""
+    from huggingface_hub.errors import OfflineModeIsEnabled, RemoteEntryNotFoundError
+
+    for file in files[:-1]:
+        try:
+            return file, *_download(repository, commit, path, file)
+        except (RemoteEntryNotFoundError, OfflineModeIsEnabled):
+            pass
+    return files[-1], *_download(repository, commit, path, files[-1])
+
+
+def _download(repository: str, commit: str, path: Path, name: str) -> tuple[Path, str | None]:
+    """The file ``name`` of weights, and the SHA-256 that the hub says, if it does.
 
     A file in the hub's cache is taken. A download is written beside ``path`` and not to the cache, because
     ``hf_hub_download`` throws away what it has when the connection is cut.
@@ -178,10 +191,10 @@ def _download(repository: str, commit: str, path: Path) -> tuple[Path, str | Non
 
     hub = HfApi()
     try:
-        return Path(hub.hf_hub_download(repository, WEIGHTS, revision=commit, local_files_only=True)), None
+        return Path(hub.hf_hub_download(repository, name, revision=commit, local_files_only=True)), None
     except LocalEntryNotFoundError:
         pass
-    url = hf_hub_url(repository, WEIGHTS, revision=commit, endpoint=hub.endpoint)
+    url = hf_hub_url(repository, name, revision=commit, endpoint=hub.endpoint)
     remote = get_hf_file_metadata(url, endpoint=hub.endpoint)
     part = path.with_name(f".{path.stem}-{commit}{path.suffix}")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +211,13 @@ def _delete_downloads(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_sha256(checkpoint: Path, wanted: str | None, what: str) -> None:
-    """Raises ``ScanError`` unless the file has the SHA-256 ``wanted``; None is not checked."""
-    with checkpoint.open("rb") as file:
+def _check_sha256(path: Path, wanted: str | None, what: str, name: str) -> str:
+    """The SHA-256 of the file at ``path``. Raises ``ScanError`` unless it is ``wanted``; None is not checked."""
+    with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if wanted and actual != wanted:
-        raise ScanError(f"{what}; the SHA-256 of its {WEIGHTS} is {actual}, not {wanted}: not used; get it again")
+        raise ScanError(f"{what}; the SHA-256 of its {name} is {actual}, not {wanted}: not used; get it again")
+    return actual
 
 
 @contextmanager

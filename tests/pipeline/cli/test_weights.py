@@ -19,8 +19,7 @@ from pipeline.weights import sign_weights, weights_file
 from scan_core.errors import ScanError
 from scan_core.models.files import load_backbone
 from scan_core.models.networks import build_backbone
-from scan_core.weights.hub import ON_HUB
-from scan_core.weights.published import PUBLISHED
+from scan_core.weights.published import ON_HUB, PUBLISHED
 from tests.project import ROOT, completed, merge
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from pipeline.cli.app import app
 from pipeline.weights import sign_weights, weights_file
 from scan_core.errors import ScanError
 from scan_core.models.files import Preprocessing, load_frozen
-from tests.hub import COMMIT, NEWER, REPOSITORY, TOKEN, Hub, timm_files, without_network
+from tests.hub import COMMIT, NEWER, REPOSITORY, TOKEN, Hub, served, timm_files, without_network
 from tests.project import ROOT, environment, make_dvc_project, run
 
 FILE = Path("weights/test_vit.r160_in1k.safetensors")
@@ -31,24 +30,8 @@ FILE = Path("weights/test_vit.r160_in1k.safetensors")
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with two commits, of which the newer is not yet ``main``; this process uses it from a new folder."""
-    hub = Hub({COMMIT: timm_files(0), NEWER: timm_files(1)})
-    servers = hub.start()
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    # The library reads the environment when it is imported; a test with a process of its own sets HF_ENDPOINT.
-    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-    address = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # 10 MB, and what is not a whole one is lost in a cut
-    monkeypatch.setattr(file_download, "time", types.SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield hub
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with served(Hub({COMMIT: timm_files(0), NEWER: timm_files(1)}), tmp_path, monkeypatch) as hub:
+        yield hub
 
 
 def get(*words, name=REPOSITORY):

@@ -20,6 +20,7 @@ from scan_core.models.networks import build_backbone
 from scan_core.weights import convert
 from scan_core.weights.checkpoint import read_checkpoint
 from scan_core.weights.convert import KINDS, import_checkpoint, map_keys
+from tests.hub import CLIP, clip_files
 from tests.scan_core.data.little_files import Trap
 from tests.tiny import assert_same_tensors, backbone_settings, change, refused
 
@@ -185,6 +186,17 @@ def test_clip_wants_its_own_normalization_and_leaves_its_projection_out():
     assert "QuickGELU" in notes[0], "what timm says of these weights"
     taken, left_out = convert._without_classifier(whole.state_dict(), network)
     assert taken.keys() == network.state_dict().keys() and left_out == {"classifier": 2}
+
+
+def test_the_image_tower_in_a_file_of_both_is_taken(tmp_path):
+    path = tmp_path / "open_clip_model.safetensors"
+    path.write_bytes(clip_files()["open_clip_model.safetensors"])
+    name = CLIP.removeprefix("timm/")
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=8)  # of the same seed as the file's
+    imported = import_checkpoint(path, "timm", model=name)
+    assert imported.left_out == {"classifier": 2, "text tower": 30} and imported.text is None
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in imported.tensors.items())
 
 
 def test_a_name_without_a_tag_is_noted_and_a_distilled_network_has_two_classifiers(tmp_path):

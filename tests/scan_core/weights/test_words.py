@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from scan_core.weights.words import WIDEST, classifier_of, covers, hypernyms, suggest_words
+from scan_core.weights.words import (
+    WIDEST,
+    classifier_of,
+    covers,
+    hypernyms,
+    match_words,
+    suggest_words,
+    vocabulary,
+)
 
 IDS, TABLE = covers()
 NAMES = [hypernyms()[word][1] for word in IDS]
@@ -57,6 +65,54 @@ def test_images_of_everything_and_of_nothing_have_no_name():
     rng = np.random.default_rng(0)
     everything = {f"g{number}": rng.integers(0, 1000, 200) for number in range(3)}
     assert set(suggested(**everything).values()) == {""}
+
+
+def matched(*words, noise=0.3, offset=0.0, seed=0):
+    """Names of a group of 20 images near the vector of each of ``words``; "" is a group near none."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(len(vocabulary()), 64))
+    wanted = [vectors[vocabulary().index(word)] if word else rng.normal(size=64) for word in words]
+    features = np.repeat(wanted, 20, axis=0) + noise * rng.normal(size=(20 * len(words), 64))
+    features = features / np.linalg.norm(features, axis=1, keepdims=True) + offset * rng.normal(size=64)
+    found = match_words(features, np.repeat(np.arange(len(words)), 20), vectors + 5, vocabulary())
+    return [found.get(number, "") for number in range(len(words))]
+
+
+def test_every_word_of_the_vocabulary_is_there_once():
+    assert len(vocabulary()) == len(set(vocabulary())) > 1000 and {"dog", "tench"} < set(vocabulary())
+
+
+def test_groups_get_the_words_that_their_images_are_near():
+    assert matched("dog", "tench", "bird") == ["dog", "tench", "bird"]
+
+
+@pytest.mark.parametrize("offset", [1.0, 10.0])
+def test_what_all_images_or_all_words_have_in_common_does_not_count(offset):
+    assert matched("dog", "tench", "bird", offset=offset) == ["dog", "tench", "bird"]
+
+
+def test_a_word_is_told_by_where_it_differs_from_all_words_and_not_by_how_far():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1000, 64)) + 100
+    vectors[:, 0] = 100
+    vectors[0], vectors[1] = 100, 100
+    vectors[0, 0] += 0.5  # a small step in the group's direction, and a larger one that leads half away from it
+    vectors[1, :2] += 3
+    features = np.eye(64)[[0] * 5 + [5] * 5]
+    found = match_words(features, np.repeat([1, 2], 5), vectors, [str(number) for number in range(1000)])
+    assert found[1] == "0"
+
+
+def test_two_groups_of_one_kind_do_not_share_a_name():
+    found = matched("dog", "dog", "tench", "bird")
+    assert found.count("dog") == 1 and found[2:] == ["tench", "bird"]
+
+
+def test_groups_that_no_word_fits_have_none():
+    for seed in range(10):
+        assert matched(*[""] * 8, seed=seed) == [""] * 8
+        assert matched("dog", "tench", "", seed=seed)[2] == ""
+    assert matched("dog") == [""], "a single group is what all have in common"
 
 
 @pytest.mark.slow
