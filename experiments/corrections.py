@@ -1,4 +1,4 @@
-"""``python -m experiments.corrections FOLDER``: how many actions on the page make 95 % of the images right.
+"""``python -m experiments.corrections FOLDER [SET …]``: how many actions on the page make 95 % of the images right.
 
 FOLDER is that of ``experiments.features``. An oracle that knows the labels has what the page offers: it names each
 group after its commonest class (groups of one name are merged); splits a group and names the parts; answers the
@@ -118,9 +118,9 @@ def of_kmeans(embeddings: np.ndarray, count: int, seed: int) -> np.ndarray:
     return found
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: list[str]) -> None:
     rows = []
-    for name in SETS:
+    for name in names or SETS:
         for seed in SEEDS:
             images = group(folder, name, seed)
             other = of_kmeans(images.embeddings, SETS[name], seed)
@@ -136,4 +136,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
