@@ -196,8 +196,11 @@ class Tracker:
         """Logs ``text`` as a file ``name``."""
         self.event("artifact", file=self.save(name, text.encode()), parent=parent)
 
-    def close(self, status: str) -> None:
-        """Ends the stage's run as ``FINISHED`` or ``FAILED`` and waits up to 60 s for the delivery."""
+    def close(self, status: str, seconds: float = SECONDS_TO_WAIT) -> None:
+        """Ends the stage's run as ``FINISHED`` or ``FAILED`` and waits some ``seconds`` for the delivery.
+
+        A delivery that takes longer is left alone: it goes on, and ends by itself.
+        """
         self.event("end", status=status)
         with contextlib.suppress(OSError):  # closing flushes what a full disk did not take
             self._events.close()
@@ -206,16 +209,19 @@ class Tracker:
             return
         assert self._delivery.stdin is not None
         self._delivery.stdin.close()
+        again = "send with: scan runs --send"
         try:
-            self._delivery.wait(timeout=SECONDS_TO_WAIT)
+            self._delivery.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._delivery.kill()
-            self._delivery.wait()
+            say(
+                f"{self.stage}: warning: MLflow has not taken the records in {seconds:g} s; they are sent in the "
+                f"background; what is left after that, {again}"
+            )
+            return
         if self.folder.exists():
-            log = self.folder / "delivery.log"
-            reason = (log.read_text(errors="replace").strip().splitlines() or ["it did not answer in time"])[-1]
-            again = "kept, send with: scan runs --send"
-            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); {again}")
+            log = (self.folder / "delivery.log").read_text(errors="replace").strip().splitlines()
+            reason = (log or ["no reason is given"])[-1]
+            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); kept, {again}")
 
 
 class NullTracker(Tracker):
@@ -227,5 +233,5 @@ class NullTracker(Tracker):
     def event(self, kind: str, **values: Any) -> None:
         """Does nothing."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, seconds: float = SECONDS_TO_WAIT) -> None:
         """Does nothing."""
