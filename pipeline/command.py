@@ -15,7 +15,6 @@ from pipeline.parent import stoppable, uninterrupted
 from pipeline.progress import alive, clock, say
 from pipeline.resume import launched
 from pipeline.stage import Stage
-from pipeline.tracking.spool import SECONDS_TO_WAIT
 from scan_core.errors import DamagedFile, ScanError, exhausted
 
 # What takes most of a stage's memory, as settings.
@@ -53,9 +52,9 @@ def _main(name: str, run: Callable[[Stage], None], debug: bool) -> None:
         with uninterrupted():
             if stage:
                 stage.abandon()
-                stage.tracker.close("FAILED", SECONDS_AFTER_STOP if stopped else SECONDS_TO_WAIT)
+                stage.tracker.close("FAILED", SECONDS_AFTER_STOP if stopped else None)
             if debug:
-                traceback.print_exc()
+                say(traceback.format_exc().rstrip())
             rank = launched()[0]
             if not rank or not stopped:  # Ctrl-C reaches all processes
                 say(f"{name}{f' in process {rank}' if rank else ''}: error: {one_line(error, debug, name)}")
@@ -64,7 +63,7 @@ def _main(name: str, run: Callable[[Stage], None], debug: bool) -> None:
     interrupted = bool(heard)
     try:
         stage.tracker.metrics({"seconds": time.monotonic() - started})
-        stage.tracker.close("FINISHED", SECONDS_AFTER_STOP if interrupted else SECONDS_TO_WAIT)
+        stage.tracker.close("FINISHED", SECONDS_AFTER_STOP if interrupted else None)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (no record is worth a finished stage)
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = "interrupted" if interrupted else one_line(error)

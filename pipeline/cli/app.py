@@ -19,8 +19,8 @@ from pipeline.cli.show import show
 from pipeline.cli.sort import sort
 from pipeline.cli.status import status
 from pipeline.cli.weights import weights
+from pipeline.passwords import show_error
 from pipeline.progress import say
-from pipeline.tracking.spool import without_passwords
 from scan_core.errors import ScanError, exhausted
 
 # What commands were called before.
@@ -34,7 +34,8 @@ class Commands(typer.core.TyperGroup):
     """Commands whose expected errors end in one line and exit code 1 instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command. Its error is printed without passwords: addresses in it may hold some."""
+        """Runs the command."""
+        sys.excepthook = show_error
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # of scan show | head: typer ends quietly
@@ -43,7 +44,7 @@ class Commands(typer.core.TyperGroup):
             words = exhausted(error)
             if not words and not isinstance(error, ScanError | OSError):
                 raise
-            say(f"scan: error: {without_passwords(' '.join((words or str(error)).split()))}")
+            say(f"scan: error: {' '.join((words or str(error)).split())}")
             sys.exit(1)
 
     def get_command(self, ctx: Any, name: str) -> Any:
