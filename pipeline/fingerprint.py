@@ -34,16 +34,20 @@ def fingerprint(stage: str, params: Params, depends_on: dict[str, Any] | None = 
 
     ``depends_on`` takes the parameters' place for a part of the stage's work that depends on less.
     """
-    entry = stage_entries()[stage]
-    values = params.model_dump(mode="json")
-    named = entry.get("params", [])
-    keys = [key for key in named if "." not in key or key.split(".")[0] not in named]  # else its whole group counts
-    own = {key: functools.reduce(dict.__getitem__, key.split("."), values) for key in keys}
-    considered = own if depends_on is None else depends_on
+    own = own_params(stage, params)
+    keys = [key for key in own if "." not in key or key.split(".")[0] not in own]  # else its whole group counts
+    considered = {key: own[key] for key in keys} if depends_on is None else depends_on
     digest = hashlib.sha256(json.dumps(considered, sort_keys=True).encode())
-    for dependency in sorted(entry["deps"]):
+    for dependency in sorted(stage_entries()[stage]["deps"]):
         hash_path(digest, Path(dependency))
     return digest.hexdigest()
+
+
+def own_params(stage: str, params: Params) -> dict[str, Any]:
+    """The values of the parameters that ``dvc.yaml`` names for ``stage``, by those names."""
+    values = params.model_dump(mode="json")
+    named = stage_entries()[stage].get("params", [])
+    return {key: functools.reduce(dict.__getitem__, key.split("."), values) for key in named}
 
 
 def run_key(params: Params, source: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from pipeline.params import Params
 from scan_core.data.chunks import Chunk, content_of, load_chunk
 from scan_core.data.decode import Target
 from scan_core.data.ingest import Piece, decoded, pieces
-from scan_core.data.open import open_source
+from scan_core.data.open import expanded, open_source
 from scan_core.data.settings import Data
 from scan_core.data.types import Finding, Item, Source, printable
 from scan_core.errors import ScanError
@@ -93,7 +93,7 @@ def is_single(path: str) -> bool:
 
 def opened(path: str, data: Data) -> Source:
     """The source at ``path``, without labels."""
-    values = dict(data) | {"name": kind_of(Path(path).expanduser()), "path": path, "labels": "none", "boxes": None}
+    values = dict(data) | {"name": kind_of(expanded(path)), "path": path, "labels": "none", "boxes": None}
     return open_source(Data(**values), Path.cwd(), Path.cwd())
 
 

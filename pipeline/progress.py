@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
+from pipeline.passwords import without_passwords
+
 SECONDS_BETWEEN_LINES = 10.0
 ERASE = "\r\x1b[K"  # what stands in the terminal's line
 
 
 def say(text: str) -> None:
-    """Prints a line to standard error, where progress goes too."""
+    """Prints a line to standard error, where progress goes too, without passwords."""
+    text = without_passwords(text)
     print(f"{ERASE}{text}" if _Alive.depth else text, file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.presets import TEMPLATE, find_preset, use_preset
 from pipeline.progress import say
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 COPIED = ("dvc.yaml", ".dvcignore")  # from the program; also the newer ones of a newer program
@@ -39,8 +40,8 @@ def project_for(photos: str, here: Path) -> Path:
     """
     if is_project(here) and not is_clone(here):
         return here
-    name = Path(photos).expanduser().resolve().name
-    stem = re.sub(r"(\.tar)?\.\w+$", "", name) if Path(photos).expanduser().is_file() else name
+    name = expanded(photos).resolve().name
+    stem = re.sub(r"(\.tar)?\.\w+$", "", name) if expanded(photos).is_file() else name
     safe = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "photos"
     return here / f"{safe}{SUFFIX}"
 

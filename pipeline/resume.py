@@ -19,9 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.artifacts import replace_text
 from pipeline.environment import allowed, seconds_between_saves
 from pipeline.progress import say
-from scan_core.errors import ScanError
+from scan_core.errors import exhausted
 
 DAYS_KEPT = 7  # decoded images of another source may take hours to make, and much room
 
@@ -34,12 +35,12 @@ class ScratchFolder:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._saved = time.monotonic()
         self._every = seconds_between_saves()
-        self._left_for_waiter = False
+        self._left_for_waiter = self._full = False
         self._lock = FileLock(self.folder.with_suffix(".lock"))
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            say(f"{stage}: another run does the same; waiting for it")
+            say(f"{stage}: another run ({holder(Path(self._lock.lock_file))}) does the same; waiting for it")
             with FileLock(self.folder.with_suffix(f".waiting-{uuid.uuid4().hex[:8]}")):
                 self._lock.acquire()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,12 +50,7 @@ class ScratchFolder:
         for folder in self.folder.parent.glob(f"{stage}-*"):
             old = folder.is_dir() and time.time() - folder.stat().st_mtime > DAYS_KEPT * 86_400
             if old and folder != self.folder:
-                lock = FileLock(folder.with_suffix(".lock"))
-                try:
-                    with lock.acquire(timeout=0):
-                        shutil.rmtree(folder, ignore_errors=True)
-                except Timeout:
-                    continue
+                delete_unused(folder)
 
     def file(self, environment: dict[str, Any]) -> Path:
         """The file of the state that was made in ``environment``."""
@@ -72,10 +68,15 @@ class ScratchFolder:
                 return None
             file = others[-1]
         try:
+            if (sums := _sums(file)) and _sha256(file) not in sums:
+                raise ValueError
             saved = torch.load(file, map_location="cpu", weights_only=True)
             state, made_in = saved["state"], saved["environment"]
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise ScanError(f"{file} cannot be read ({type(error).__name__}); delete it to start anew") from error
+        except Exception:  # noqa: BLE001 (torch raises many kinds for a damaged file)
+            damaged = file.with_suffix(".damaged")
+            os.replace(file, damaged)
+            say(f"the saved state is damaged and is put aside as {damaged}; starting anew")
+            return None
         epoch, step = state["epoch"], state["step"]
         reached = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
         changed = [f"{k} {made_in.get(k)} -> {v}" for k, v in environment.items() if made_in.get(k) != v]
@@ -95,17 +96,36 @@ class ScratchFolder:
         return time.monotonic() - self._saved >= self._every
 
     def save(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Writes the state to another file, which then replaces the old one."""
+        """Writes the state to another file, which then replaces the old one, and its SHA-256 beside it.
+
+        Raises ``OSError`` or ``RuntimeError`` if there is no room; the old state is left as it was, and nothing else.
+        """
         import torch
 
+        self._saved = time.monotonic()
         file = self.file(environment)
         partial = file.with_suffix(".partial")
-        with partial.open("wb") as opened:
-            torch.save({"state": state, "environment": environment}, opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-        self._saved = time.monotonic()
+        try:
+            with partial.open("wb") as opened:
+                torch.save({"state": state, "environment": environment}, opened)
+                opened.flush()
+                os.fsync(opened.fileno())
+            # Earlier ones, too, because the old state stands there until it is replaced, and a kill may come before.
+            replace_text(file.with_suffix(".sha256"), "\n".join([*_sums(file)[-8:], _sha256(partial)]))
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def save_if_room(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
+        """``save``; if there is no room, training goes on without, and one line says so."""
+        try:
+            self.save(state, environment)
+            self._full = False
+        except (OSError, RuntimeError) as error:  # torch says it by a RuntimeError
+            if not self._full:
+                reason = exhausted(error) or " ".join(str(error).split())[:120]
+                say(f"the state of the training is not saved in {self.folder} ({reason}); training goes on without")
+            self._full = True
 
     def save_for_waiter(self, state: dict[str, Any], environment: dict[str, Any]) -> None:
         """Saves the last state if another run waits for the lock, so that it need not train again."""
@@ -121,6 +141,36 @@ class ScratchFolder:
         if finished and not self._left_for_waiter:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
+
+
+def delete_unused(folder: Path) -> None:
+    """Deletes a scratch folder, unless a run holds its lock."""
+    try:
+        with FileLock(folder.with_suffix(".lock")).acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        pass
+
+
+def holder(lock: Path) -> str:
+    """The process that holds ``lock``, in words; ``another process`` where the system does not say which."""
+    try:
+        inode, held = str(lock.stat().st_ino), Path("/proc/locks").read_text().splitlines()
+    except OSError:  # not Linux
+        return "another process"
+    of_file = [line.split() for line in held if line.split()[5].rpartition(":")[2] == inode and "->" not in line]
+    return f"process {of_file[0][4]}" if of_file and int(of_file[0][4]) > 0 else "another process"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sums(file: Path) -> list[str]:
+    """The SHA-256 that a state has or had before, the newest last."""
+    sums = file.with_suffix(".sha256")
+    return sums.read_text().split() if sums.exists() else []
 
 
 def locked(file: Path) -> bool:

@@ -1,6 +1,5 @@
 """The context that every stage runs in."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -11,10 +10,11 @@ from filelock import FileLock, Timeout
 
 from pipeline import artifacts
 from pipeline.environment import data_home, use_threads, wanted_device
-from pipeline.fingerprint import fingerprint, git_commit, run_key, source_key, stage_entries
+from pipeline.fingerprint import fingerprint, git_commit, own_params, run_key, source_key, stage_entries
+from pipeline.finished import AlreadyFinished, by_dvc, delete_noted, keep, kept, move, place_of, take
 from pipeline.params import Params, read_params
-from pipeline.progress import TrainingProgress
-from pipeline.resume import ScratchFolder, launched, training_environment
+from pipeline.progress import TrainingProgress, say
+from pipeline.resume import ScratchFolder, holder, launched, training_environment
 from pipeline.tracking.execution import end_execution, execution_id, project_name, tags_of_run
 from pipeline.tracking.spool import NullTracker, Tracker
 from pipeline.weights import weights_file
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from scan_core.compute.device import Compute
     from scan_core.images.store import Images
     from scan_core.training.state import Progress, TrainingState
+
+
+SECONDS_TO_STOP = 10.0  # of a stage whose DVC was killed, which another run is waiting for
 
 
 class Stage:
@@ -45,7 +48,12 @@ class Stage:
         # DVC runs some experiments in a copy of the project and names the project itself here.
         self.root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
         self.fingerprint = "" if self.rank else fingerprint(name, self.params)  # reads all images
-        self.tracker = NullTracker() if self.rank else Tracker(self.root, name)
+        if not self.rank:
+            delete_noted(self.root)
+        self._kept = place_of(self.root, name, self.fingerprint)
+        self.finished = [] if self.rank or not by_dvc() else kept(self._kept)  # an earlier run's outputs
+        # What an earlier run has finished it has recorded, too.
+        self.tracker = NullTracker() if self.rank or self.finished else Tracker(self.root, name)
         self._outputs: list[tuple[Path, Path]] = []
         self._scratch: ScratchFolder | None = None
         if not self.rank:
@@ -56,9 +64,10 @@ class Stage:
         """Raises ``ScanError`` if the stage already runs in this folder, because both would write the same outputs."""
         Path(".scan").mkdir(exist_ok=True)
         try:
-            self._alone.acquire(timeout=0)
+            self._alone.acquire(timeout=SECONDS_TO_STOP if by_dvc() else 0)
         except Timeout:
-            raise ScanError(f"another {self.name} runs in {Path.cwd()}; wait for its end or stop it") from None
+            who = holder(Path(self._alone.lock_file))
+            raise ScanError(f"another {self.name} runs in {Path.cwd()}, {who}; wait for its end or stop it") from None
 
     def _announce(self) -> None:
         """Starts the runs in MLflow that this execution fills."""
@@ -84,6 +93,12 @@ class Stage:
         staged.parent.mkdir(parents=True, exist_ok=True)
         self._outputs.append((staged, path))
         return staged
+
+    def restore(self) -> None:
+        """Takes the outputs that an earlier run has finished."""
+        say(f"{self.name:<9} resuming at its end: its outputs were finished, but DVC had not noted them")
+        for path in self.finished:
+            take(self._kept, path, self.out(path))
 
     def staged(self, path: Path) -> Path:
         """Where an output, or a folder of outputs, is before the stage has finished."""
@@ -160,10 +175,12 @@ class Stage:
         from scan_core.training.state import Epoch
 
         saved = None
-        if not self.rank:
+        if not self.rank and not self.finished:
             self._scratch = self._scratch or ScratchFolder(self.root, self.name, self.fingerprint)
             saved = self._scratch.load(self.environment)
-        saved = broadcast(saved)
+        saved, finished = broadcast((saved, bool(self.finished)))
+        if finished:  # nothing is left to train, which only the first process knows before
+            raise SystemExit(0) if self.rank else AlreadyFinished
         if saved is not None:
             state.load_state_dict(saved)
         if self.rank:
@@ -184,9 +201,24 @@ class Stage:
                     progress.step_done(record.images)
                     resumable = state.step < steps  # the epoch's end needs more of its last step than the state has
                 if resumable and self._scratch.should_save():
-                    self._scratch.save(state.state_dict(), self.environment)
+                    self._scratch.save_if_room(state.state_dict(), self.environment)
             progress.loop_ended()
         self._scratch.save_for_waiter(state.state_dict(), self.environment)
+
+    def keep(self) -> bool:
+        """Keeps the outputs until DVC has noted them: what stops this run from now on costs no work.
+
+        Returns whether they are kept.
+        """
+        if self.finished or not by_dvc():
+            return bool(self.finished)
+        about = {
+            "stage": self.name,
+            "params": own_params(self.name, self.params),
+            "deps": stage_entries()[self.name]["deps"],
+            "scratch": self._scratch.folder.name if self._scratch else None,
+        }
+        return keep(self._kept, self._staging, [path for _, path in self._outputs], about)
 
     def finish(self) -> None:
         """Moves the outputs into place, one rename each, and then deletes the unfinished state."""
@@ -194,7 +226,7 @@ class Stage:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.rmtree(path)
-            _move(staged, path)
+            move(staged, path)
         shutil.rmtree(self._staging, ignore_errors=True)
         if self._scratch:
             self._scratch.close(finished=True)
@@ -211,19 +243,6 @@ class Stage:
         if self._scratch:
             self._scratch.close(finished=False)
         self._alone.release()
-
-
-def _move(staged: Path, path: Path) -> None:
-    """Renames; if ``path`` is on another disk, a copy beside it is renamed."""
-    try:
-        os.replace(staged, path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        beside = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(staged, beside) if staged.is_dir() else shutil.copy(staged, beside)
-        os.replace(beside, path)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

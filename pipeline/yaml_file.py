@@ -9,6 +9,8 @@ from scan_core.errors import ScanError
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
 
+MOST_UNFOLDED = 10_000  # values, beside those that are written out
+LONGEST_NUMBER = 1000  # digits
 LONGEST = 60  # characters of a line that an error shows
 CONFLICT = ("<<<<<<< ", "=======", ">>>>>>> ")
 COLON = "has no colon after its name; write it as name: value"
@@ -49,7 +51,13 @@ def read_yaml(path: Path) -> Any:
 
     try:
         text = path.read_text(encoding="utf-8")
-        return _parser().load(text)
+        return _load(text)
+    except Unreadable as error:
+        raise ScanError(f"{path} {error}") from None
+    except RecursionError:
+        raise ScanError(
+            f"{path} has lists or groups inside each other, too deep to read; settings are two deep"
+        ) from None
     except FileNotFoundError:
         raise ScanError(f"{path} is missing from {Path.cwd()}; run from the project's folder") from None
     except OSError as error:
@@ -67,6 +75,43 @@ def read_yaml(path: Path) -> Any:
         raise ScanError(f"{path}, line {line + 1}: {shown!r} {wrong}") from None
     except ValueError as error:  # of what looks like a date
         raise ScanError(f"{path} has a date that is none, for {error}; {QUOTES}") from None
+
+
+class Unreadable(Exception):
+    """What is wrong with a file as a whole."""
+
+
+def _load(text: str) -> Any:
+    """The content of a YAML text. Raises ``Unreadable`` if a number or what aliases unfold to is too much."""
+    from ruamel.yaml.docinfo import DocInfo
+
+    yaml = _parser()
+    yaml.doc_infos.append(DocInfo())  # which a %YAML directive fills
+    constructor, parser = yaml.get_constructor_parser(text)
+    try:
+        node = constructor.composer.get_single_node()
+        if node is None:
+            return None
+        sizes: dict[int, int] = {}
+        if _unfolded(node, sizes) > MOST_UNFOLDED + 2 * len(sizes):
+            raise Unreadable("unfolds to millions of values by aliases (*name); write the values that are meant")
+        return constructor.construct_document(node)
+    finally:
+        parser.dispose()
+
+
+def _unfolded(node: Any, sizes: dict[int, int]) -> int:
+    """How many values ``node`` holds if each alias is what it stands for; ``sizes`` has those of nodes seen before."""
+    if id(node) not in sizes:
+        sizes[id(node)] = -1
+        if str(node.tag).endswith(":int") and len(node.value) > LONGEST_NUMBER:
+            raise Unreadable(f"has a number of {len(node.value):,} digits; at most {LONGEST_NUMBER} are read")
+        inside = node.value if isinstance(node.value, list) else []
+        parts = [part for each in inside for part in (each if isinstance(each, tuple) else (each,))]
+        sizes[id(node)] = 1 + sum(_unfolded(part, sizes) for part in parts)
+    if sizes[id(node)] < 0:
+        raise Unreadable("has an alias (*name) inside what it stands for; write the values that are meant")
+    return sizes[id(node)]
 
 
 def in_words(values: Any) -> str:

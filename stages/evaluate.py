@@ -200,7 +200,7 @@ def write_plots(
 ) -> None:
     """The data of the plots, and the pictures of clusters and neighbors."""
     from pipeline.report.samples import draw_neighbors, draw_samples
-    from pipeline.report.tables import PLOT_COLUMNS, plot_tables, reported_split
+    from pipeline.report.tables import PLOT_COLUMNS, plot_tables, reported_split, without_markup
     from scan_core.evaluation.scores import predicted_classes
 
     params, data = stage.params, splits[reported_split(stage.params.data.protocol)]
@@ -216,7 +216,7 @@ def write_plots(
     candidates = artifacts.load_csv(artifacts.PLOTS / "cluster_heads.csv") if frozen else []
     plots = plot_tables(params, groups, splits, assignments, metrics, names, classes, candidates)
     for name, columns in PLOT_COLUMNS.items():
-        artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), plots[name], columns)
+        artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), without_markup(plots[name]), columns)
     draw_samples(stage.out(artifacts.SAMPLES), pixels_of, data.final, names)
     draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, data.neighbors)
 

@@ -10,6 +10,7 @@ from pipeline import artifacts
 from pipeline.code import stage_code
 from pipeline.environment import data_home
 from pipeline.fingerprint import stage_entries
+from pipeline.finished import delete_noted
 from pipeline.params import read_params
 from pipeline.progress import say
 from pipeline.weights import named_weights, sign_weights
@@ -27,6 +28,7 @@ def main() -> None:
     """
     try:
         root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+        delete_noted(root)
         params = read_params()
         artifacts.save_json(artifacts.SOURCE, signature(params.data, root, data_home(root)))
         signed = {key: sign_weights(key, name, root) for key, name in named_weights(params)}

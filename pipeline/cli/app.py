@@ -19,8 +19,9 @@ from pipeline.cli.show import show
 from pipeline.cli.sort import sort
 from pipeline.cli.status import status
 from pipeline.cli.weights import weights
+from pipeline.mend import damaged_objects
+from pipeline.passwords import show_error
 from pipeline.progress import say
-from pipeline.tracking.spool import without_passwords
 from scan_core.errors import ScanError, exhausted
 
 # What commands were called before.
@@ -30,11 +31,15 @@ RENAMED = {
 }  # fmt: skip
 
 
+VERIFY = "Read DVC's whole cache, and say which of its objects are damaged."
+
+
 class Commands(typer.core.TyperGroup):
     """Commands whose expected errors end in one line and exit code 1 instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command. Its error is printed without passwords: addresses in it may hold some."""
+        """Runs the command."""
+        sys.excepthook = show_error
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # of scan show | head: typer ends quietly
@@ -43,7 +48,7 @@ class Commands(typer.core.TyperGroup):
             words = exhausted(error)
             if not words and not isinstance(error, ScanError | OSError):
                 raise
-            say(f"scan: error: {without_passwords(' '.join((words or str(error)).split()))}")
+            say(f"scan: error: {' '.join((words or str(error)).split())}")
             sys.exit(1)
 
     def get_command(self, ctx: Any, name: str) -> Any:
@@ -66,10 +71,25 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def main(ctx: typer.Context) -> None:
+def main(ctx: typer.Context, verify: bool = typer.Option(False, "--verify", help=VERIFY)) -> None:
     """Group photos without labels."""
-    if ctx.invoked_subcommand is None:
+    if verify:
+        verify_cache()
+    elif ctx.invoked_subcommand is None:
         status()
+
+
+def verify_cache() -> None:
+    """Reads DVC's whole cache. Raises ``ScanError`` if an object in it is damaged, after a line for each."""
+    damaged = damaged_objects()
+    for file, outputs in damaged.items():
+        print(f"damaged   {file}" + (f", which is {', '.join(outputs)}" if outputs else ""))
+    if damaged:
+        raise ScanError(
+            f"{len(damaged)} objects of DVC's cache are damaged; delete these files, then run dvc commit, which takes "
+            "them from the folder again, or dvc pull"
+        )
+    say("verified  every object of DVC's cache has the bytes that it should have")
 
 
 START, USE, PREPARE, TEAM = "Start", "Use", "Prepare", "Team"

@@ -7,6 +7,7 @@ import typer
 
 from pipeline.progress import alive
 from pipeline.project import is_project
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def picture_path(picture: str | None, here: Path) -> Path | None:
     """
     if picture is None:
         return DRAWN if is_project(here) else None
-    path = Path(picture).expanduser()
+    path = expanded(picture)
     if path.suffix.lower() != ".png":
         raise ScanError(f"--picture is {picture}; a .png file is allowed")
     if not path.parent.is_dir():

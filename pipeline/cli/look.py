@@ -18,6 +18,7 @@ from pipeline.presets import as_yaml, change_params, changed_params, find_preset
 from pipeline.progress import alive, clock, say
 from pipeline.project import START, is_project
 from pipeline.suggest import Number, fit_of
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
@@ -55,7 +56,7 @@ def look(
         raise ScanError("--use needs a project, and there is none here; scan run makes one")
     sheet = sheet or (str(SCRATCH / "contact_sheet.png") if here else None)
     place = Path(sheet).absolute() if sheet else None
-    where = photos if here else str(Path(photos).expanduser().absolute())
+    where = photos if here else str(expanded(photos).absolute())
     with contextlib.nullcontext() if here else somewhere(), alive("look"):
         proposal = propose(where, one_number(groups), labels, adapt, train)
         shown = write_contact_sheet(proposal.found, place) if place else 0

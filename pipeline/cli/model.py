@@ -1,12 +1,12 @@
 """``scan model``: the model of the last run, for other programs."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline import artifacts
 from pipeline.progress import alive
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def export(file: Annotated[str, typer.Argument(help="The file to write, such as 
         from pipeline.predict import model_files
         from scan_core.models.export import check_export, export_model
 
-    path = Path(file).expanduser()
+    path = expanded(file)
     if path.suffix != FORMAT:
         raise ScanError(f"the file is {file}; a name that ends in {FORMAT} is allowed")
     if not path.parent.is_dir():

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.params import read_params
 from pipeline.progress import CountProgress, alive, say
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _writer(out: str | None) -> "Callable[[Iterator[pa.Table]], None]":
     """What writes all rows to ``out``, a whole file or none. Raises ``ScanError`` if it cannot be written."""
     if out is None:
         return lambda tables: _write_csv(tables, sys.stdout.buffer)
-    path = Path(out).expanduser()
+    path = expanded(out)
     kinds: dict[str, Callable[[Iterator[pa.Table], IO[bytes]], None]] = {
         ".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_lines,
     }  # fmt: skip

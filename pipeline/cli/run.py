@@ -20,12 +20,13 @@ from pipeline.cli.look import ADAPT, LABELS, PHOTOS, SCRATCH, TRAIN, Proposal, p
 from pipeline.cli.numbers import GROUPS, compare_numbers, numbers_of
 from pipeline.cli.show import show
 from pipeline.environment import data_home
+from pipeline.mend import mend
 from pipeline.params import Params, read_params
 from pipeline.presets import change_params, flat
 from pipeline.progress import CountProgress, alive, say
 from pipeline.project import command_name, make_project, project_for
 from pipeline.suggest import Number
-from scan_core.data.open import open_source
+from scan_core.data.open import expanded, open_source
 from scan_core.errors import ScanError
 from scan_core.pretext.settings import AdaptedPretext
 
@@ -67,7 +68,7 @@ def enter_project(photos: str) -> str:
     folder = project_for(photos, here)
     if folder == here:
         return photos
-    found = Path(photos).expanduser().absolute()
+    found = expanded(photos).absolute()
     if ".." in found.parts:
         found = found.resolve()
     if not found.exists():
@@ -80,7 +81,7 @@ def enter_project(photos: str) -> str:
 
 def init(folder: str = typer.Argument(help="The folder of the new project.")) -> None:
     """Make an empty project, as scan run does."""
-    path = Path(folder).expanduser().absolute()
+    path = expanded(folder).absolute()
     make_project(path)
     print(f"project   {folder}\n\nnext      cd {shlex.quote(folder)}, then {command_name()} run PHOTOS")
 
@@ -206,6 +207,7 @@ def reproduce() -> None:
     variables = {**os.environ, "PATH": f"{program}{os.pathsep}{os.environ.get('PATH', '')}"}
     SCRATCH.mkdir(exist_ok=True)
     killed = killed_for_memory()
+    mend()
     with LOG.open("w") as log:
         running = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], stdout=log, env=variables)
         try:

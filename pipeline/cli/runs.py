@@ -8,7 +8,8 @@ import typer
 
 from pipeline.fingerprint import DVC_FILE
 from pipeline.progress import say
-from pipeline.tracking.spool import tracking_address, without_passwords
+from pipeline.tracking.database import database_file
+from pipeline.tracking.spool import tracking_address
 from scan_core.errors import ScanError
 
 
@@ -27,11 +28,16 @@ def runs(
         return
     address = tracking_address(Path.cwd())
     if address.startswith(("http:", "https:")):
-        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {without_passwords(address)}")
+        say(f"the runs are on the server that MLFLOW_TRACKING_URI names: {address}")
         return
     if not DVC_FILE.exists():  # MLflow would create an empty database here
         raise ScanError(f"{DVC_FILE} is missing from {Path.cwd()}; run from the project's folder")
-    say(f"MLflow on http://127.0.0.1:{port}, reading {without_passwords(address)}; Ctrl-C ends it")
+    file = database_file(address)
+    if file and not file.exists():  # what the server makes itself is half made if it is stopped meanwhile
+        from pipeline.tracking.mlflow_runs import connect
+
+        connect(Path.cwd())
+    say(f"MLflow on http://127.0.0.1:{port}, reading {address}; Ctrl-C ends it")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     # The address is passed in the environment because everyone on the machine can list a command's arguments.
     os.execve(sys.executable, command, {**os.environ, "MLFLOW_BACKEND_STORE_URI": address})

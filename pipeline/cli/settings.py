@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from pipeline.fingerprint import DVC_FILE
+from pipeline.mend import mend
 from pipeline.params import PARAMS_FILE, read_params
 from scan_core.errors import ScanError
 
@@ -29,8 +30,9 @@ def show(
 
 @settings.command()
 def check() -> None:
-    """Validate params.yaml without running anything."""
+    """Validate params.yaml without running anything, and mend what a DVC that was killed has left."""
     read_params()
+    mend()
 
 
 @settings.command()

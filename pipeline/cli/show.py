@@ -16,6 +16,7 @@ from pipeline.artifacts import (
     step_titles,
 )
 from pipeline.artifacts import GROUPS as NUMBER
+from pipeline.finished import delete_noted
 from pipeline.progress import alive
 from pipeline.project import command_name, is_clone
 from pipeline.report.words import SHOWN_QUALITY
@@ -30,6 +31,7 @@ def show() -> None:
     """Print the results of the last run and where its files are."""
     import pyarrow.parquet as pq
 
+    delete_noted(Path())  # of the last stage; the others have done so for those before them
     metrics = load_json(METRICS)
     # Not data.protocol: params.yaml may have been edited since. Where all images are reported on, all are train's.
     splits = pq.read_table(require(PREDICTIONS), columns=["split"])["split"].unique().to_pylist()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.progress import alive, say
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def sort(
         raise ScanError(f"--undo got {' and '.join(given) or 'no folder'}; it goes with a folder alone")
     if folder is None and (link or xmp or not given):
         raise ScanError("scan sort got no folder; give one, such as scan sort ~/sorted, or --csv FILE")
-    target = Path(os.path.abspath(Path(folder).expanduser())) if folder is not None else None
+    target = Path(os.path.abspath(expanded(folder))) if folder is not None else None
     try:
         if target and undo:
             _undo(target)
@@ -72,7 +73,7 @@ def _sort(target: Path | None, link: bool, xmp: bool, tables: dict[str, str | No
         from pipeline.sorting.sort import sort_photos
         from pipeline.sorting.table import check_table, with_pictures, write_table
 
-    files = [(option, Path(file).expanduser()) for option, file in tables.items() if file]
+    files = [(option, expanded(file)) for option, file in tables.items() if file]
     for option, file in files:
         check_table(file, option)
     if target:

@@ -6,6 +6,7 @@ from typing import Any
 from dvc import api, exceptions, fs, repo, scm
 
 from pipeline.project import is_project
+from scan_core.data.open import expanded
 from scan_core.errors import ScanError
 
 LOCK = Path("dvc.lock")
@@ -99,7 +100,7 @@ def find_place(name: str | None, here: Path) -> Place:
         if not is_project(here):
             raise ScanError(f"{here} is no project to compare with; run this in a project's folder, or give two")
         return Folder(here, "the workspace")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if is_project(folder):
         return Folder(folder, "the workspace" if folder.resolve() == here.resolve() else name)
     return Revision(name, here)

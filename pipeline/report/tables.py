@@ -174,3 +174,9 @@ def quality_cell(value: float | None, is_share: bool) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.1f}%" if is_share else f"{value:.3f}" if value else "0"
+
+
+def without_markup(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` without ``<`` in their texts: DVC puts them as they are into its page of plots, where it may be code."""
+    return [{key: value.replace("<", "‹") if isinstance(value, str) else value for key, value in row.items()}
+            for row in rows]  # fmt: skip

@@ -10,17 +10,20 @@ import os
 import select
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.passwords import WithoutPasswords, without_passwords
 from pipeline.tracking.mlflow_runs import Delivery, connect
-from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, End, Event, spools, tracking_address, without_passwords
+from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, End, Event, spools, tracking_address
 from scan_core.errors import ScanError
 
 SECONDS_BETWEEN_TRIES = (1.0, 60.0)  # the first time, and at most
+SECONDS_AFTER_STAGE = 900  # after which a delivery gives up; the stage has long gone on
 
 
 class SpoolFollower:
@@ -130,7 +133,17 @@ def main(root: Path, folder: Path) -> None:
         send(root, folder, events, events.wait)
 
 
+def give_up() -> None:
+    """Ends this process some time after the stage, whatever a server or a disk does. What has not arrived stays."""
+    select.select([sys.stdin], [], [])  # nothing is ever written to it, so it is at its end
+    time.sleep(SECONDS_AFTER_STAGE)
+    print(f"MLflow did not take the records in {SECONDS_AFTER_STAGE} s after the stage's end", file=sys.stderr)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=give_up, daemon=True).start()
+    sys.stderr = WithoutPasswords(sys.stderr)
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:  # noqa: BLE001 (the stage prints it in one line, and the spool stays)

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.tracking import spool
+from pipeline.tracking.database import make_database
 from pipeline.tracking.execution import project_name
 from pipeline.tracking.spool import tracking_address
 
@@ -40,6 +41,7 @@ $ printf '{{"dataframe_records": [{{"image": "%s"}}]}}' "$(base64 < photo.jpg | 
     curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations
 ```
 """
+SECONDS_FOR_LOCK = 60.0
 NOT_RECORDED = "restored from a cache, not recorded here"
 
 
@@ -78,8 +80,9 @@ class Delivery:
 
     def start(self, event: spool.Start) -> None:
         """Finds or creates both runs. Each is searched for first, because a retry may find it created."""
-        stage, client = event["stage"], self.client  # connecting takes the same lock
-        with FileLock(self.root / ".scan" / "mlflow.lock"):  # parallel stages of one pipeline share its run
+        stage, client = event["stage"], self.client
+        lock = FileLock(self.root / ".scan" / "mlflow.lock", timeout=SECONDS_FOR_LOCK)
+        with lock:  # parallel stages of one pipeline share its run
             parent = self._find(f"tags.`scan.run` = '{event['key']}'") or self._create(
                 event, event["name"], {"scan.run": event["key"], "scan.kind": "pipeline", **event.get("about", {})}
             )
@@ -127,8 +130,10 @@ class Delivery:
         name, about = event["name"], event.get("about", {})
         versions = self.client.search_model_versions(f"run_id = '{self.runs['parent']}'")
         for version in versions:
-            if version.creation_timestamp >= event["time"]:  # an earlier try registered it, then the connection broke
+            bytes_are_same = BYTES in about and version.tags.get(BYTES) == about[BYTES]  # this run was killed before
+            if bytes_are_same or version.creation_timestamp >= event["time"]:  # or an earlier try broke off
                 return self._describe_version(name, version.version, about)
+        self._delete_half_logged(event["time"])
         same = self._version_of(name, about.get(BYTES, ""))
         mlflow.set_tracking_uri(tracking_address(self.root))
         columns = [("long", "cluster", True), ("long", "group", False), ("string", "name", False)]
@@ -150,6 +155,13 @@ class Delivery:
                 registered_model_name=None if same else name,
             )
         self._describe_version(name, same or logged.registered_model_version, about)
+
+    def _delete_half_logged(self, since: int) -> None:
+        """Deletes models of this run that a try which broke off has logged and not registered."""
+        of_run = f"source_run_id = '{self.runs['parent']}'"
+        for logged in self.client.search_logged_models([self._experiment], filter_string=of_run):
+            if logged.creation_timestamp >= since:
+                self.client.delete_logged_model(logged.model_id)
 
     def _describe_version(self, name: str, version: Any, about: dict[str, str]) -> None:
         """Says what a version is made of and how good it is; the newest one is the candidate."""
@@ -263,16 +275,15 @@ def connect(root: Path) -> tuple[Any, str]:
     from mlflow.exceptions import MlflowException
 
     address = tracking_address(root)
-    (root / ".scan").mkdir(exist_ok=True)
-    with FileLock(root / ".scan" / "mlflow.lock"):  # processes that create one database together break its migration
-        client = MlflowClient(tracking_uri=address, registry_uri=address)
-        name = project_name(root)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        # A server stores artifacts itself. With a bare database they are stored in the project.
-        location = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
-        try:
-            return client, client.create_experiment(name, artifact_location=location, tags=ABOUT)
-        except MlflowException:  # another machine created it in the meantime
-            return client, client.get_experiment_by_name(name).experiment_id
+    make_database(address, lambda beside: MlflowClient(tracking_uri=beside, registry_uri=beside))
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    name = project_name(root)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return client, experiment.experiment_id
+    # A server stores artifacts itself. With a bare database they are stored in the project.
+    location = None if address.startswith(("http:", "https:")) else (root / "mlartifacts").resolve().as_uri()
+    try:
+        return client, client.create_experiment(name, artifact_location=location, tags=ABOUT)
+    except MlflowException:  # another process created it in the meantime
+        return client, client.get_experiment_by_name(name).experiment_id

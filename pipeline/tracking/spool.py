@@ -7,7 +7,6 @@ deleted once MLflow has everything. If the server is away, the spool stays, and 
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any, NotRequired, TypedDict
 from filelock import FileLock
 
 from pipeline.environment import allowed
+from pipeline.passwords import in_values, without_passwords
 from pipeline.progress import say
 
 # Files in the spool. One is locked while a stage writes events, the other while a process delivers them; the system
@@ -109,11 +109,6 @@ def tracking_address(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
-def without_passwords(text: str) -> str:
-    """``text`` with each address's password replaced by ``***``."""
-    return re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
-
-
 def spools_folder(root: Path) -> Path:
     """The folder that holds all spools."""
     return root / ".scan" / "tracking"
@@ -150,7 +145,7 @@ class Tracker:
         """Appends one event with the current time. ``values`` are the other keys of that event's type above."""
         if not self._broken:  # after a line that was cut, no further line could be read
             with self._without_raising():
-                record = {"event": kind, "time": time.time_ns() // 1_000_000, **values}
+                record = {"event": kind, "time": time.time_ns() // 1_000_000, **in_values(values)}
                 self._events.write(json.dumps(record, sort_keys=True) + "\n")
                 self._events.flush()
 
@@ -194,10 +189,13 @@ class Tracker:
 
     def text(self, name: str, text: str, parent: bool = False) -> None:
         """Logs ``text`` as a file ``name``."""
-        self.event("artifact", file=self.save(name, text.encode()), parent=parent)
+        self.event("artifact", file=self.save(name, without_passwords(text).encode()), parent=parent)
 
-    def close(self, status: str) -> None:
-        """Ends the stage's run as ``FINISHED`` or ``FAILED`` and waits up to 60 s for the delivery."""
+    def close(self, status: str, seconds: float | None = None) -> None:
+        """Ends the stage's run as ``FINISHED`` or ``FAILED`` and waits ``seconds``, by default 60, for the delivery.
+
+        A delivery that takes longer is left alone: it goes on, and ends by itself.
+        """
         self.event("end", status=status)
         with contextlib.suppress(OSError):  # closing flushes what a full disk did not take
             self._events.close()
@@ -206,17 +204,20 @@ class Tracker:
             return
         assert self._delivery.stdin is not None
         self._delivery.stdin.close()
-        said = ""
+        seconds = SECONDS_TO_WAIT if seconds is None else seconds
+        again = "send with: scan runs --send"
         try:
-            self._delivery.wait(timeout=SECONDS_TO_WAIT)
-            said = (self.folder / "delivery.log").read_text(errors="replace") if self.folder.exists() else ""
+            self._delivery.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._delivery.kill()
-            self._delivery.wait()
+            say(
+                f"{self.stage}: warning: MLflow has not taken the records yet (it did not answer in time); they are "
+                f"sent in the background; what stays after that, {again}"
+            )
+            return
         if self.folder.exists():
-            reason = (said.strip().splitlines() or [f"it was not done after {SECONDS_TO_WAIT:g} s"])[-1]
-            again = "kept, send with: scan runs --send"
-            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); {again}")
+            log = (self.folder / "delivery.log").read_text(errors="replace").strip().splitlines()
+            reason = (log or ["no reason is given"])[-1]
+            say(f"{self.stage}: warning: MLflow did not take the records ({reason[:160]}); kept, {again}")
 
 
 class NullTracker(Tracker):
@@ -228,5 +229,5 @@ class NullTracker(Tracker):
     def event(self, kind: str, **values: Any) -> None:
         """Does nothing."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, seconds: float | None = None) -> None:
         """Does nothing."""

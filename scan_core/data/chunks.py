@@ -5,6 +5,7 @@ Worker processes import this module, so it imports nothing slow.
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from scan_core.data import workers
 from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, crop, open_image, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
 from scan_core.data.types import Box, Finding, Item, Split
@@ -72,6 +74,17 @@ def load_chunk(file: Path) -> Chunk:
     return Chunk(findings=findings, **text, **{name: rows[name] for name in rows.dtype.names})
 
 
+def has_digests(chunk: Chunk, target: Target, data: bytes) -> bool:
+    """Whether ``data`` are the chunk's images, bit by bit."""
+    starts = np.r_[0, chunk.ends].tolist()
+    if starts[-1] != len(data):
+        return False
+    is_gray = target.stored == "array" and chunk.gray.all()
+    images = (data[start:end] for start, end in itertools.pairwise(starts))
+    digests = (hashlib.sha256(to_color(each) if is_gray else each).digest() for each in images)
+    return all(found == wanted.tobytes() for found, wanted in zip(digests, chunk.digests, strict=True))
+
+
 def load_thumbs(file: Path) -> np.ndarray:
     """The thumbnails of the chunk in ``file``, (N,32,32,3) uint8."""
     with np.load(file, allow_pickle=False) as saved:
@@ -91,15 +104,19 @@ def decode_chunk(
     images: list[_Image] = []
     findings = list(findings)
     opened: tuple[object, Image.Image, bytes] | None = None
-    for item in items:
+    for position, item in enumerate(items):
+        workers.begin(number, position)
         try:
             # The parts of an image share its data: it is decoded once for all of them.
             if opened is None or opened[0] is not item.data:
                 opened = None  # so that only one image is in memory
+                workers.give_back()
                 opened = item.data, open_image(item.data, target), content_of(item.data)
             images.append(_resize(item, *opened[1:], target))
         except (Refused, MemoryError) as error:
             findings.append(_refusal(item, error))
+    opened = None
+    workers.end()
     is_array, all_gray = target.stored == "array", all(image.gray for image in images)
     in_color = [to_color(image.data) if is_array and image.gray else image.data for image in images]
     data = [image.data for image in images] if all_gray else in_color

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from scan_core.data.settings import Data
 from scan_core.data.types import Box
+from scan_core.data.workers import SMALL, take
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MAX_ASPECT = 4  # long side per short side in the jpeg store: a strip one pixel wide would grow to millions of pixels
@@ -23,6 +24,8 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 MEBIBYTE = 2**20
 MAX_SIDE = 65536  # pixels; resize is given no longer side, because its memory grows with it
 MIN_BOX = 2  # pixels per side
+MOST_PER_BYTE = 10_000  # pixels per byte of a file: above what deflate can do, and below what hostile files do
+STRIP = 2**20  # pixels
 UNKNOWN = "not an image of a known format"
 EMPTY = "empty file"
 TOO_LARGE = "too large for the memory"
@@ -112,11 +115,13 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
     if not width * height:
         raise Refused("an image without pixels")
     is_jpeg = image.format in ("JPEG", "MPO")
-    if is_jpeg:
-        if _reduced(width, height, target):
-            wanted = _decoded_side(width, height, target)
-            image.draft(None, (wanted, wanted))
-    else:
+    if width * height > MOST_PER_BYTE * (size := source.seek(0, io.SEEK_END)) + SMALL:
+        raise Refused(f"{width:,} x {height:,} pixels in {size:,} bytes: one color, or made to fill the memory")
+    if is_jpeg and _reduced(width, height, target):
+        wanted = _decoded_side(width, height, target)
+        image.draft(None, (wanted, wanted))
+    take(image.width * image.height, image.format)
+    if not is_jpeg:
         image.load()  # PIL turns a TIFF upright, libheif a HEIF, and both set the orientation to 1
     orientation = 1
     if not is_jpeg or "exif" in image.info:
@@ -203,7 +208,10 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     """Mode LA to L, or RGBA to RGB."""
     white = Image.new(image.mode[:-1], image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
+    rows = max(STRIP // image.width, 1)
+    for top in range(0, image.height, rows):  # a mask and a copy of all of it would double the memory
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        white.paste(strip, (0, top), mask=strip.getchannel("A"))
     return white
 
 

@@ -5,15 +5,9 @@ neither on the number of processes nor on which chunks an earlier run has left.
 """
 
 import contextlib
-import ctypes
-import gc
-import multiprocessing
-import os
-import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
@@ -24,16 +18,18 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from scan_core.data.chunks import Chunk, decode_chunk, load_chunk
+from scan_core.data.chunks import Chunk, decode_chunk, has_digests, load_chunk, load_thumbs
 from scan_core.data.decode import Target
+from scan_core.data.pool import Pool, Stuck
 from scan_core.data.settings import SOURCES_WITH_PATH, Data
 from scan_core.data.types import Finding, Item, Source
+from scan_core.data.workers import SECONDS_PER_IMAGE
 from scan_core.errors import ScanError
 
 CHUNK_ITEMS = 512
 CHUNK_BYTES = 8 * 2**20  # of pixels or encoded images, so that little is in memory at a time
 PIXEL_BYTES_PER_JPEG_BYTE = 8  # a guess
-PR_SET_PDEATHSIG = 1  # prctl(2)
+ENDLESS = f"its decoder did not end in {SECONDS_PER_IMAGE:g} s"
 
 Counts = tuple[int, int]  # images taken, files not taken
 
@@ -45,6 +41,13 @@ class Piece:
     number: int
     items: list[Item]
     findings: list[Finding]  # what the source itself refused
+
+    def without(self, position: int) -> "Piece":
+        """The piece without an image whose decoder does not come back, and its other parts."""
+        data = self.items[position].data
+        endless = [Finding(item.name, "rejected", ENDLESS) for item in self.items if item.data is data]
+        rest = [item for item in self.items if item.data is not data]
+        return Piece(self.number, rest, [*self.findings, *endless])
 
 
 def pieces(source: Source, target: Target, most: int | None = None) -> Iterator[Piece]:
@@ -101,19 +104,21 @@ class _Decoder:
 
     def __init__(self, target: Target, folder: Path, workers: int) -> None:
         self.target, self.folder, self.workers = target, folder, workers
-        self.pool = _pool(workers)
+        self.pool = Pool(workers)
 
     def __enter__(self) -> "_Decoder":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:  # also Ctrl-C: what is being decoded is not waited for
+            self.pool.kill()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, source: Iterable[Piece]) -> Iterator[Counts]:
         """The counts of every piece, in order. Few pieces are read ahead; chunks that exist are not made again."""
         waiting: deque[tuple[Piece, Future[Counts]]] = deque()
         for piece in source:
-            waiting.append((piece, _finished(piece, self.folder) or self._submit(piece)))
+            waiting.append((piece, _finished(piece, self.target, self.folder) or self._submit(piece)))
             if len(waiting) > 2 * self.workers:
                 yield self._result(*waiting.popleft())
         while waiting:
@@ -129,45 +134,32 @@ class _Decoder:
 
     def _result(self, piece: Piece, future: Future[Counts]) -> Counts:
         try:
-            return future.result()
+            return self.pool.wait(piece.number, future)
+        except Stuck as stuck:
+            self.pool = Pool(self.workers)
+            rest = piece.without(stuck.position)
+            return self._result(rest, self._submit(rest))
         except BrokenProcessPool:  # a decoder killed its process, maybe that of another piece
             self.pool.shutdown(wait=True)
-            self.pool = _pool(self.workers)
+            self.pool = Pool(self.workers)
             return _decode_without_crashes(piece, self.target, self.folder)
 
 
-def _finished(piece: Piece, folder: Path) -> Future[Counts] | None:
-    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole."""
+def _finished(piece: Piece, target: Target, folder: Path) -> Future[Counts] | None:
+    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole and undamaged."""
     file = folder / f"{piece.number:06d}.npz"
     try:
-        chunk = load_chunk(file)
-        size = file.with_suffix(".bin").stat().st_size
+        chunk, _ = load_chunk(file), load_thumbs(file)  # zip compares its checksums
+        data = file.with_suffix(".bin").read_bytes()
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):  # missing, or cut off by a power failure
         return None
     names = sorted([*(item.name for item in piece.items), *(finding.name for finding in piece.findings)])
     same = names == sorted([*chunk.names, *(finding.name for finding in chunk.findings)])
-    if not same or size != (int(chunk.ends[-1]) if len(chunk.ends) else 0):
+    if not same or not has_digests(chunk, target, data):
         return None
     done: Future[Counts] = Future()
     done.set_result((len(chunk.names), len(chunk.findings)))
     return done
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A forked worker starts at once, because all its imports are done. Outside Linux, forking is unsafe in a process
-    # that uses system frameworks.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    return ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (os.getpid(),))
-
-
-def _start_worker(parent: int) -> None:
-    gc.set_threshold(50_000)  # decoding makes many objects and few cycles: the default threshold costs some percent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, in one line
-    if sys.platform == "linux":
-        # Without a parent a worker would wait for ever, and block the next run, because a fork holds its locks.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _decode(piece: Piece, target: Target, folder: Path) -> Counts:
@@ -176,17 +168,21 @@ def _decode(piece: Piece, target: Target, folder: Path) -> Counts:
 
 def _decode_without_crashes(piece: Piece, target: Target, folder: Path) -> Counts:
     """Decodes ``piece`` in a process of its own, without the images that kill that process."""
-    with contextlib.suppress(BrokenProcessPool), _pool(1) as pool:  # another piece may have broken the workers' pool
-        return pool.submit(_decode, piece, target, folder).result()
-    good, crashed, pool = [], [], _pool(1)
+    with contextlib.suppress(BrokenProcessPool), Pool(1) as pool:  # another piece may have broken the workers' pool
+        return pool.wait(piece.number, pool.submit(_decode, piece, target, folder))
+    good, crashed, pool = [], [], Pool(1)
     with TemporaryDirectory(dir=folder) as trials:  # elsewhere, because a trial's chunk is not that of the piece
         for item in piece.items:
             try:
-                pool.submit(_decode, Piece(0, [item], []), target, Path(trials)).result()
+                trial = Piece(0, [item], [])
+                pool.wait(trial.number, pool.submit(_decode, trial, target, Path(trials)))
                 good.append(item)
+            except Stuck:
+                crashed.append(Finding(item.name, "rejected", ENDLESS))
+                pool = Pool(1)
             except BrokenProcessPool:
                 crashed.append(Finding(item.name, "rejected", "its decoder crashed"))
-                pool = _pool(1)
+                pool = Pool(1)
     try:
         return pool.submit(_decode, Piece(piece.number, good, [*piece.findings, *crashed]), target, folder).result()
     except BrokenProcessPool:

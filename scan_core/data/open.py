@@ -42,5 +42,15 @@ def located(settings: Data, root: Path) -> Path:
 
 
 def resolve(path: str, root: Path) -> Path:
-    """``path`` with ``~`` expanded; a relative one starts at ``root``."""
-    return root / Path(path).expanduser()
+    """``path`` with ``~`` expanded; a relative one starts at ``root``. Raises ``ScanError`` as ``expanded`` does."""
+    return root / expanded(path)
+
+
+def expanded(path: str) -> Path:
+    """``path`` with ``~`` expanded. Raises ``ScanError`` if it begins with ``~`` and a name that no user has."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ScanError(
+            f"{path} begins with the home of a user that this machine does not have; write the whole path"
+        ) from None

@@ -41,8 +41,12 @@ def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "TorchScript" in text:
         return "it is a TorchScript program, and only tensors are read; give a file of the weights alone"
-    if code := re.search(r"(?:GLOBAL|global:?) ([\w.]+\.[\w.]+)", text):
+    if code := re.search(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)", text):
         return f"unpickling it would run {code[1]}, and only tensors are read; give a file of the weights alone"
+    if re.search(r"Unsupported operand 1[345]\d\b", text):  # of a newer pickle, in which torch looks for no names
+        return (
+            "unpickling it would do more than make tensors, and only tensors are read; give a file of the weights alone"
+        )
     if "Weights only load failed" in text:
         text = text.split("WeightsUnpickler error:")[-1].split("Check the documentation")[0].strip()
     return f"it is damaged or not a checkpoint ({text[:150] or type(error).__name__}); download it again"

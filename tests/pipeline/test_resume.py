@@ -1,14 +1,16 @@
 """The scratch state: whole or not there, tied to its fingerprint and environment, locked."""
 
+import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import torch
 
-from pipeline.resume import ScratchFolder
-from scan_core.errors import ScanError
+from pipeline.resume import ScratchFolder, holder
 
 HERE = {"threads": 2, "torch": "1"}
 
@@ -55,23 +57,75 @@ def test_another_environment_starts_afresh_unless_told_and_keeps_the_other_s_sta
     assert not scratch.folder.exists()
 
 
-def test_a_write_that_is_cut_short_leaves_the_old_state(scratch, monkeypatch):
+def full(*_):
+    """``torch.save`` on a full disk."""
+    _[1].write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def names(scratch):
+    return sorted(file.suffix for file in scratch.folder.iterdir())
+
+
+def test_a_write_that_is_cut_short_leaves_the_old_state_and_nothing_else(scratch, monkeypatch):
     scratch.save(state(3), HERE)
-
-    def broken(value, file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
         scratch.save(state(4), HERE)
+    assert scratch.load(HERE)["epoch"] == 3 and names(scratch) == [".pt", ".sha256"]
+
+
+def test_a_full_disk_is_said_once_and_ends_no_training(scratch, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        scratch.save_if_room(state(1), HERE)
+        scratch.save_if_room(state(2), HERE)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "no room is left on the disk" in said and str(scratch.folder) in said and "training goes on" in said
+    assert names(scratch) == []
+    scratch.save_if_room(state(3), HERE)
     assert scratch.load(HERE)["epoch"] == 3
 
 
-def test_a_damaged_state_is_an_error_that_names_the_file(scratch):
-    scratch.file(HERE).write_bytes(b"damaged")
-    with pytest.raises(ScanError, match=r"state-.*\.pt cannot be read"):
-        scratch.load(HERE)
+def flip(content):
+    return content[:1500] + bytes([content[1500] ^ 1]) + content[1501:]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda content: content[:900], lambda _: b""], ids=["bit", "cut", "empty"])
+def test_a_damaged_state_is_put_aside_and_said(scratch, capsys, damage):
+    scratch.save({**state(3), "module": {"w": torch.zeros(500)}}, HERE)
+    file = scratch.file(HERE)
+    file.write_bytes(damage(file.read_bytes()))
+    assert scratch.load(HERE) is None and names(scratch) == [".damaged", ".sha256"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "is damaged and is put aside" in said and "starting anew" in said
+    scratch.save(state(1), HERE)
+    assert scratch.load(HERE)["epoch"] == 1
+
+
+def test_kills_between_a_state_and_its_sum_cost_no_state(scratch, monkeypatch):
+    scratch.save(state(3), HERE)
+    for epoch in (4, 5, 6):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+            with pytest.raises(OSError, match="killed"):
+                scratch.save(state(epoch), HERE)
+        assert scratch.load(HERE)["epoch"] == 3
+
+
+def test_the_process_that_holds_a_lock_is_named(tmp_path, scratch):
+    lock = scratch.folder.with_suffix(".lock")
+    words = """import sys, filelock
+with filelock.FileLock(sys.argv[1]):
+    print(flush=True)
+    sys.stdin.read()"""
+    assert holder(lock) == f"process {os.getpid()}"
+    other = tmp_path / "other.lock"
+    with subprocess.Popen([sys.executable, "-c", words, str(other)], stdin=-1, stdout=-1) as process:
+        process.stdout.readline()
+        assert holder(other) == f"process {process.pid}"
+        process.stdin.close()
+    assert holder(tmp_path / "none.lock") == "another process"
 
 
 @pytest.fixture
@@ -130,10 +184,8 @@ def test_a_disk_without_room_for_the_second_does_not_fail_the_first(tmp_path, se
     first = ScratchFolder(tmp_path, "pretext", "d" * 64)
     wait = second()
 
-    def full(*_):
-        raise OSError("disk full")
-
     monkeypatch.setattr(torch, "save", full)
     first.save_for_waiter(state(120), HERE)
     first.close(finished=True)
-    assert wait().load(HERE) is None and "has to train again (disk full)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert wait().load(HERE) is None and "has to train again" in said and "No space left" in said

@@ -1,5 +1,7 @@
 """What is wrong in a YAML file is said in one line, with its line, and in words that are not the parser's."""
 
+import time
+
 import pytest
 
 from pipeline.params import read_params
@@ -79,6 +81,38 @@ def test_text_that_is_none_is_refused_with_its_line(path):
     refused(lambda: read_yaml(path), "params.yaml, line 2: it has a character that cannot be seen; delete it")
     path.write_text("a: 2026-13-45\n")
     refused(lambda: read_yaml(path), "params.yaml has a date that is none, for month must be in 1..12; put")
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{number}: &a{number} [{','.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)
+)
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{number}: &a{number} {{<<: [{','.join([f'*a{number - 1}'] * 9)}]}}\n" for number in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (BOMB, "unfolds to millions of values by aliases (*name); write the values that are meant"),
+    (MERGED, "unfolds to millions of values"),
+    ("x: &a {y: *a}\n", "has an alias (*name) inside what it stands for"),
+    ("&a [*a]\n", "has an alias (*name) inside what it stands for"),
+    (f"x: {'[' * 700}{']' * 700}\n", "inside each other, too deep to read"),
+    (f"x: {'{a: ' * 5000}\n", "inside each other, too deep to read"),
+    (f"seed: {'9' * 5000}\n", "has a number of 5,000 digits; at most 1000 are read"),
+    (f"seed: 0x{'f' * 5000}\n", "has a number of 5,002 digits"),
+    ("seed: 2001-99-99\n", "has a date that is none"),
+])  # fmt: skip
+def test_what_would_fill_the_memory_or_the_stack_is_refused_at_once(path, text, said):
+    path.write_text(text)
+    began = time.monotonic()
+    refused(lambda: read_yaml(path), f"{path} ", said)
+    assert time.monotonic() - began < 5
+
+
+def test_honest_aliases_and_directives_and_long_lists_are_read(path):
+    path.write_text("%YAML 1.2\n---\na: &a [1, 2]\nb: *a\nc: {<<: {d: 1}}\n" + "e:\n" + "- 1\n" * 20_000)
+    found = read_yaml(path)
+    assert (found["b"], found["c"], len(found["e"])) == ([1, 2], {"d": 1}, 20_000)
 
 
 def test_a_value_is_found_by_its_dotted_name(path):

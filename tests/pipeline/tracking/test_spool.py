@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import get_type_hints, is_typeddict
@@ -213,6 +215,45 @@ def test_a_killed_stage_is_marked_and_its_cut_last_line_left_out(project, spool)
     assert statuses(project, "stage") == ["KILLED"] and history(project) == [(1, 1.0)]
 
 
+@pytest.mark.parametrize("breaks", ["before", "logged", "registered"])
+def test_a_break_while_a_model_is_registered_leaves_no_second_one(project, spool, monkeypatch, breaks):
+    import mlflow.pyfunc
+
+    spool.save("example.json", b"{}")
+    about = {"scan.sha256": "a1"}
+    model = {"files": {}, "code": [], "example": "example.json", "requirements": [], "name": "photos", "about": about}
+    spool.event("model", **model)
+    spool.event("model", **model)  # of the same run, which was killed in between
+    spool.close("FINISHED")
+    client, experiment = connect(project)
+    broken = [breaks]
+
+    def log_model(registered_model_name, **_):
+        def reach(where):
+            if broken == [where]:
+                broken.clear()
+                raise ConnectionError("the server went away")
+
+        run = mlflow.active_run().info.run_id
+        reach("before")
+        logged = client.create_logged_model(experiment, "model", source_run_id=run)
+        reach("logged")
+        if not client.search_registered_models():
+            client.create_registered_model(registered_model_name)
+        version = client.create_model_version(registered_model_name, "file:///model", run, model_id=logged.model_id)
+        reach("registered")
+        return type("Logged", (), {"registered_model_version": version.version})
+
+    monkeypatch.setattr("mlflow.pyfunc.log_model", log_model)
+    with pytest.raises(ConnectionError):
+        send(project, spool.folder, recorded(spool.folder))
+    send(project, spool.folder, recorded(spool.folder))
+    assert not broken
+    (version,) = client.search_model_versions("name = 'photos'")
+    assert version.tags == about
+    assert len(client.search_logged_models([experiment])) == 1
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_evaluate_completes_its_run_from_stages_of_other_runs(project, spool, late):
     """The second run took its pretext from the cache. The records of that pretext may come before or after it."""
@@ -305,7 +346,8 @@ def test_a_server_that_is_away_costs_one_warning_and_loses_nothing(project, monk
     assert history(project) == [(1, 1.0)]
 
 
-def test_a_delivery_that_hangs_is_left_behind(project, monkeypatch, capsys):
+def test_a_delivery_that_hangs_is_left_behind_and_not_killed(project, monkeypatch, capsys):
+    """It may be making the database, on a slow disk."""
     monkeypatch.delenv("SCAN_TRACKING")
     monkeypatch.setattr(tracking, "SECONDS_TO_WAIT", 0.5)
     real, processes = subprocess.Popen, []
@@ -316,5 +358,20 @@ def test_a_delivery_that_hangs_is_left_behind(project, monkeypatch, capsys):
 
     monkeypatch.setattr(subprocess, "Popen", hang)
     started(project).close("FINISHED")
-    assert "(it was not done after 0.5 s)" in capsys.readouterr().err and processes[0].returncode
+    assert "did not answer in time" in capsys.readouterr().err and processes[0].poll() is None
+    processes[0].kill()
     assert spools(project)
+
+
+def test_a_delivery_gives_up_by_itself_after_the_stage(spool, monkeypatch):
+    """The server takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        words = "from pipeline.tracking import delivery; code = open(delivery.__file__).read()"
+        words += (
+            "; exec(compile(code.replace('STAGE = 900', 'STAGE = 1'), 'delivery', 'exec'), {'__name__': '__main__'})"
+        )
+        command = [sys.executable, "-c", words, str(spool.folder.parents[2]), str(spool.folder)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "did not take the records in 1 s after the stage's end" in done.stderr
+    assert spools(spool.folder.parents[2])

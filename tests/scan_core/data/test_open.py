@@ -50,3 +50,9 @@ def test_names_become_text_that_any_file_can_hold():
 ])  # fmt: skip
 def test_numbers_are_ordered_by_value_and_others_as_text(names, wanted):
     assert class_order(names) == wanted
+
+
+def test_the_home_of_a_user_that_there_is_not_is_said():
+    refused(
+        lambda: resolve("~nobody-has-this-name/x", Path("/")), "~nobody-has-this-name/x begins with the home of a user"
+    )

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import pickle
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +16,7 @@ import torchvision
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from scan_core.errors import ScanError
 from scan_core.models.files import Preprocessing, load_backbone, save_backbone
 from scan_core.models.networks import build_backbone
 from scan_core.weights import convert
@@ -380,6 +382,23 @@ def test_a_file_that_is_cut_off_or_not_a_checkpoint_is_refused(published, form, 
     whole = path.read_bytes()
     path.write_bytes(content if isinstance(content, bytes) else whole[: int(content * len(whole))])
     refused(lambda: import_checkpoint(path, "timm", model="test_resnet"), path, "not loaded", "damaged")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "code", [eval, exec, getattr, print, open, __import__, os.system], ids=lambda code: code.__name__
+)
+def test_a_checkpoint_that_calls_code_is_refused_as_such_and_runs_nothing(tmp_path, code, protocol):
+    class Evil:
+        def __reduce__(self):
+            return code, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": Evil()}, path, pickle_protocol=protocol)
+    refused(lambda: import_checkpoint(path, "torchvision"), path, "give a file of the weights alone")
+    with pytest.raises(ScanError) as error:
+        import_checkpoint(path, "torchvision")
+    assert "damaged" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {}, {"state_dict": {}}, {"epoch": 3}, 7])
