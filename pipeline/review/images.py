@@ -11,6 +11,7 @@ from pipeline.groups.apply import Where, embeddings_of, in_place
 from scan_core.images.store import ArrayImages, Images, JpegImages
 
 THUMB = 160  # pixels of a side
+LIKE = 2_000  # images at most that are said to be like one
 QUALITY, EFFORT = 80, 2  # of 6: twice as fast as Pillow's own choice, and as small
 
 
@@ -38,6 +39,14 @@ class StoredImages:
     def embeddings(self) -> np.ndarray:
         """(N,D) float32, rows of length 1."""
         return embeddings_of(self.rows)
+
+    def like(self, image: int) -> list[int]:
+        """The ``LIKE`` images whose embeddings are nearest to that of ``image``, itself first."""
+        cosine = self.embeddings @ self.embeddings[image]
+        cosine[image] = np.inf
+        near = np.argpartition(-cosine, min(LIKE, len(cosine)) - 1)[:LIKE]
+        found: list[int] = near[np.argsort(-cosine[near], kind="stable")].tolist()
+        return found
 
     @cached_property
     def classes(self) -> tuple[np.ndarray, list[str]]:

@@ -221,6 +221,12 @@ def make_app(review: Review, token: str, port: int) -> Starlette:
         kept = {"Cache-Control": "private, max-age=86400"}  # the token, and so the address, is new with each review
         return Response(await run_in_threadpool(make, image), media_type=media, headers=kept)
 
+    async def like(request: Request) -> Response:
+        image = request.path_params["image"]
+        if image >= len(review.images):
+            return JSONResponse({"error": "there is no such image"}, 404)
+        return JSONResponse(await run_in_threadpool(review.images.like, image))
+
     async def edit(request: Request) -> Response:
         if not hmac.compare_digest(request.headers.get("x-scan-token", "").encode(), token.encode()):
             return JSONResponse({"error": "the request has no token"}, 403)
@@ -243,6 +249,7 @@ def make_app(review: Review, token: str, port: int) -> Starlette:
             Route("/{token}/", guarded(index)),
             Route("/{token}/data.json", guarded(data)),
             Route("/{token}/edit", guarded(edit), methods=["POST"]),
+            Route("/{token}/like/{image:int}", guarded(like)),
             Route("/{token}/{kind}/{image:int}", guarded(picture)),
             Route("/{token}/{name}", guarded(part)),
         ],

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 
+import numpy as np
 import pytest
 import uvicorn
 
@@ -12,6 +13,7 @@ from pipeline.cli.review import ADDRESS, bound
 from pipeline.groups import edits, file
 from pipeline.params import read_params
 from pipeline.review import checks, server
+from pipeline.review.images import StoredImages
 from pipeline.review.server import LARGEST, Review, make_app
 from scan_core.errors import ScanError
 
@@ -80,8 +82,18 @@ def test_the_page_its_parts_and_pictures_are_served(client, monkeypatch, tmp_pat
     assert data["mode"] == "review" and data["version"] == 1 and len(data["images"]["group"]) == 22
 
 
+def test_images_are_said_to_be_alike_by_their_embeddings(client, monkeypatch):
+    embeddings = StoredImages().embeddings
+    cosine = embeddings @ embeddings[3]
+    found = client.json("like/3")
+    assert found[0] == 3 and sorted(found) == list(range(22)) and (np.diff(cosine[found[1:]]) <= 0).all()
+    monkeypatch.setattr("pipeline.review.images.LIKE", 4)
+    assert client.json("like/3") == found[:4]
+
+
 @pytest.mark.parametrize(
-    "path", ["thumb/22", "thumb/-1", "thumb/x", "other/1", "server.py", "../params.yaml", "%2e%2e/x"]
+    "path",
+    ["like/22", "like/-1", "thumb/22", "thumb/-1", "thumb/x", "other/1", "server.py", "../params.yaml", "%2e%2e/x"],
 )
 def test_nothing_else_is_served(client, path):
     assert client.ask(path)[0].status == 404

@@ -102,4 +102,26 @@ export const thumb = (image: number): string | undefined =>
 export const photo = (image: number): string | undefined =>
   data.value?.mode === "report" ? data.value.thumbs?.[image] : `photo/${image}`;
 
+const MANY = 100; // images whose likes are remembered
+const found = new Map<number, number[] | null>(); // null: the server has been asked
+const answers = signal(0);
+
+/** Images by how much they look like one, itself first; null in the single file, and until the server has answered. */
+export function alike(image: number): number[] | null {
+  answers.value; // whoever reads this is drawn again once there is an answer
+  if (isReport()) return null;
+  if (!found.has(image)) {
+    if (found.size >= MANY) found.clear();
+    found.set(image, null);
+    void fetch(`like/${image}`)
+      .then((answer) => (answer.ok ? answer.json() : null))
+      .then((order: number[] | null) => {
+        found.set(image, order);
+        answers.value += 1;
+      })
+      .catch(() => undefined); // then the map says what is near
+  }
+  return found.get(image) ?? null;
+}
+
 export const isReport = (): boolean => data.value?.mode === "report";

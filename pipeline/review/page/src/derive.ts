@@ -1,6 +1,6 @@
 // What follows from the data and the place: names, folders, the images that a filter leaves.
 import { computed } from "@preact/signals";
-import { data } from "./data";
+import { alike, data } from "./data";
 import { route } from "./route";
 import type { Group, Images } from "./types";
 
@@ -116,8 +116,16 @@ function keyOf(images: Images, order: string): ((i: number) => number) | null {
   }
 }
 
-/** The nearest of `among` by their places on the map, the image itself first. */
+/** The nearest of `among`, the image itself first: as the server orders them; those that it leaves out by the map. */
 export function nearest(images: Images, image: number, among: Iterable<number>, count: number): number[] {
+  const order = alike(image);
+  if (!order) return nearestOnMap(images, image, among, count);
+  const rest = new Set(among);
+  const found = order.filter((i) => rest.delete(i)).slice(0, count);
+  return found.length === count ? found : [...found, ...nearestOnMap(images, image, rest, count - found.length)];
+}
+
+function nearestOnMap(images: Images, image: number, among: Iterable<number>, count: number): number[] {
   const distance = (i: number) => (images.x[i] - images.x[image]) ** 2 + (images.y[i] - images.y[image]) ** 2;
   return Array.from(among, (i) => [i === image ? -1 : distance(i), i])
     .sort((a, b) => a[0] - b[0])

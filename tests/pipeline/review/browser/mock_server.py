@@ -157,6 +157,10 @@ class Project:
     def _say_checks(self) -> None:
         self.data["check"] = {"images": self.drawn, "right": [self.checks.get(image) for image in self.drawn]}
 
+    def like(self, image: int) -> list[int]:
+        """It finds images alike whose numbers are far: not those that are near on the map."""
+        return [image, *(each for each in range(len(self.data["images"]["group"]) - 1, -1, -1) if each != image)]
+
     def picture(self, image: int, size: int) -> bytes:
         """The photo itself, or a drawing that tells groups apart."""
         if self.photos:
@@ -219,6 +223,8 @@ def handler_of(project: Project) -> type[BaseHTTPRequestHandler]:
                 with project.lock:
                     return self._send(json.dumps(project.data).encode(), "application/json")
             kind, _, image = path.partition("/")
+            if kind == "like" and image.isdigit():
+                return self._send(json.dumps(project.like(int(image))).encode(), "application/json")
             if kind in ("thumb", "photo") and image.isdigit():
                 return self._send(project.picture(int(image), 160 if kind == "thumb" else 1200), "image/webp")
             return self._send(b"not here", "text/plain", 404)

@@ -225,7 +225,7 @@ def test_more_like_this(opened):
     opened.page.locator(".tile").nth(5).click()
     opened.page.get_by_role("button", name="More like this").click()
     opened.shows(".filters", "Most like IMG_000005.JPG")
-    opened.page.wait_for_selector(".tile:first-child#tile-5")
+    opened.page.wait_for_selector("#tile-5:first-child + #tile-999 + #tile-998")
 
 
 def test_answers_by_one_key(opened):
