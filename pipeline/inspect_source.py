@@ -16,6 +16,7 @@ from PIL import Image
 
 from scan_core.data.chunks import IMAGE_SUFFIXES
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
+from scan_core.data.depth import Range, common_range
 from scan_core.data.folder import is_junk
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import numbered
@@ -50,6 +51,8 @@ class Inspection:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
     refused: list[Finding] = field(default_factory=list)
     all_gray: bool = False
+    range: Range | None = None  # of images of more than 8 bits
+    paged: int = 0  # files with several pages or frames
     cut: float = 0.0  # share of readable images of whose detail a central square would hold less than half
     seconds: float = 0.0  # to decode an image with all workers
     read_seconds: float = 0.0  # to go through all of the source without decoding it
@@ -137,6 +140,7 @@ def _decode_sample(found: Inspection, scratch: Path, workers: int) -> None:
         found.seconds = (time.monotonic() - started) / len(found.sample)
         known, _ = load_chunks(Path(folder), chunks)
     found.refused, found.all_gray = known.findings, bool(len(known.gray) and known.gray.all())
+    found.range, found.paged = found.settings.range or common_range(known.extents), int(known.paged.sum())
 
 
 def _note_header(item: Item, found: Inspection) -> None:
@@ -189,7 +193,7 @@ def detail_outside(image: Image.Image) -> float:
 
 def write_contact_sheet(found: Inspection, path: Path) -> int:
     """Writes a picture of the sampled images and returns how many it shows."""
-    target = Target(TILE, "crop", "array", found.settings.max_pixels)
+    target = Target(TILE, "crop", "array", found.settings.max_pixels, range=found.range)
     tiles = []
     for item in found.sample:
         try:

@@ -143,6 +143,10 @@ def describe(found: Inspection, labels: str) -> list[str]:
         first = found.refused[0]
         share = f"{len(found.refused)} of {len(found.sample)} looked at"
         lines.append(f"{share} cannot be read, such as {first.name}: {first.reason}")
+    if found.range:
+        lines.append(f"more than 8 bits: {found.range[0]:,g} becomes black and {found.range[1]:,g} white (data.range)")
+    if found.paged:
+        lines.append(f"{found.paged} of {len(found.sample)} looked at have several pages or frames; the first is taken")
     if "no split of its own" not in found.splits:
         lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
     if fit_of(found) == "pad":

@@ -113,7 +113,7 @@ class _Decoder:
         """The counts of every piece, in order. Few pieces are read ahead; chunks that exist are not made again."""
         waiting: deque[tuple[Piece, Future[Counts]]] = deque()
         for piece in source:
-            waiting.append((piece, _finished(piece, self.folder) or self._submit(piece)))
+            waiting.append((piece, _finished(piece, self.target, self.folder) or self._submit(piece)))
             if len(waiting) > 2 * self.workers:
                 yield self._result(*waiting.popleft())
         while waiting:
@@ -136,8 +136,8 @@ class _Decoder:
             return _decode_without_crashes(piece, self.target, self.folder)
 
 
-def _finished(piece: Piece, folder: Path) -> Future[Counts] | None:
-    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole."""
+def _finished(piece: Piece, target: Target, folder: Path) -> Future[Counts] | None:
+    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole and has ``target``'s range."""
     file = folder / f"{piece.number:06d}.npz"
     try:
         chunk = load_chunk(file)
@@ -147,6 +147,9 @@ def _finished(piece: Piece, folder: Path) -> Future[Counts] | None:
     names = sorted([*(item.name for item in piece.items), *(finding.name for finding in piece.findings)])
     same = names == sorted([*chunk.names, *(finding.name for finding in chunk.findings)])
     if not same or size != (int(chunk.ends[-1]) if len(chunk.ends) else 0):
+        return None
+    deep = np.isfinite(chunk.extents[:, 0])
+    if target.range is not None and (chunk.ranges[deep] != target.range).any():
         return None
     done: Future[Counts] = Future()
     done.set_result((len(chunk.names), len(chunk.findings)))
@@ -168,6 +171,7 @@ def _start_worker(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders' libraries write there what the findings say
 
 
 def _decode(piece: Piece, target: Target, folder: Path) -> Counts:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from scan_core.data import chunks
 from scan_core.data.boxes import read_boxes
-from scan_core.data.decode import ORIENTATION, Refused, Target, crop, open_image, target_of
+from scan_core.data.decode import ORIENTATION, Refused, Target, crop, decode, open_image, target_of
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import images_of, labels_and_splits, names_to_label
 from scan_core.data.open import open_source
@@ -171,9 +171,9 @@ def test_an_image_is_decoded_once_for_all_its_boxes(tmp_path, monkeypatch):
     def counted(data, target):
         with (tmp_path / "log").open("a") as file:  # a worker's list would be lost
             file.write(".")
-        return open_image(data, target)
+        return decode(data, target)
 
-    monkeypatch.setattr(chunks, "open_image", counted)
+    monkeypatch.setattr(chunks, "decode", counted)
     images = {"a.png": ENCODED["a.png"], "b.jpg": ENCODED["a.jpg"]}
     boxes = "".join(f"{name},{left},0,9,9\n" for left in range(7) for name in images)
     _, parts = taken(tmp_path, images, boxes)
