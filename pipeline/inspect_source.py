@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scan_core.data.chunks import IMAGE_SUFFIXES
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
 from scan_core.data.depth import Range, common_range
 from scan_core.data.folder import is_junk
@@ -23,7 +22,7 @@ from scan_core.data.labels import numbered
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import ARRAY_UP_TO, Data
 from scan_core.data.splits import official
-from scan_core.data.types import Finding, Item, Source, Split
+from scan_core.data.types import IMAGE_SUFFIXES, Finding, Item, Source, Split
 from scan_core.errors import ScanError
 
 SAMPLE = 96  # images that are decoded

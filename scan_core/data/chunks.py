@@ -17,15 +17,11 @@ from PIL import Image
 
 from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Decoded, Refused, Target, crop, decode, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
-from scan_core.data.types import Box, Finding, Item, Split
+from scan_core.data.types import IMAGE_SUFFIXES, Box, Finding, Item, Split
 
 JPEG_QUALITY = 90
 CONTENT = 16  # bytes
 BLOCK = 32  # images summed at once: they fit into a core's cache
-IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
-}  # fmt: skip
 
 
 @dataclass

@@ -51,7 +51,9 @@ def open_parquet(path: Path, settings: Data) -> Source:
     paths = _parquet_files(path) if path.is_dir() else [path]
     folder = path if path.is_dir() else path.parent
     tables = [_open_table(file, file.relative_to(folder), settings.labels == "folders") for file in paths]
-    if len({table.split for table in tables} - {None}) < 2:  # train files alone are not an official split
+    if (
+        settings.split == "none" or len({table.split for table in tables} - {None}) < 2
+    ):  # train files alone are not an official split
         tables = [replace(table, split=None) for table in tables]
     _check_alike(tables)
     total = sum(table.rows for table in tables)

@@ -24,6 +24,7 @@ class Data(Settings):
     path: str | None  # of folder, archive, parquet and npy; relative to the project
     labels: str  # folders: the source's own; none; or a .csv file with columns source,label
     boxes: str | None  # parts of images, each an item of its own: a .csv file or MegaDetector's .json
+    split: Literal["source", "none"]  # source: train beside val or test, if the source has that; none: no such folders
     subset: Literal[50, 100, 200] | None  # number of imagenet's classes: the paper's subsets
     extra: Literal["pretext", "train", "none"]  # which split gets stl10's unlabeled images, or imagenet's other classes
     size: Pixels  # an array holds size x size pixels; a stored JPEG has this short side

@@ -3,6 +3,7 @@
 A source yields its images one by one in an order of its own, and a finding for each file that it does not take.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -11,6 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Split = Literal["train", "val", "extra"]
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
+}  # fmt: skip
+# Also those that turn the direction of what follows them.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class Box(NamedTuple):
@@ -64,8 +71,12 @@ def image_name(part: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that any file can hold: a byte that is not UTF-8 is written as ``\\udcNN``."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name as text that any file can hold and any terminal can show.
+
+    A byte that is not UTF-8 is written as ``\\udcNN``, a control character as ``\\n`` or ``\\x1b``.
+    """
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def class_order(names: set[str]) -> list[str]:
