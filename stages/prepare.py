@@ -12,12 +12,13 @@ from pipeline.environment import worker_count
 from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage
 from scan_core.data.chunks import Chunk
-from scan_core.data.decode import target_of
+from scan_core.data.decode import EMPTY, UNKNOWN, target_of
 from scan_core.data.depth import Range, common_range
 from scan_core.data.ingest import check_rejected, ingest, load_chunks
 from scan_core.data.labels import images_of, labels_and_splits, names_to_label, numbered, read_labels
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
+from scan_core.data.splits import official
 from scan_core.data.store import Plan, plan_store, write_store
 from scan_core.data.types import Finding, Source
 from scan_core.errors import ScanError
@@ -57,6 +58,8 @@ def prepare(stage: Stage) -> None:
     counts |= {"labelled": int((numbers >= 0).sum()), "across_splits": plan.across}
     stage.tracker.metrics({**counts})
     say(f"prepare   {summary(counts)}")
+    for line in understood(source, catalog, settings, classes, counts["labelled"], official(splits)):
+        say(f"prepare   {line}")
     if paged := int(catalog.paged.sum()):
         first = catalog.names[int(catalog.paged.argmax())]
         say(f"prepare   the first page or frame is taken of {paged:,} files with several, such as {first}")
@@ -91,6 +94,27 @@ def decode(stage: Stage, source: Source) -> tuple[Chunk, np.ndarray, Path]:
         raise ScanError(f"{error}; {artifacts.REJECTED} lists them") from None
     rejected.unlink(missing_ok=True)
     return catalog, locations, chunks
+
+
+def understood(
+    source: Source, catalog: Chunk, settings: Data, classes: list[str], labeled: int, own_split: bool
+) -> list[str]:
+    """What the source's classes, split and other files are taken for."""
+    split = "the split is the source's (data.split)" if own_split else "the split is drawn (data.val_fraction)"
+    if settings.protocol == "all":
+        split = "no image is held out (data.protocol)"
+    have = f"{len(classes)} classes of {labeled:,} images (data.labels {settings.labels})" if classes else "no labels"
+    lines = [
+        f"{have}; {split}",
+        *(what + (f": {count:,} images" if count else "") for what, count in source.notes.items()),
+    ]
+    ignored: Counter[str] = Counter()
+    for name, kind, reason in catalog.findings:
+        if kind == "ignored":
+            ignored[Path(name).suffix.lower() or "without a suffix" if reason in (UNKNOWN, EMPTY) else reason] += 1
+    if ignored:
+        lines.append("ignored: " + ", ".join(f"{count:,} {what}" for what, count in ignored.most_common()))
+    return lines
 
 
 def words_of(measured: Range, catalog: Chunk) -> str:

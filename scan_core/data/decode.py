@@ -29,7 +29,7 @@ from scan_core.data.depth import (
 )
 from scan_core.data.oddities import complete_jpeg, tiff_reason, unread_planes, without_text
 from scan_core.data.settings import Data
-from scan_core.data.types import Box
+from scan_core.data.types import LFS, Box
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MAX_ASPECT = 4  # long side per short side in the jpeg store: a strip one pixel wide would grow to millions of pixels
@@ -41,7 +41,6 @@ MAX_SIDE = 65536  # pixels; resize is given no longer side, because its memory g
 MIN_BOX = 2  # pixels per side
 UNKNOWN = "not an image of a known format"
 EMPTY = "empty file"
-LFS = b"version https://git-lfs"
 TOO_LARGE = "too large for the memory"
 
 PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")  # several images in one file; a phone's MPO holds one photo

@@ -93,8 +93,8 @@ def _split_word(name: str) -> tuple[str, str]:
 
 
 def class_of(name: str) -> str:
-    """A folder's name as a class: one of several spellings in Unicode, because macOS and others write them apart."""
-    return unicodedata.normalize("NFC", name)
+    """A class's name as it is shown, in one of several spellings in Unicode: macOS and others write accents apart."""
+    return printable(unicodedata.normalize("NFC", name))
 
 
 def open_folder(path: Path, settings: Data) -> Source:

@@ -271,7 +271,6 @@ def test_the_number_of_an_animal_does_not_follow_the_order_of_categories(tmp_pat
 
 @pytest.mark.parametrize(("content", "said"), [
     ("source,left,top,width\na,1,2,3\n", ('0 columns named "height"', "source, left, top, width, height")),
-    ("source;left;top;width;height\n", ("its columns are source;left;top;width;height",)),
     ("", ("its columns are none",)),
     (HEADER, ("has no box; at least one is needed",)),
     (HEADER + "a.png,1,2,3,4\nb.png,1,two,3,4\n", ('line 3: top is "two"; a number of pixels is allowed',)),
@@ -281,7 +280,7 @@ def test_the_number_of_an_animal_does_not_follow_the_order_of_categories(tmp_pat
     (HEADER + "a.png,1,inf,3,4\n", ('line 2: top is "inf"',)),
     (HEADER + ",1,2,3,4\n", ("line 2: the box has no source; name its image",)),
     (HEADER + '"a"b,1,2,3,4\n', ("line 2",)),
-    (HEADER.encode("utf-16"), ("is not UTF-8",)),
+    (HEADER.encode("utf-16")[:-1], ("is not UTF-8",)),
 ])  # fmt: skip
 def test_a_mistake_in_a_csv_file_is_an_error_with_its_place(tmp_path, content, said):
     path = tmp_path / "boxes.csv"
