@@ -10,19 +10,21 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from scan_core.data.chunks import IMAGE_SUFFIXES
 from scan_core.data.decode import Refused, Target, open_header, open_image, square
-from scan_core.data.folder import is_junk
+from scan_core.data.depth import Range, common_range
+from scan_core.data.folder import is_junk, walk
 from scan_core.data.ingest import ingest, load_chunks
-from scan_core.data.labels import numbered
+from scan_core.data.labels import images_of, numbered, read_labels
 from scan_core.data.open import open_source, resolve
+from scan_core.data.parquet import has_images
 from scan_core.data.settings import ARRAY_UP_TO, Data
 from scan_core.data.splits import official
-from scan_core.data.types import Finding, Item, Source, Split
+from scan_core.data.types import IMAGE_SUFFIXES, Finding, Item, Source, Split
 from scan_core.errors import ScanError
 
 SAMPLE = 96  # images that are decoded
@@ -39,7 +41,8 @@ class Inspection:
     path: str
     settings: Data
     images: int = 0  # that call themselves images by their names
-    others: int = 0  # other files, most of which prepare will ignore
+    left_out: Counter[str] = field(default_factory=Counter)  # other files by kind, most of which prepare will ignore
+    notes: dict[str, int] = field(default_factory=dict)  # what the source says of itself: on how many images
     classes: list[str] = field(default_factory=list)
     labeled: int = 0
     splits: Counter[str] = field(default_factory=Counter)
@@ -50,9 +53,16 @@ class Inspection:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height) of each readable header
     refused: list[Finding] = field(default_factory=list)
     all_gray: bool = False
+    range: Range | None = None  # of images of more than 8 bits
+    paged: int = 0  # files with several pages or frames
     cut: float = 0.0  # share of readable images of whose detail a central square would hold less than half
     seconds: float = 0.0  # to decode an image with all workers
     read_seconds: float = 0.0  # to go through all of the source without decoding it
+
+    @property
+    def others(self) -> int:
+        """How many files are left out."""
+        return sum(self.left_out.values())
 
     @property
     def short_side(self) -> int:
@@ -66,35 +76,65 @@ class Inspection:
 
 
 def kind_of(path: Path) -> str:
-    """``data.name`` for a path. Raises ``ScanError`` if there is nothing at the path."""
+    """``data.name`` for a path. Raises ``ScanError`` if there is nothing at the path, or a .npz file."""
     if not path.exists():
         raise ScanError(f"there is nothing at {path}")
     if path.is_dir():
-        tables = (file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
-        return "folder" if all(map(is_junk, tables)) else "parquet"
-    return {".parquet": "parquet", ".npy": "npy"}.get(path.suffix.lower(), "archive")
+        return "parquet" if holds_tables(path) else "folder"
+    return {".parquet": "parquet", ".npy": "npy", ".npz": "npy"}.get(path.suffix.lower(), "archive")
 
 
-def inspect_source(path: str, base: Data, root: Path, scratch: Path, workers: int) -> Inspection:
+def holds_tables(folder: Path) -> bool:
+    """Whether the images of a folder are in tables: beside photos, a table without images is another program's."""
+    names = [name for name, _ in walk(folder) if not is_junk(name)]
+    suffixes = {Path(name).suffix.lower() for name in names}
+    if ".parquet" not in suffixes:
+        return False
+    return suffixes.isdisjoint(IMAGE_SUFFIXES) or all(has_images(folder / n) for n in names if n.endswith(".parquet"))
+
+
+def inspect_source(
+    path: str,
+    base: Data,
+    root: Path,
+    scratch: Path,
+    workers: int,
+    kind: str | None = None,
+    labels: str = "none",
+    split: Literal["source", "none"] = "source",
+) -> Inspection:
     """Looks at all names of ``path``, and decodes a sample in ``workers`` processes.
 
-    ``base`` holds the limits for decoding. Raises ``ScanError`` if there is no image.
+    ``base`` holds the limits for decoding. ``kind``, ``labels`` and ``split`` are ``data.name``, ``data.labels`` and
+    ``data.split``: None tells the kind by the path, and none shows what folders or a table would be as labels. Raises
+    ``ScanError`` if there is no image.
     """
-    values = dict(base) | {"name": kind_of(resolve(path, root)), "path": path, "labels": "folders", "boxes": None}
+    place = resolve(path, root)
+    name = kind or kind_of(place)
+    if place.is_dir() and name not in ("folder", "parquet"):
+        raise ScanError(f"--as is {name}, but {path} is a folder; folder or parquet is allowed")
+    values = dict(base) | {"name": name, "path": path, "labels": "folders", "split": split, "boxes": None}
     values["store"] = "array"
     found = Inspection(path, Data(**values))
     source = open_source(found.settings, root, root)
     started = time.monotonic()
-    names, labels, splits = _read_names(source, found)
+    names, own_labels, splits = _read_names(source, found)
     found.read_seconds = time.monotonic() - started
     if not found.images:
         raise ScanError(
             f"{path} holds no image among its {found.others:,} files; give a folder, a zip or tar, a .parquet or a .npy"
         )
     if source.layout:
-        labels, splits = source.layout(names)
-    found.classes, numbers = numbered(labels, source)
-    found.labeled = int((numbers >= 0).sum())
+        own_labels, splits = source.layout(names)
+    if labels.endswith(".csv"):
+        given = read_labels(resolve(labels, root))
+        image_of = images_of(given, names)
+        if not image_of:
+            raise ScanError(f"--labels is {labels}, which names no image of {path}, such as {names[0]!r}")
+        label_of = {name: given[source] for source, name in image_of.items()}
+        own_labels = [label_of.get(name) for name in names]
+    found.classes, numbers = numbered(own_labels, source)
+    found.labeled, found.notes = int((numbers >= 0).sum()), dict(source.notes)
     own = official(splits)
     found.splits = Counter(SPLIT_NAMES[split] if own else "no split of its own" for split in splits)
     for item in found.sample:
@@ -110,7 +150,8 @@ def _read_names(source: Source, found: Inspection) -> tuple[list[str], list[str 
     images: list[tuple[str, str | None, Split | None]] = []
     for item in source.read():
         if isinstance(item, Finding) or not _claims_to_be_an_image(item):
-            found.others += 1
+            suffix = Path(item.name).suffix.lower() or "without a suffix"
+            found.left_out[item.reason if isinstance(item, Finding) else suffix] += 1
             continue
         place = len(images) if len(images) < SAMPLE else draw.randrange(len(images) + 1)
         if place < SAMPLE:
@@ -137,6 +178,7 @@ def _decode_sample(found: Inspection, scratch: Path, workers: int) -> None:
         found.seconds = (time.monotonic() - started) / len(found.sample)
         known, _ = load_chunks(Path(folder), chunks)
     found.refused, found.all_gray = known.findings, bool(len(known.gray) and known.gray.all())
+    found.range, found.paged = found.settings.range or common_range(known.extents), int(known.paged.sum())
 
 
 def _note_header(item: Item, found: Inspection) -> None:
@@ -189,7 +231,7 @@ def detail_outside(image: Image.Image) -> float:
 
 def write_contact_sheet(found: Inspection, path: Path) -> int:
     """Writes a picture of the sampled images and returns how many it shows."""
-    target = Target(TILE, "crop", "array", found.settings.max_pixels)
+    target = Target(TILE, "crop", "array", found.settings.max_pixels, range=found.range)
     tiles = []
     for item in found.sample:
         try:

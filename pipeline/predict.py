@@ -19,6 +19,7 @@ from pipeline.inspect_source import kind_of
 from pipeline.params import Params
 from scan_core.data.chunks import Chunk, content_of, load_chunk
 from scan_core.data.decode import Target
+from scan_core.data.depth import range_of
 from scan_core.data.ingest import Piece, decoded, pieces
 from scan_core.data.open import expanded, open_source
 from scan_core.data.settings import Data
@@ -106,8 +107,8 @@ class Predictions:
     def __init__(self, source: Source, params: Params) -> None:
         self.source, self.params, self.grouping = source, params, Grouping()
         self.stats = artifacts.load_json(artifacts.IMAGES / "stats.json")
-        settings = params.data
-        self.target = Target(self.stats["size"], self.stats["fit"], self.stats["store"], settings.max_pixels)
+        size, fit, store = (self.stats[key] for key in ("size", "fit", "store"))
+        self.target = Target(size, fit, store, params.data.max_pixels, range=range_of(self.stats))
 
     @cached_property
     def predictor(self) -> "Predictor":

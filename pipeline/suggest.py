@@ -20,7 +20,7 @@ PHOTOS = "cifar10"  # the preset whose augmentations suit color images
 def suggest_frozen(found: Inspection, labels: str, spaces: Spaces, adapt: bool = False) -> dict[str, Any]:
     """Settings that group the source on the features of published networks: minutes on a laptop.
 
-    ``labels`` is none or folders. Without labels all images are grouped and reported; with them there is a split. With
+    ``labels`` is ``data.labels``. If it is none, all images are grouped and reported; with them there is a split. With
     ``adapt`` the first network adapts to the images.
     """
     protocol = "all" if labels == "none" else "split"
@@ -30,6 +30,7 @@ def suggest_frozen(found: Inspection, labels: str, spaces: Spaces, adapt: bool =
     return {
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
+            "split": found.settings.split,
             "size": min(found.side, max(side for _, side in spaces)), "view": None,
             "fit": fit_of(found), "store": "auto",
             "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
@@ -64,8 +65,8 @@ def fit_of(found: Inspection) -> str:
 
 
 def default_groups(found: Inspection, labels: str) -> Number:
-    """As many as classes, if folders are classes; else the number is estimated from the images."""
-    classes = len(found.classes) if labels == "folders" else 0
+    """As many as classes, if there are labels; else the number is estimated from the images."""
+    classes = len(found.classes) if labels != "none" else 0
     return classes if classes > 1 else "auto"
 
 
@@ -82,6 +83,7 @@ def suggest_training(found: Inspection, current: Params, labels: str) -> dict[st
     suggested: dict[str, Any] = {
         "data": {
             "name": found.settings.name, "path": found.path, "labels": labels, "boxes": None,
+            "split": found.settings.split,
             "size": side, "view": None, "fit": fit_of(found), "store": "auto",
             "duplicates": "together", "protocol": protocol, "max_rejected": 0.5, "mean": None, "std": None,
         },

@@ -1,6 +1,7 @@
 """prepare: decodes the source once, into an order and files that no label or name reaches."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,19 @@ from pipeline.environment import worker_count
 from pipeline.progress import CountProgress, say
 from pipeline.stage import Stage
 from scan_core.data.chunks import Chunk
-from scan_core.data.decode import target_of
+from scan_core.data.decode import EMPTY, UNKNOWN, target_of
+from scan_core.data.depth import Range, common_range
 from scan_core.data.ingest import check_rejected, ingest, load_chunks
 from scan_core.data.labels import images_of, labels_and_splits, names_to_label, numbered, read_labels
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import Data
+from scan_core.data.splits import official
 from scan_core.data.store import Plan, plan_store, write_store
 from scan_core.data.types import Finding, Source
 from scan_core.errors import ScanError
 
 # A decoded image depends on these settings. The others can change without decoding again.
-DECODING = ("name", "path", "boxes", "subset", "extra", "size", "fit", "stored", "max_pixels", "max_unpacked")
+DECODING = ("name", "path", "boxes", "subset", "extra", "size", "fit", "stored", "max_pixels", "range", "max_unpacked")
 
 
 def prepare(stage: Stage) -> None:
@@ -55,6 +58,11 @@ def prepare(stage: Stage) -> None:
     counts |= {"labelled": int((numbers >= 0).sum()), "across_splits": plan.across}
     stage.tracker.metrics({**counts})
     say(f"prepare   {summary(counts)}")
+    for line in understood(source, catalog, settings, classes, counts["labelled"], official(splits)):
+        say(f"prepare   {line}")
+    if paged := int(catalog.paged.sum()):
+        first = catalog.names[int(catalog.paged.argmax())]
+        say(f"prepare   the first page or frame is taken of {paged:,} files with several, such as {first}")
     if unmatched := csv_labels.keys() - images_of(csv_labels, names_to_label(catalog.names, settings)).keys():
         say(
             f"prepare   warning: {len(unmatched):,} of {len(csv_labels):,} rows of {settings.labels} name no image, "
@@ -69,9 +77,15 @@ def decode(stage: Stage, source: Source) -> tuple[Chunk, np.ndarray, Path]:
     chunks = stage.scratch(depends_on)
     source_listing = artifacts.load_json(artifacts.SOURCE)["content"].get("source", {})
     total = source.total or (source_listing.get("files") if settings.name == "folder" else None)
+    target = target_of(settings)
     with CountProgress("prepare", total) as progress:
-        count = ingest(source, target_of(settings), chunks, worker_count(), progress.update)
+        count = ingest(source, target, chunks, worker_count(), progress.update)
     catalog, locations = load_chunks(chunks, count)
+    if target.range is None and (measured := common_range(catalog.extents)):
+        say(f"prepare   {words_of(measured, catalog)}")
+        with CountProgress("prepare", total) as progress:  # the chunks that hold such images are decoded again
+            ingest(source, replace(target, range=measured), chunks, worker_count(), progress.update)
+        catalog, locations = load_chunks(chunks, count)
     rejected = stage.root / artifacts.REJECTED
     try:
         check_rejected(catalog, settings, stage.data_home)
@@ -80,6 +94,33 @@ def decode(stage: Stage, source: Source) -> tuple[Chunk, np.ndarray, Path]:
         raise ScanError(f"{error}; {artifacts.REJECTED} lists them") from None
     rejected.unlink(missing_ok=True)
     return catalog, locations, chunks
+
+
+def understood(
+    source: Source, catalog: Chunk, settings: Data, classes: list[str], labeled: int, own_split: bool
+) -> list[str]:
+    """What the source's classes, split and other files are taken for."""
+    split = "the split is the source's (data.split)" if own_split else "the split is drawn (data.val_fraction)"
+    if settings.protocol == "all":
+        split = "no image is held out (data.protocol)"
+    have = f"{len(classes)} classes of {labeled:,} images (data.labels {settings.labels})" if classes else "no labels"
+    lines = [
+        f"{have}; {split}",
+        *(what + (f": {count:,} images" if count else "") for what, count in source.notes.items()),
+    ]
+    ignored: Counter[str] = Counter()
+    for name, kind, reason in catalog.findings:
+        if kind == "ignored":
+            ignored[Path(name).suffix.lower() or "without a suffix" if reason in (UNKNOWN, EMPTY) else reason] += 1
+    if ignored:
+        lines.append("ignored: " + ", ".join(f"{count:,} {what}" for what, count in ignored.most_common()))
+    return lines
+
+
+def words_of(measured: Range, catalog: Chunk) -> str:
+    """What is done to images of more than 8 bits."""
+    deep = int(np.isfinite(catalog.extents[:, 0]).sum())
+    return f"{deep:,} images of more than 8 bits: {measured[0]:,g} becomes black, {measured[1]:,g} white (data.range)"
 
 
 def save_items(folder: Path, plan: Plan, catalog: Chunk, findings: list[Finding], settings: Data) -> None:

@@ -78,8 +78,8 @@ PUBLISHED = [
 NOT_PUBLISHED = [
     {"seed": each(0), "precision": each("auto")},
     row("data", path=None, labels="folders", fit="crop", store="auto", shard_rows=100000, duplicates="keep"),
-    row("data", boxes=None),
-    row("data", val_fraction=0.2, split_seed=0, max_rejected=0.05, max_pixels=200000000, max_unpacked=200),
+    row("data", boxes=None, split="source"),
+    row("data", val_fraction=0.2, split_seed=0, max_rejected=0.05, max_pixels=200000000, range=None, max_unpacked=200),
     row("backbone", model=None, weights=None),
     row("embed", spaces=[], dimensions=256),
     row("cluster", method="scan"),

@@ -63,7 +63,7 @@ def data_settings(**values):
     base |= {"view": None, "fit": "crop", "store": "auto", "shard_rows": 100_000, "duplicates": "keep"}
     base |= {"boxes": None, "mean": None, "std": None}
     base |= {"protocol": "split", "val_fraction": 0.2, "split_seed": 0, "max_rejected": 0.05, "max_pixels": 200_000_000}
-    return Data(**{**base, "max_unpacked": 200.0, **values})
+    return Data(**{**base, "range": None, "split": "source", "max_unpacked": 200.0, **values})
 
 
 def optimizer(**values):

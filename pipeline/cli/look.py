@@ -19,15 +19,41 @@ from pipeline.progress import alive, clock, say
 from pipeline.project import START, is_project
 from pipeline.suggest import Number, fit_of
 from scan_core.data.open import expanded
+from scan_core.data.settings import SOURCES_WITH_PATH
 from scan_core.errors import ScanError
 
 PHOTOS = "A folder, a zip or tar, a .parquet file or folder of them, or a .npy file."
-LABELS = "none, or folders: then subfolders are classes."
+LABELS = "none; folders: then subfolders, or a table's labels, are classes; or a .csv file with columns source,label."
+AS = "What the photos are, if that is not told rightly: folder, archive, parquet or npy."
+SPLIT = "none: folders called train and test are no split; source: they are."
 TRAIN = "Train a network on these images alone, instead of taking one that others have trained."
 ADAPT = "Let the last layers of a network that others have trained learn these images' groups first."
 SCRATCH = Path(".scan")
 FEWEST = 4  # images that can be divided into train and val
+KINDS, CLASSES = 4, 5  # that are named
 FEW = 10  # images for each group: with fewer, most methods find little
+
+
+@dataclass(frozen=True)
+class Meant:
+    """How a person corrects what is understood of a source. Raises ``ScanError`` for what is not allowed."""
+
+    labels: str = "none"  # data.labels
+    kind: str | None = None  # data.name; None: told by the path
+    split: Any = "source"  # data.split
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("none", "folders") and not self.labels.endswith(".csv"):
+            raise ScanError(f"--labels is {self.labels}; none, folders or a .csv file is allowed")
+        if self.kind not in (None, *SOURCES_WITH_PATH):
+            raise ScanError(f"--as is {self.kind}; {', '.join(SOURCES_WITH_PATH)} is allowed")
+        if self.split not in ("source", "none"):
+            raise ScanError(f"--split is {self.split}; source or none is allowed")
+
+
+def whole_path(labels: str) -> str:
+    """``--labels`` for a project in another folder."""
+    return str(Path(labels).expanduser().absolute()) if labels.endswith(".csv") else labels
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,8 @@ def look(
     photos: str = typer.Argument(help=PHOTOS),
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
+    kind: str | None = typer.Option(None, "--as", help=AS),
+    split: str = typer.Option("source", help=SPLIT),
     adapt: bool = typer.Option(False, "--adapt", help=ADAPT),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     sheet: str | None = typer.Option(None, help="Where to write a picture of some of the images."),
@@ -57,8 +85,9 @@ def look(
     sheet = sheet or (str(SCRATCH / "contact_sheet.png") if here else None)
     place = Path(sheet).absolute() if sheet else None
     where = photos if here else str(expanded(photos).absolute())
+    meant = Meant(labels if here else whole_path(labels), kind, split)
     with contextlib.nullcontext() if here else somewhere(), alive("look"):
-        proposal = propose(where, one_number(groups), labels, adapt, train)
+        proposal = propose(where, one_number(groups), meant, adapt, train)
         shown = write_contact_sheet(proposal.found, place) if place else 0
         # Before anything is said of it: settings that do not go with the others are refused.
         kept = change_params(proposal.suggested, f"{photos}: as scan look suggests") if use else None
@@ -79,17 +108,21 @@ def somewhere() -> Iterator[None]:
         yield
 
 
-def propose(photos: str, groups: Number | None, labels: str, adapt: bool, train: bool) -> Proposal:
+def propose(photos: str, groups: Number | None, meant: Meant, adapt: bool, train: bool) -> Proposal:
     """Looks at a source and plans. Raises ``ScanError`` if there is nothing to group, or too little memory."""
     from pipeline.plan import LIKELY, adapting_seconds, choose, plan_frozen, plan_training
     from pipeline.suggest import default_groups, suggest_frozen, suggest_training
 
-    if labels not in ("none", "folders"):
-        raise ScanError(f"--labels is {labels}; none or folders is allowed")
+    labels = meant.labels
     if adapt and train:
         raise ScanError("--adapt and --train are both given; a network adapts or is trained anew, so one is allowed")
     current = read_params()
-    found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count())
+    found = inspect_source(photos, current.data, Path.cwd(), SCRATCH, worker_count(), meant.kind, labels, meant.split)
+    if len(found.refused) == len(found.sample):
+        first = found.refused[0]
+        raise ScanError(
+            f"{photos}: none of {len(found.sample)} images can be read, such as {first.name}: {first.reason}"
+        )
     if found.images < FEWEST:
         raise ScanError(f"{photos} holds {found.images} images; at least {FEWEST} are needed to find groups")
     say(f"measuring how fast this machine is on {len(found.sample)} of {found.images:,} images …")
@@ -139,19 +172,31 @@ def describe(found: Inspection, labels: str) -> list[str]:
     formats = ", ".join(name for name, _ in found.formats.most_common(4))
     lines = [f"{found.images:,} images, {_range(found.sizes)}; {formats}"]
     if found.others:
-        lines.append(f"left out unless they are images after all: {found.others:,} other files")
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.left_out.most_common(KINDS))
+        kinds += ", …" if len(found.left_out) > KINDS else ""
+        lines.append(f"left out unless they are images after all: {found.others:,} other files ({kinds})")
+    lines += [f"{what}: {count:,} images" if count else what for what, count in found.notes.items()]
     if found.refused:
         first = found.refused[0]
         share = f"{len(found.refused)} of {len(found.sample)} looked at"
         lines.append(f"{share} cannot be read, such as {first.name}: {first.reason}")
+    if found.range:
+        lines.append(f"more than 8 bits: {found.range[0]:,g} becomes black and {found.range[1]:,g} white (data.range)")
+    if found.paged:
+        lines.append(f"{found.paged} of {len(found.sample)} looked at have several pages or frames; the first is taken")
     if "no split of its own" not in found.splits:
-        lines.append("a split of its own: " + ", ".join(f"{count:,} {name}" for name, count in found.splits.items()))
+        counts = ", ".join(f"{count:,} {name}" for name, count in found.splits.items())
+        lines.append(f"a split of its own: {counts} (not so: --split none)")
     if fit_of(found) == "pad":
         lines.append(f"{found.cut:.0%} of those looked at are so tall or wide that they are padded to squares, not cut")
     if len(found.classes) > 1:
         what = "subfolders" if found.settings.name in ("folder", "archive") else "labels"
-        used = f"{len(found.classes):,} classes" if labels == "folders" else "not classes (--labels folders)"
-        lines.append(f"{what} are {used}")
+        many = f"{len(found.classes):,} classes"
+        shown = ", ".join(found.classes[:CLASSES]) + (", …" if len(found.classes) > CLASSES else "")
+        if labels == "none":
+            lines.append(f"{what} are not classes (--labels folders): {many}, {shown}")
+        else:
+            lines.append(f"{what if labels == 'folders' else labels} are {many}, {shown}")
     return titled("found", lines)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from pipeline.artifacts import PREDICTIONS, load_json, replace_text
-from pipeline.cli.look import ADAPT, LABELS, PHOTOS, SCRATCH, TRAIN, Proposal, propose
+from pipeline.cli.look import ADAPT, AS, LABELS, PHOTOS, SCRATCH, SPLIT, TRAIN, Meant, Proposal, propose, whole_path
 from pipeline.cli.numbers import GROUPS, compare_numbers, numbers_of
 from pipeline.cli.show import show
 from pipeline.environment import data_home
@@ -40,6 +40,8 @@ def run(
     photos: str = typer.Argument(help=PHOTOS),
     groups: str | None = typer.Option(None, help=GROUPS),
     labels: str = typer.Option("none", help=LABELS),
+    kind: str | None = typer.Option(None, "--as", help=AS),
+    split: str = typer.Option("source", help=SPLIT),
     adapt: bool = typer.Option(False, "--adapt", help=ADAPT),
     train: bool = typer.Option(False, "--train", help=TRAIN),
     retrain: bool = typer.Option(False, "--retrain", help=RETRAIN),
@@ -50,11 +52,13 @@ def run(
     Later, the same command puts new photos into the groups.
     """
     numbers, here = numbers_of(groups), Path.cwd()
+    given = whole_path(labels)
     photos = enter_project(photos)
+    meant = Meant(labels if Path.cwd() == here else given, kind, split)
     if len(numbers) > 1:
         compare_numbers(photos, [number for number in numbers if number != "auto"])
         return
-    run_source(photos, numbers[0] if numbers else None, labels, adapt, train, retrain, pictures)
+    run_source(photos, numbers[0] if numbers else None, meant, adapt, train, retrain, pictures)
     with alive("show"):
         learn_answers()
     show()
@@ -89,7 +93,7 @@ def init(folder: str = typer.Argument(help="The folder of the new project.")) ->
 def run_source(
     photos: str,
     groups: Number | None,
-    labels: str,
+    meant: Meant,
     adapt: bool,
     train: bool,
     retrain: bool = False,
@@ -100,7 +104,8 @@ def run_source(
     If the run is finished and the settings are those of it, only new photos are placed, unless ``retrain`` is set. None
     leaves a setting as it is.
     """
-    asked = {"photos": photos, "labels": labels, "adapt": adapt, "train": train}
+    asked = {"photos": photos, "labels": meant.labels, "adapt": adapt, "train": train}
+    asked |= ({"as": meant.kind} if meant.kind else {}) | ({"split": meant.split} if meant.split != "source" else {})
     earlier = load_json(RUN) if RUN.exists() else {}
     current = read_params()
     if earlier.get("asked") == asked and current.data.path == photos:
@@ -121,7 +126,7 @@ def run_source(
             place_new(current)
             return
     else:
-        proposal = propose_alone(photos, groups, labels, adapt, train)
+        proposal = propose_alone(photos, groups, meant, adapt, train)
         say("\n".join(proposal.lines))
         reported = {} if pictures is None else {"evaluate": {"pictures": pictures}}
         if kept := change_params(proposal.suggested | reported, f"{photos}: as scan run suggests"):
@@ -239,13 +244,13 @@ def killed_for_memory() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def propose_alone(photos: str, groups: Number | None, labels: str, adapt: bool, train: bool) -> Proposal:
+def propose_alone(photos: str, groups: Number | None, meant: Meant, adapt: bool, train: bool) -> Proposal:
     """``propose`` in a process of its own, whose networks are out of memory before the pipeline starts."""
     method = "fork" if sys.platform == "linux" else "spawn"
     ends_silently = (signal.SIGINT, signal.SIG_DFL)  # after Ctrl-C
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(1, context, signal.signal, ends_silently) as pool:
-        return pool.submit(_propose, photos, groups, labels, adapt, train).result()
+        return pool.submit(_propose, photos, groups, meant, adapt, train).result()
 
 
 def _propose(*asked: Any) -> Proposal:

@@ -13,10 +13,10 @@ from PIL import Image
 from pipeline.environment import data_home
 from pipeline.progress import CountProgress
 from pipeline.sorting.names import fold, split
-from scan_core.data.chunks import IMAGE_SUFFIXES, content_of
+from scan_core.data.chunks import content_of
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import SOURCES_WITH_PATH, Data
-from scan_core.data.types import Finding, Item, Source
+from scan_core.data.types import IMAGE_SUFFIXES, Finding, Item, Source
 
 RAW = {
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef",

@@ -19,7 +19,16 @@ MODEL_REQUIREMENTS = (
     *("pillow", "simplejpeg", "scipy"),
 )
 HEIC = "pillow-heif"  # nobody needs it but for such photos
-SEEN = ("size", "view", "fit", "store", "channels", "mean", "std")  # of the store: how it makes an image, and shows it
+SEEN = (
+    "size",
+    "view",
+    "fit",
+    "store",
+    "channels",
+    "mean",
+    "std",
+    "range",
+)  # of the store: how it makes an image, and shows it
 
 
 def requirements(backbone: str, frozen: bool) -> list[str]:
@@ -35,7 +44,7 @@ def requirements(backbone: str, frozen: bool) -> list[str]:
 
 def images_of(stats: dict[str, Any], max_pixels: int, precision: str) -> bytes:
     """JSON: how an image is prepared for the network of a store with these ``stats``, and the network's precision."""
-    about = {key: stats[key] for key in SEEN} | {"max_pixels": max_pixels, "precision": precision}
+    about = {key: stats[key] for key in SEEN if key in stats} | {"max_pixels": max_pixels, "precision": precision}
     return json.dumps(about, indent=2).encode()
 
 

@@ -55,12 +55,14 @@ class GroupModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Loads what was packaged: the files of ``ModelFiles``, ``images`` and, if they are known, ``groups``."""
         from scan_core.compute.device import configure_compute
         from scan_core.data.decode import Target
+        from scan_core.data.depth import range_of
         from scan_core.models.predictor import ModelFiles, Predictor
 
         files = {name: Path(path) for name, path in context.artifacts.items()}
         self.stats = json.loads(files["images"].read_text())
         self.groups = json.loads(files["groups"].read_text()) if "groups" in files else None
-        self.target = Target(*(self.stats[key] for key in ("size", "fit", "store", "max_pixels")))
+        size, fit, store, max_pixels = (self.stats[key] for key in ("size", "fit", "store", "max_pixels"))
+        self.target = Target(size, fit, store, max_pixels, range=range_of(self.stats))
         compute = configure_compute(self.stats["precision"], os.environ.get("SCAN_DEVICE") or "auto")
         model = ModelFiles(files["model"], files["belonging"], files.get("pretext"), files.get("networks"))
         self.predictor = Predictor(model, compute)

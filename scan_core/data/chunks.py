@@ -17,17 +17,13 @@ import numpy as np
 from PIL import Image
 
 from scan_core.data import workers
-from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Refused, Target, crop, open_image, short_side, square
+from scan_core.data.decode import EMPTY, TOO_LARGE, UNKNOWN, Decoded, Refused, Target, crop, decode, short_side, square
 from scan_core.data.duplicates import THUMB, gray_of, perceptual_hash
-from scan_core.data.types import Box, Finding, Item, Split
+from scan_core.data.types import IMAGE_SUFFIXES, Box, Finding, Item, Split
 
 JPEG_QUALITY = 90
 CONTENT = 16  # bytes
 BLOCK = 32  # images summed at once: they fit into a core's cache
-IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
-}  # fmt: skip
 
 
 @dataclass
@@ -46,6 +42,9 @@ class Chunk:
     hashes: np.ndarray  # (N,) uint64: perceptual
     sums: np.ndarray  # (N,3) int64: of the pixels, per channel; of a gray image three times the same
     squares: np.ndarray  # (N,3) int64: of the pixels squared
+    extents: np.ndarray  # (N,4) float64: of images of more than 8 bits, see ``depth.extent``; NaN: 8 bits
+    ranges: np.ndarray  # (N,2) float64: the scale of these, that of the set; NaN: 8 bits, or the image's own
+    paged: np.ndarray  # (N,) bool: the file holds more pages or frames, of which this is the first
 
 
 def save_chunk(chunk: Chunk, thumbs: np.ndarray, file: Path) -> None:
@@ -103,7 +102,7 @@ def decode_chunk(
     warnings.simplefilter("ignore")  # decoders warn about harmless oddities
     images: list[_Image] = []
     findings = list(findings)
-    opened: tuple[object, Image.Image, bytes] | None = None
+    opened: tuple[object, Decoded, bytes] | None = None
     for position, item in enumerate(items):
         workers.begin(number, position)
         try:
@@ -111,7 +110,7 @@ def decode_chunk(
             if opened is None or opened[0] is not item.data:
                 opened = None  # so that only one image is in memory
                 workers.give_back()
-                opened = item.data, open_image(item.data, target), content_of(item.data)
+                opened = item.data, decode(item.data, target), content_of(item.data)
             images.append(_resize(item, *opened[1:], target))
         except (Refused, MemoryError) as error:
             findings.append(_refusal(item, error))
@@ -141,6 +140,9 @@ def decode_chunk(
         hashes=perceptual_hash(gray_of(thumbs)),
         sums=sums[0],
         squares=sums[1],
+        extents=np.array([image.extent for image in images], np.float64).reshape(-1, 4),
+        ranges=np.array([_range_of(image, target) for image in images], np.float64).reshape(-1, 2),
+        paged=np.array([image.paged for image in images], bool),
     )
     file = folder / f"{number:06d}.bin"
     file.write_bytes(joined)
@@ -158,13 +160,21 @@ class _Image(NamedTuple):
     shape: tuple[int, int]  # height, width
     thumb: bytes  # (32,32,3) uint8
     sums: np.ndarray  # jpeg store: (2,1,3), because the pixels are not kept; array store: (2,0,3)
+    extent: np.ndarray  # (4,)
+    paged: bool
 
 
-def _resize(item: Item, image: Image.Image, content: bytes, target: Target) -> _Image:
-    """``image`` and ``content`` are those of ``item``, or of what it is a part of.
+def _range_of(image: _Image, target: Target) -> tuple[float, float]:
+    """The range of ``target`` if ``image`` was scaled with it."""
+    return (np.nan, np.nan) if target.range is None or np.isnan(image.extent[0]) else target.range
+
+
+def _resize(item: Item, decoded: Decoded, content: bytes, target: Target) -> _Image:
+    """``decoded`` and ``content`` are those of ``item``, or of what it is a part of.
 
     Raises ``Refused`` or ``MemoryError``.
     """
+    image = decoded.image
     if item.box:
         image, content = crop(image, item.box), part_content(content, item.box)
     if target.stored == "array":
@@ -175,7 +185,9 @@ def _resize(item: Item, image: Image.Image, content: bytes, target: Target) -> _
         data, sums = _jpeg(image), _channel_sums(np.asarray(image)[None])
     thumb = image.resize((THUMB, THUMB), Image.Resampling.BOX, reducing_gap=1.0)  # whole factors first: faster
     thumb = thumb if thumb.mode == "RGB" else thumb.convert("RGB")
-    return _Image(item, content, data, image.mode == "L", (image.height, image.width), thumb.tobytes(), sums)
+    shape = image.height, image.width
+    extent = _NO_EXTENT if decoded.extent is None else decoded.extent
+    return _Image(item, content, data, image.mode == "L", shape, thumb.tobytes(), sums, extent, decoded.paged)
 
 
 def content_of(data: str | bytes | np.ndarray) -> bytes:
@@ -220,6 +232,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 _NO_SUMS = np.empty((2, 0, 3), np.int64)
+_NO_EXTENT = np.full(4, np.nan)
 
 
 def _channel_sums(pixels: np.ndarray) -> np.ndarray:

@@ -4,16 +4,32 @@ Worker processes import this module, so it imports nothing slow.
 """
 
 import contextlib
+import ctypes
 import io
+import logging
+import warnings
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
+from PIL.ImageFile import ImageFile
 
+from scan_core.data.color import jpeg_needs_transform, to_srgb
+from scan_core.data.depth import (
+    Range,
+    common_range,
+    deep_values,
+    eight_bits,
+    extent,
+    has_low_bytes,
+    low_bytes,
+    use_native_order,
+)
+from scan_core.data.oddities import complete_jpeg, tiff_reason, unread_planes, without_text
 from scan_core.data.settings import Data
-from scan_core.data.types import Box
+from scan_core.data.types import LFS, Box
 from scan_core.data.workers import SMALL, take
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
@@ -30,11 +46,28 @@ UNKNOWN = "not an image of a known format"
 EMPTY = "empty file"
 TOO_LARGE = "too large for the memory"
 
+PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")  # several images in one file; a phone's MPO holds one photo
+
 Image.MAX_IMAGE_PIXELS = None  # ``Target.max_pixels`` is checked instead, before anything is decoded
+# What a library has to say of a damaged file is in its finding, and never reaches the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+logging.getLogger("PIL").propagate = False
+warnings.filterwarnings("ignore", module=r"PIL\.")
+with contextlib.suppress(OSError, AttributeError):  # libtiff writes past Python's streams
+    for handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        getattr(ctypes.CDLL(_imaging.__file__), handler)(None)
 
 
 class Refused(Exception):
     """An image cannot be used. The message is the reason."""
+
+
+class Decoded(NamedTuple):
+    """An image, and what is to be known of its file."""
+
+    image: Image.Image  # mode L or RGB, upright
+    extent: np.ndarray | None = None  # see ``depth.extent``; None: 8 bits
+    paged: bool = False  # the file holds more pages or frames; this is the first
 
 
 @dataclass(frozen=True)
@@ -46,17 +79,24 @@ class Target:
     stored: Literal["array", "jpeg"]
     max_pixels: int
     unreduced: bool = False  # a JPEG is decoded at its full size, because boxes count its pixels
+    range: Range | None = None  # of images of more than 8 bits; None: each image's own
 
 
 def target_of(settings: Data) -> Target:
     """The target that ``settings`` ask for."""
-    return Target(settings.size, settings.fit, settings.stored, settings.max_pixels, settings.boxes is not None)
+    boxes = settings.boxes is not None
+    return Target(settings.size, settings.fit, settings.stored, settings.max_pixels, boxes, settings.range)
 
 
 def open_image(data: str | bytes | np.ndarray, target: Target) -> Image.Image:
-    """The decoded image, mode L or RGB. ``data`` is a file's path, an encoded image, or pixels. Raises ``Refused``."""
+    """The image of ``decode``."""
+    return decode(data, target).image
+
+
+def decode(data: str | bytes | np.ndarray, target: Target) -> Decoded:
+    """The decoded image. ``data`` is a file's path, an encoded image, or pixels. Raises ``Refused``."""
     if isinstance(data, np.ndarray):
-        return _flatten(Image.fromarray(data))
+        return Decoded(_flatten(Image.fromarray(data)))
     try:
         # A large file is not read whole: it may be a video, which its first bytes show.
         whole = data if isinstance(data, bytes) else _small_file(data)
@@ -65,21 +105,31 @@ def open_image(data: str | bytes | np.ndarray, target: Target) -> Image.Image:
         raise Refused(f"cannot be read: {error.strerror}") from None
     image = _plain_jpeg(whole, target) if whole else None
     if image:
-        return image
+        return Decoded(image)
     with source:
         try:
             return _decode(source, target)
         except Refused:
             raise
-        except UnidentifiedImageError:
-            source.seek(0)
-            head = source.read(1)
-            raise Refused(UNKNOWN if head else EMPTY) from None
         except MemoryError:
             raise Refused(TOO_LARGE) from None
         except Exception as error:  # noqa: BLE001 (decoders raise anything for a damaged file)
-            what = " ".join(str(error).split()) or type(error).__name__
-            raise Refused("truncated" if "truncated" in what.lower() else f"damaged: {what}") from None
+            repaired = complete_jpeg(source) or without_text(source)
+            if repaired:
+                return decode(repaired, target)
+            raise Refused(_reason(source, error)) from None
+
+
+def _reason(source: IO[bytes], error: Exception) -> str:
+    """Why an image cannot be decoded."""
+    source.seek(0)
+    head = source.read(len(LFS))
+    if isinstance(error, UnidentifiedImageError):
+        if head == LFS:
+            return "a pointer of Git LFS and not the image; git lfs pull gets it"
+        return tiff_reason(source) or (UNKNOWN if head else EMPTY)
+    what = " ".join(str(error).split()) or type(error).__name__
+    return "truncated" if "truncated" in what.lower() else f"damaged: {what}"
 
 
 def _plain_jpeg(data: bytes, target: Target) -> Image.Image | None:
@@ -92,6 +142,7 @@ def _plain_jpeg(data: bytes, target: Target) -> Image.Image | None:
             _reduced(width, height, target)
             or height * width > target.max_pixels
             or color_space not in ("YCbCr", "Gray")
+            or jpeg_needs_transform(data, "RGB" if color_space == "YCbCr" else "L")
         ):
             return None
         pixels = simplejpeg.decode_jpeg(data, "RGB" if color_space == "YCbCr" else "GRAY")  # raises on warnings
@@ -107,7 +158,7 @@ def _small_file(path: str) -> bytes | None:
         return data if len(data) < MEBIBYTE else None
 
 
-def _decode(source: IO[bytes], target: Target) -> Image.Image:
+def _decode(source: IO[bytes], target: Target) -> Decoded:
     image = open_header(source, target.max_pixels)
     width, height = image.size
     if width * height > target.max_pixels:
@@ -117,6 +168,10 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
     is_jpeg = image.format in ("JPEG", "MPO")
     if width * height > MOST_PER_BYTE * (size := source.seek(0, io.SEEK_END)) + SMALL:
         raise Refused(f"{width:,} x {height:,} pixels in {size:,} bytes: one color, or made to fill the memory")
+    if unread_planes(image):
+        raise Refused("a TIFF of 16 bits with its colors in separate planes; save it with interleaved ones")
+    use_native_order(image)
+    two_bytes = has_low_bytes(image)
     if is_jpeg and _reduced(width, height, target):
         wanted = _decoded_side(width, height, target)
         image.draft(None, (wanted, wanted))
@@ -127,12 +182,31 @@ def _decode(source: IO[bytes], target: Target) -> Image.Image:
     if not is_jpeg or "exif" in image.info:
         with contextlib.suppress(Exception):  # a picture with a damaged EXIF block can still be used
             orientation = image.getexif().get(ORIENTATION, 1)
-    image = _flatten(image)
+    low = low_bytes(open_header(source, target.max_pixels)) if two_bytes else None
+    deep, profile = deep_values(image, low), image.info.get("icc_profile")
+    measured = None if deep is None else extent(deep)
+    if deep is not None and measured is not None:
+        flat = eight_bits(deep, target.range or common_range(measured[None]) or (0.0, 1.0))
+    else:
+        flat = _flatten(image)
+    if profile and image.mode not in ("CMYK", "LAB"):
+        flat = to_srgb(flat, profile)
+    if flat is image and image.format == "GIF":  # the search for a second frame moves on in the image
+        flat = image.copy()
+    paged = image.format in PAGED and _paged(image)
     transpose = _UPRIGHT.get(orientation)
-    return image if transpose is None else image.transpose(transpose)
+    return Decoded(flat if transpose is None else flat.transpose(transpose), measured, paged)
 
 
-def open_header(source: IO[bytes], max_pixels: int) -> Image.Image:
+def _paged(image: Image.Image) -> bool:
+    """Whether the file of ``image`` holds further images; a damaged second one counts."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001 (a decoder's)
+        return True
+
+
+def open_header(source: IO[bytes], max_pixels: int) -> ImageFile:
     """The image, not decoded yet.
 
     Raises ``Refused`` for an icon of more than ``max_pixels`` and for HEIC without its package; else what PIL raises.
@@ -181,17 +255,11 @@ _UPRIGHT = {
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Mode L or RGB: 16 bits become 8, palettes are resolved, transparent pixels become white."""
+    """Mode L or RGB, of an image of 8 bits: palettes are resolved, transparent pixels become white."""
     clear = image.info.get("transparency")
     if image.mode in ("L", "RGB") and clear is None:
         image.load()
         return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image)
-        gray = _eight_bits(values)
-        if isinstance(clear, int):
-            gray.paste(255, mask=Image.fromarray(values == clear))
-        return gray
     if image.mode == "P":
         palette = np.asarray(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
         flat = image.convert("RGB") if clear is None else _over_white(image.convert("RGBA"))
@@ -202,7 +270,7 @@ def _flatten(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if image.mode in ("RGBA", "RGBa", "PA") or clear is not None:
         return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    return to_srgb(image, image.info.get("icc_profile"))
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -213,18 +281,6 @@ def _over_white(image: Image.Image) -> Image.Image:
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         white.paste(strip, (0, top), mask=strip.getchannel("A"))
     return white
-
-
-def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Gray values of 16 or 32 bits, or floats, as 8 bits.
-
-    Integers in 0..65535 and floats in 0..1 become 0..255; others are stretched from their own range.
-    """
-    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = (0.0, 65535.0) if np.issubdtype(values.dtype, np.integer) else (0.0, 1.0)
-    if numbers.min() < low or numbers.max() > high:
-        low, high = float(numbers.min()), float(numbers.max())
-    return Image.fromarray(np.round((numbers - low) * (255 / (high - low or 1))).astype(np.uint8))
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:

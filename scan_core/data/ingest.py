@@ -146,7 +146,7 @@ class _Decoder:
 
 
 def _finished(piece: Piece, target: Target, folder: Path) -> Future[Counts] | None:
-    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole and undamaged."""
+    """The counts of the chunk that an earlier run has made of ``piece``, if it is whole and has ``target``'s range."""
     file = folder / f"{piece.number:06d}.npz"
     try:
         chunk, _ = load_chunk(file), load_thumbs(file)  # zip compares its checksums
@@ -156,6 +156,9 @@ def _finished(piece: Piece, target: Target, folder: Path) -> Future[Counts] | No
     names = sorted([*(item.name for item in piece.items), *(finding.name for finding in piece.findings)])
     same = names == sorted([*chunk.names, *(finding.name for finding in chunk.findings)])
     if not same or not has_digests(chunk, target, data):
+        return None
+    deep = np.isfinite(chunk.extents[:, 0])
+    if target.range is not None and (chunk.ranges[deep] != target.range).any():
         return None
     done: Future[Counts] = Future()
     done.set_result((len(chunk.names), len(chunk.findings)))

@@ -1,5 +1,6 @@
 """Labels, which only ``evaluate`` reads, and the splits of the source itself."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from scan_core.data.chunks import Chunk
 from scan_core.data.csv_rows import csv_rows
+from scan_core.data.folder import class_of
 from scan_core.data.settings import Data
-from scan_core.data.types import Source, Split, class_order, image_name
+from scan_core.data.types import Source, Split, class_order, image_name, printable
 from scan_core.errors import ScanError
 
 
@@ -45,17 +47,25 @@ def names_to_label(names: Sequence[str], settings: Data) -> set[str]:
 def images_of(sources: Collection[str], names: Collection[str]) -> dict[str, str]:
     """The one of the images' ``names`` that each of a CSV file's ``sources`` means. Those that mean none are left out.
 
-    Spaces around a source, such as those after commas, are ignored unless a name has them too.
+    Spaces around a source, backslashes, a ``./`` before it and the way in which Unicode writes an accent count only if
+    without them several names are the same.
     """
     unused = set(names)
     image_of = {source: source for source in sources if source in unused}
     unused -= image_of.keys()
+    alike: dict[str, list[str]] = {}
+    for name in unused:
+        alike.setdefault(plain_name(name), []).append(name)
     for source in sources:
-        name = source.strip()
-        if source not in image_of and name in unused:
-            image_of[source] = name
-            unused.remove(name)
+        if source not in image_of and len(meant := alike.get(plain_name(source), [])) == 1:
+            image_of[source] = meant.pop()
     return image_of
+
+
+def plain_name(name: str) -> str:
+    """``name`` as most programs would write it."""
+    text = unicodedata.normalize("NFC", printable(name.strip())).replace("\\", "/")
+    return text.removeprefix("./")
 
 
 def numbered(labels: list[str | None], source: Source) -> tuple[list[str], np.ndarray]:
@@ -75,7 +85,7 @@ def read_labels(path: Path) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for line, row in csv_rows(path, ("source", "label"), "data.labels"):
-        source, label = row.get("source", ""), row.get("label", "").strip()
+        source, label = row.get("source", ""), class_of(row.get("label", "").strip())
         if not label:
             continue
         if not source:

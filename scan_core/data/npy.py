@@ -2,12 +2,14 @@
 
 import os
 import tokenize
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scan_core.data.download import some
 from scan_core.data.settings import Data
 from scan_core.data.types import Finding, Item, Source
 from scan_core.errors import ScanError
@@ -44,6 +46,10 @@ def open_npy(path: Path, settings: Data) -> Source:
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype, read before anything is mapped or, for an object array, unpickled."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as arrays:
+            held = some([name.removesuffix(".npy") for name in arrays.namelist()])
+        raise ScanError(f"{path} is a .npz with the arrays {held}; save the one with the images as a .npy file")
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)

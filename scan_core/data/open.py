@@ -1,11 +1,14 @@
 """From settings to a source: which reader ``data.name`` selects, and where it reads."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from scan_core.data.settings import SOURCES_WITH_PATH, Data
-from scan_core.data.types import Source
+from scan_core.data.types import LFS, Source
 from scan_core.errors import ScanError
+
+LFS_BYTES = 1024  # no pointer is as long
 
 
 def open_source(settings: Data, root: Path, home: Path) -> Source:
@@ -26,7 +29,10 @@ def open_source(settings: Data, root: Path, home: Path) -> Source:
         "parquet": parquet.open_parquet,
         "npy": npy.open_npy,
     }
-    source = readers[settings.name](located(settings, root), settings)
+    place = located(settings, root)
+    if is_lfs_pointer(place):
+        raise ScanError(f"data.path is {settings.path}, a pointer of Git LFS and not the file; git lfs pull gets it")
+    source = readers[settings.name](place, settings)
     if settings.boxes is None:
         return source
     path = resolve(settings.boxes, root)
@@ -39,6 +45,15 @@ def located(settings: Data, root: Path) -> Path:
     if not path.exists():
         raise ScanError(f"data.path is {settings.path}; there is nothing at {path}")
     return path
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether ``path`` is the text that Git LFS puts in a file's place until it is fetched."""
+    if not path.is_file() or path.stat().st_size > LFS_BYTES:
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS)) == LFS
+    return False
 
 
 def resolve(path: str, root: Path) -> Path:

@@ -61,3 +61,4 @@ def _start_worker(parent: int, shared: Shared) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders' libraries write there what the findings say

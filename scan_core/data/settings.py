@@ -24,6 +24,7 @@ class Data(Settings):
     path: str | None  # of folder, archive, parquet and npy; relative to the project
     labels: str  # folders: the source's own; none; or a .csv file with columns source,label
     boxes: str | None  # parts of images, each an item of its own: a .csv file or MegaDetector's .json
+    split: Literal["source", "none"]  # source: train beside val or test, if the source has that; none: no such folders
     subset: Literal[50, 100, 200] | None  # number of imagenet's classes: the paper's subsets
     extra: Literal["pretext", "train", "none"]  # which split gets stl10's unlabeled images, or imagenet's other classes
     size: Pixels  # an array holds size x size pixels; a stored JPEG has this short side
@@ -38,6 +39,7 @@ class Data(Settings):
     split_seed: Annotated[int, Field(ge=0, lt=2**64)]
     max_rejected: Probability  # largest share of unreadable files
     max_pixels: Count  # a larger image is rejected before it is decoded
+    range: tuple[float, float] | None  # values of images of more than 8 bits that become 0 and 255; null: measured
     max_unpacked: Positive  # GiB; largest unpacked size of an archive
     mean: tuple[Probability, ...] | None  # per channel, in [0,1]; null: measured on train
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None
@@ -67,6 +69,8 @@ class Data(Settings):
                 f"boxes is {self.boxes}; data.name {self.name} has no image files, and only null is allowed; "
                 f"boxes go with {', '.join(SOURCES_WITH_BOXES)}"
             )
+        if self.range and not self.range[0] < self.range[1]:
+            raise ValueError(f"range is {list(self.range)}; two numbers are allowed, the smaller first, or null")
         if self.side > self.size:
             raise ValueError(f"view is {self.view}; at most data.size, {self.size}, is allowed")
         return self

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from scan_core.data.chunks import Chunk, load_thumbs, to_color
+from scan_core.data.depth import Range, common_range
 from scan_core.data.duplicates import THUMB, exact_groups, first_of_copies, joining, near_pairs
 from scan_core.data.npy import create_array
 from scan_core.data.settings import Data
@@ -34,6 +35,7 @@ class Plan:
     std: list[float]
     findings: list[Finding]  # duplicates
     across: int  # val images that have a copy or near copy in train
+    range: Range | None  # the values of images of more than 8 bits that became 0 and 255; None: all have 8
 
 
 def plan_store(catalog: Chunk, locations: np.ndarray, splits: list[Split | None], settings: Data, folder: Path) -> Plan:
@@ -63,7 +65,9 @@ def plan_store(catalog: Chunk, locations: np.ndarray, splits: list[Split | None]
         in_val[:] = False
     findings = duplicate_findings([catalog.names[row] for row in candidates], equal, near, in_train, in_val)
     across = int((_also_in(in_train, equal, near) & in_val).sum())
-    return Plan(order, rows, copies, channels, mean, std, findings, across)
+    return Plan(
+        order, rows, copies, channels, mean, std, findings, across, settings.range or common_range(catalog.extents)
+    )
 
 
 def _mean_and_std(catalog: Chunk, train: np.ndarray, channels: int, settings: Data) -> tuple[list[float], list[float]]:
@@ -186,6 +190,7 @@ def write_store(
         "view": settings.side,
         "mean": plan.mean,
         "std": plan.std,
+        **({} if plan.range is None else {"range": list(plan.range)}),
     }
 
 

@@ -3,14 +3,22 @@
 A source yields its images one by one in an order of its own, and a finding for each file that it does not take.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 Split = Literal["train", "val", "extra"]
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".heic", ".heif", ".hif",
+}  # fmt: skip
+LFS = b"version https://git-lfs"  # the text that Git LFS puts in a file's place until it is fetched begins so
+# Also those that turn the direction of what follows them.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class Box(NamedTuple):
@@ -51,6 +59,8 @@ class Source:
     total: int | None = None  # images, if the count is known before reading
     # Labels and splits by the names of all images, if an image alone cannot tell its own.
     layout: Callable[[Sequence[str]], tuple[list[str | None], list[Split | None]]] | None = None
+    # What a person should know of how it is read, and of how many images that is so; complete once it has been read.
+    notes: dict[str, int] = field(default_factory=dict)
 
 
 def part_name(image: str, number: int) -> str:
@@ -64,8 +74,12 @@ def image_name(part: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that any file can hold: a byte that is not UTF-8 is written as ``\\udcNN``."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name as text that any file can hold and any terminal can show.
+
+    A byte that is not UTF-8 is written as ``\\udcNN``, a control character as ``\\n`` or ``\\x1b``.
+    """
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def class_order(names: set[str]) -> list[str]:

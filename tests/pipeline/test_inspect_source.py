@@ -72,6 +72,28 @@ def test_folders_are_classes_or_splits(tmp_path, names, classes, labeled, splits
     assert (found.classes, found.labeled, found.splits) == (classes, labeled, splits)
 
 
+def test_a_stray_table_beside_photos_is_another_programs(tmp_path):
+    photos = make(tmp_path / "photos", "a/1.png", "b/2.png")
+    pd.DataFrame({"id": [1], "vector": [[0.1]]}).to_parquet(photos / "embeddings.parquet")
+    assert kind_of(photos) == "folder"
+    pd.DataFrame({"file_name": ["a/1.png", "b/2.png"]}).to_parquet(photos / "metadata.parquet")
+    assert kind_of(photos) == "folder"
+    (photos / "embeddings.parquet").unlink()
+    assert kind_of(photos) == "parquet"
+    assert inspect_source(str(photos), BASE, tmp_path, tmp_path / "scratch", 1, kind="folder").settings.name == "folder"
+
+
+def test_what_is_understood_can_be_corrected(tmp_path):
+    photos = make(tmp_path / "photos", "train/a.png", "test/b.png", "test/c.png")
+    (photos / "clip.mov").write_bytes(b"moov")
+    (tmp_path / "labels.csv").write_text("source,label\ntrain/a.png,x\ntest\\b.png,y\n")
+    found = inspect_source(str(photos), BASE, tmp_path, tmp_path / "scratch", 1, split="none", labels="labels.csv")
+    assert (found.classes, found.labeled, found.splits) == (["x", "y"], 2, {"no split of its own": 3})
+    assert found.left_out == {".mov": 1}
+    with pytest.raises(ScanError, match=r"--as is npy, but .* is a folder; folder or parquet is allowed"):
+        inspect_source(str(photos), BASE, tmp_path, tmp_path / "scratch", 1, kind="npy")
+
+
 def test_a_table_s_rows_are_images_whatever_they_are_called(tmp_path):
     encoded = (make(tmp_path, "a.webp") / "a.webp").read_bytes()
     pd.DataFrame({"image": [encoded] * 3, "label": ["a", "b", "a"]}).to_parquet(tmp_path / "x.parquet")

@@ -173,7 +173,7 @@ def test_several_numbers_of_groups_are_compared_on_stored_embeddings(project, tm
     (["run", "photos", "--groups", "many"], "--groups is 'many'; auto, a number from 2"),
     (["run", "photos", "--groups", "5,,7"], "--groups is '5,,7'; auto, a number from 2"),
     (["run", "photos", "--groups", "61"], "--groups is 61, but there are 60 images"),
-    (["run", "photos", "--labels", "dates"], "--labels is dates; none or folders is allowed"),
+    (["run", "photos", "--labels", "dates"], "--labels is dates; none, folders or a .csv file is allowed"),
     (["look", "photos", "--sheet", "a.pdf"], "--sheet is a.pdf; a .png or .jpg file is allowed"),
 ])  # fmt: skip
 def test_what_cannot_be_grouped_is_one_line_and_changes_nothing(project, tmp_path, words, said):

@@ -142,12 +142,39 @@ def test_nothing_is_written(tmp_path, form, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == content
 
 
+def test_names_in_a_zip_are_read_as_the_program_that_wrote_them_meant(tmp_path):
+    """macOS writes UTF-8 without saying so, Windows' old tools backslashes."""
+    members = []
+    for name, system in (("a/M\u00fcller.png", 3), ("b\\c\\1.png", 0), ("a\\b.png", 3)):
+        info = zipfile.ZipInfo(name)
+        info.create_system = system
+        members.append((info, b"x"))
+    assert names(read(tmp_path / "a", unflagged(zip_bytes(members)))) == ["a/M\u00fcller.png", "b/c/1.png", "a\\b.png"]
+
+
+def unflagged(content):
+    """A zip whose names are not said to be UTF-8."""
+    data = bytearray(content)
+    for start, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = data.find(start)
+        while place >= 0:
+            data[place + at + 1] &= ~8
+            place = data.find(start, place + 1)
+    return bytes(data)
+
+
+def test_a_raw_file_beside_its_photo_is_no_second_one(tmp_path):
+    things = read(tmp_path / "a", zip_bytes([("1.CR2", b"x"), ("1.JPG", b"x"), ("2.NEF", b"x")]))
+    assert names(things) == ["1.JPG", "2.NEF"]
+    assert findings(things) == {"1.CR2": ("ignored", "the raw file of a photo that is read")}
+
+
 LEADS_OUT = [
     "../x.jpg", "/abs.jpg", "C:\\x.jpg", "C:/x.jpg", "a\\..\\..\\b.jpg", "a/../../b.jpg", "\\\\host\\x.jpg", "..",
 ]  # fmt: skip
 ODD = {
     "./a.png": "a.png", "././b.png": "b.png", "c/./d.png": "c/d.png", "e//f.png": "e/f.png", "h..i.png": "h..i.png",
-    "note:/g.png": "note:/g.png", "new\nline,.png": "new\nline,.png", "1:2.png": "1:2.png", "a\\b.png": "a\\b.png",
+    "note:/g.png": "note:/g.png", "new\nline,.png": "new\\nline,.png", "1:2.png": "1:2.png", "a\\b.png": "a\\b.png",
 }  # fmt: skip
 JUNK = ["a/.DS_Store", "__MACOSX/._1.png"]
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from scan_core.data import chunks
 from scan_core.data.boxes import read_boxes
-from scan_core.data.decode import ORIENTATION, Refused, Target, crop, open_image, target_of
+from scan_core.data.decode import ORIENTATION, Refused, Target, crop, decode, open_image, target_of
 from scan_core.data.ingest import ingest, load_chunks
 from scan_core.data.labels import images_of, labels_and_splits, names_to_label
 from scan_core.data.open import open_source
@@ -171,9 +171,9 @@ def test_an_image_is_decoded_once_for_all_its_boxes(tmp_path, monkeypatch):
     def counted(data, target):
         with (tmp_path / "log").open("a") as file:  # a worker's list would be lost
             file.write(".")
-        return open_image(data, target)
+        return decode(data, target)
 
-    monkeypatch.setattr(chunks, "open_image", counted)
+    monkeypatch.setattr(chunks, "decode", counted)
     images = {"a.png": ENCODED["a.png"], "b.jpg": ENCODED["a.jpg"]}
     boxes = "".join(f"{name},{left},0,9,9\n" for left in range(7) for name in images)
     _, parts = taken(tmp_path, images, boxes)
@@ -271,7 +271,6 @@ def test_the_number_of_an_animal_does_not_follow_the_order_of_categories(tmp_pat
 
 @pytest.mark.parametrize(("content", "said"), [
     ("source,left,top,width\na,1,2,3\n", ('0 columns named "height"', "source, left, top, width, height")),
-    ("source;left;top;width;height\n", ("its columns are source;left;top;width;height",)),
     ("", ("its columns are none",)),
     (HEADER, ("has no box; at least one is needed",)),
     (HEADER + "a.png,1,2,3,4\nb.png,1,two,3,4\n", ('line 3: top is "two"; a number of pixels is allowed',)),
@@ -281,7 +280,7 @@ def test_the_number_of_an_animal_does_not_follow_the_order_of_categories(tmp_pat
     (HEADER + "a.png,1,inf,3,4\n", ('line 2: top is "inf"',)),
     (HEADER + ",1,2,3,4\n", ("line 2: the box has no source; name its image",)),
     (HEADER + '"a"b,1,2,3,4\n', ("line 2",)),
-    (HEADER.encode("utf-16"), ("is not UTF-8",)),
+    (HEADER.encode("utf-16")[:-1], ("is not UTF-8",)),
 ])  # fmt: skip
 def test_a_mistake_in_a_csv_file_is_an_error_with_its_place(tmp_path, content, said):
     path = tmp_path / "boxes.csv"

@@ -11,7 +11,7 @@ import pytest
 
 from scan_core.data.folder import open_folder, tree_layout
 from scan_core.data.signature import signature
-from scan_core.data.types import Item
+from scan_core.data.types import Item, printable
 from tests.project import ROOT
 from tests.scan_core.data.little_files import DIGITS, findings, names, put, settings, write
 from tests.tiny import refused
@@ -46,7 +46,7 @@ def deny(monkeypatch, *denied):
 
 def test_all_files_come_in_the_order_of_their_bytes_whatever_the_file_systems(tmp_path, monkeypatch):
     write(tmp_path, *NAMES)
-    expected = [Item(name, str(tmp_path / name)) for name in sorted(NAMES, key=str.encode)]
+    expected = [Item(printable(name), str(tmp_path / name)) for name in sorted(NAMES, key=str.encode)]
     before, walk = sign(tmp_path), os.walk
 
     def shuffled(*args, **options):
@@ -78,25 +78,66 @@ def test_hidden_and_system_files_are_ignored_and_listed(tmp_path):
     assert findings(things) == dict.fromkeys(junk, ("ignored", "hidden or system file"))
 
 
-def test_links_are_followed_inside_the_folder_alone(tmp_path):
-    write(tmp_path, "out/secret.png", "in/a/1.png", "in/b/2.png", "inside/3.png")
+def test_links_are_followed_and_loops_end(tmp_path):
+    write(tmp_path, "out/4.png", "in/a/1.png", "in/b/2.png", "cache/files/md5/ab/cdef", "chosen/x/5.png")
     root = tmp_path / "in"
     (tmp_path / "root").symlink_to("in")  # the root itself may be a link
-    out, dangling = ("rejected", "a link that leads out of the folder"), ("rejected", "a link to nothing")
-    to_folder = ("ignored", "a link to a folder, whose files are read where they lie")
+    (tmp_path / "out" / "back").symlink_to(root)
+    dangling = ("rejected", "a link to nothing")
+    read = ("ignored", "a link to a folder, whose files are read where they lie")
     links = {
-        "a/file.png": ("1.png", None), "absolute.png": (root / "b/2.png", None), "out.png": ("../out/secret.png", out),
-        "chain.png": ("out.png", out), "out": ("../out", out), "etc": ("/etc", out), "far.png": ("../nothing", out),
-        "sibling.png": ("../inside/3.png", out), "folder": ("a", to_folder), "loop": (".", to_folder),
-        "b/up": ("..", to_folder), "self.png": ("self.png", dangling), "x.png": ("y.png", dangling),
-        "y.png": ("x.png", dangling), "gone.png": ("nothing", dangling),
+        "a/file.png": ("1.png", None), "absolute.png": (root / "b/2.png", None),
+        "cached.png": (tmp_path / "cache/files/md5/ab/cdef", None), "chain.png": ("cached.png", None),
+        "out": ("../out", None), "again": ("../chosen", None), "twice": ("../chosen", read),
+        "deep": ("../chosen/x", read), "up": ("..", read), "folder": ("a", read), "loop": (".", read),
+        "b/up": ("..", read),
+        "self.png": ("self.png", dangling), "x.png": ("y.png", dangling), "y.png": ("x.png", dangling),
+        "gone.png": ("nothing", dangling),
     }  # fmt: skip
     for name, (target, _) in links.items():
         (root / name).symlink_to(target)
     things = folder(tmp_path / "root")
-    assert names(things) == ["a/1.png", "a/file.png", "absolute.png", "b/2.png"]
-    assert findings(things) == {name: finding for name, (_, finding) in links.items() if finding}
+    wanted = [
+        "a/1.png",
+        "a/file.png",
+        "absolute.png",
+        "again/x/5.png",
+        "b/2.png",
+        "cached.png",
+        "chain.png",
+        "out/4.png",
+    ]
+    assert names(things) == wanted
+    assert findings(things) == {name: finding for name, (_, finding) in links.items() if finding} | {"out/back": read}
     assert things[1] == Item("a/file.png", str(root / "a/1.png"))
+    before = sign(tmp_path / "root")
+    write(tmp_path, "chosen/x/6.png")
+    assert sign(tmp_path / "root") != before
+
+
+def test_previews_trash_and_snapshots_of_other_programs_are_no_images(tmp_path):
+    junk = [
+        "@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "a/#recycle/1.jpg", "#snapshot/a/1.jpg", "$RECYCLE.BIN/S-1/$R1.jpg",
+        "System Volume Information/1.jpg", "lost+found/1.jpg", ".Trashes/1.jpg", ".@__thumb/1.jpg",
+        "DCIM/.thumbnails/1.jpg", "~snapshot/1.jpg", "Mine.lrdata/a/1.jpg", "Picasa.ini",
+        "My.photoslibrary/resources/derivatives/1.jpeg",
+    ]  # fmt: skip
+    photos = ["My.photoslibrary/originals/0/1.jpeg", "lrdata/1.jpg", "recycle/1.jpg", "thumbnails/1.jpg"]
+    things = folder(write(tmp_path, *junk, *photos))
+    assert names(things) == photos
+    assert {name for name, _ in findings(things).items()} == set(junk)
+
+
+def test_a_raw_file_beside_its_photo_is_no_second_one(tmp_path):
+    things = folder(write(tmp_path, "a/1.CR2", "a/1.JPG", "a/2.nef", "b/1.dng", "b/1.heic", "b/2.jpg", "b/2.MOV"))
+    assert names(things) == ["a/1.JPG", "a/2.nef", "b/1.heic", "b/2.MOV", "b/2.jpg"]
+    assert set(findings(things).values()) == {("ignored", "the raw file of a photo that is read")}
+
+
+def test_names_hold_no_control_characters(tmp_path):
+    (item,) = folder(write(tmp_path, "red\x1b[31m/new\nline\u202egnp.png"))
+    assert item.name == r"red\x1b[31m/new\nline\u202egnp.png"
+    assert Path(item.data).exists()
 
 
 def test_pipes_sockets_and_devices_are_never_opened(tmp_path, monkeypatch):
@@ -159,12 +200,27 @@ def test_what_is_not_a_folder_is_an_error_and_an_empty_one_yields_nothing(tmp_pa
     (["train/a/1.png", "b/2.png"], ["train", "b"], None),
     (["val/a/1.png", "test/b/2.png"], ["val", "test"], None),
     (["train", "val"], [None, None], None),
+    (["Training/a/1.png", "Testing/b/2.png"], ["a", "b"], "tv"),
+    (["seg_train/a/1.png", "seg_test/b/2.png"], ["a", "b"], "tv"),
+    (["train2017/1.png", "val2017/2.png"], [None, None], "tv"),
+    (["training_set/a/1.png", "test_set/b/2.png"], ["a", "b"], "tv"),
+    (["trainset/a/1.png", "testset/b/2.png"], ["a", "b"], "tv"),
+    (["train_station/1.png", "test_tube/2.png"], ["train_station", "test_tube"], None),
+    (["trainer/1.png", "tester/2.png"], ["trainer", "tester"], None),
+    (["over.png", "set/train/a/1.png", "set/test/b/2.png"], [None, "a", "b"], "etv"),
+    (["over.png", "set/a/1.png", "set/b/2.png"], [None, "a", "b"], None),
+    (["o.png", "x/o.png", "x/set/a/1.png", "x/set/b/2.png"], [None, None, "a", "b"], None),
+    (["Mu\u0308ller/1.png", "M\u00fcller/2.png", "b/3.png"], ["M\u00fcller", "M\u00fcller", "b"], None),
     ([], [], None),
 ])  # fmt: skip
 def test_folders_are_labels_and_splits(paths, labels, splits):
     kinds = {"t": "train", "v": "val", "e": "extra"}
     expected = [kinds[letter] for letter in splits] if splits else [None] * len(paths)
     assert tree_layout(paths) == (labels, expected)
+
+
+def test_folders_called_train_and_test_may_be_classes():
+    assert tree_layout(["train/1.png", "test/2.png"], with_split=False) == (["train", "test"], [None, None])
 
 
 # --- signatures

@@ -109,8 +109,8 @@ def whole(tmp_path):
 
 def deadly(monkeypatch, numbers, how=lambda: os._exit(3)):
     """Workers die of some images."""
-    bad, original = {png(number) for number in numbers}, chunks.open_image
-    monkeypatch.setattr(chunks, "open_image", lambda data, target: how() if data in bad else original(data, target))
+    bad, original = {png(number) for number in numbers}, chunks.decode
+    monkeypatch.setattr(chunks, "decode", lambda data, target: how() if data in bad else original(data, target))
 
 
 @pytest.mark.parametrize(("stored", "size", "data", "wanted"), [
@@ -162,13 +162,13 @@ def test_nothing_is_lost_and_the_order_is_the_sources(tmp_path):
 
 @pytest.mark.parametrize(("workers", "seconds"), [(2, 0), (3, 0), (3, 0.02)])
 def test_neither_the_number_of_processes_nor_their_speed_changes_a_byte(tmp_path, monkeypatch, whole, workers, seconds):
-    original = chunks.open_image
+    original = chunks.decode
 
     def slow(data, target):
         time.sleep(seconds * (data == png(0)))
         return original(data, target)
 
-    monkeypatch.setattr(chunks, "open_image", slow)
+    monkeypatch.setattr(chunks, "decode", slow)
     run(tmp_path / "other", workers=workers)
     assert contents(tmp_path / "other") == whole
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scan_core.data.open import open_source, resolve
@@ -56,3 +57,17 @@ def test_the_home_of_a_user_that_there_is_not_is_said():
     refused(
         lambda: resolve("~nobody-has-this-name/x", Path("/")), "~nobody-has-this-name/x begins with the home of a user"
     )
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.npy", "a.zip"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n")
+    kind = {".zip": "archive"}.get(Path(name).suffix, Path(name).suffix[1:])
+    opened = settings(kind, tmp_path / name)
+    refused(lambda: open_source(opened, tmp_path, tmp_path), "a pointer of Git LFS", "git lfs pull")
+
+
+def test_a_npz_is_called_one(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((9, 8, 8), np.uint8), train_labels=np.zeros(9))
+    said = "a.npz is a .npz with the arrays train_images, train_labels; save the one with the images as a .npy file"
+    refused(lambda: open_source(settings("npy", tmp_path / "a.npz"), tmp_path, tmp_path), said)

@@ -1,5 +1,6 @@
 """Parquet and .npy files: every layout is read, what is refused and why, and that files are never read whole."""
 
+import base64
 import json
 import os
 import struct
@@ -25,6 +26,7 @@ from tests.tiny import change, refused
 
 HUB = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PNG, JPEG = b"a png", b"a jpeg"  # no image is decoded here
+REAL_PNG = b"\x89PNG\r\n\x1a\nrest"
 ZEBRA_ANT = {"label": {"names": ["zebra", "ant"], "_type": "ClassLabel"}}
 BINARY = pa.binary(), pa.large_binary()
 
@@ -80,9 +82,11 @@ def test_a_column_of_paths_starts_at_the_folder_of_its_file(tmp_path, name, kind
     *(({"any name": pa.array([{"bytes": PNG}], pa.struct([("bytes", kind)]))}, PNG) for kind in BINARY),
     *(({a: hub(JPEG), b: hub(PNG)}, PNG) for a, b in (("mask", "image"), ("img", "image"), ("mask", "img"))),
     ({"image": hub(PNG), "img": hub(JPEG)}, PNG),
-    ({"front": hub(PNG), "back": hub(PNG)}, ["2 columns", "front, back", "named image or img"]),
-    ({"front": [PNG], "back": [PNG]}, ["front, back", "named image or img"]),
-    ({"path": ["a"], "file": ["b"]}, ["path, file"]),
+    ({"front": hub(PNG), "back": hub(JPEG)}, PNG),
+    ({"front": [PNG], "back": [JPEG]}, PNG),
+    ({"image": [base64.b64encode(REAL_PNG).decode()]}, REAL_PNG),
+    ({"path": ["data:image/png;base64," + base64.encodebytes(PNG).decode()]}, PNG),
+    ({"picture_base64": [base64.b64encode(REAL_PNG).decode()]}, REAL_PNG),
     ({"caption": ["a"], "image": [1], "pair": [{"x": 1}]}, ["caption (string), image (int64), pair (struct<x: int"]),
     ({f"column{number}": [1] for number in range(40)}, ["column4 (int64) and 35 more"]),
 ])  # fmt: skip
@@ -190,10 +194,31 @@ def test_without_class_names_for_numbers_labels_stay_as_they_are(tmp_path, metad
     assert source.classes is None and next(source.read()).label == "1"
 
 
-@pytest.mark.parametrize("value", [2, -2])
-def test_a_label_without_a_name_is_an_error_that_names_the_row(tmp_path, value):
-    path = write(tmp_path / "a.parquet", ZEBRA_ANT, image=hub(PNG, PNG), label=[1, value])
-    refused(lambda: read(path), "label", "a.parquet/0000001", f"is {value}", "2 classes", "data.labels")
+def test_of_several_image_columns_the_one_that_is_read_is_said(tmp_path):
+    source = opened(write(tmp_path / "a.parquet", front=hub(PNG), back=hub(JPEG)))
+    assert source.notes == {"of the columns front, back, front is read": 0}
+    list(source.read())
+    assert source.notes == {"of the columns front, back, front is read": 0}
+
+
+def test_a_label_without_a_class_counts_as_none_and_is_said(tmp_path):
+    path = write(tmp_path / "a.parquet", ZEBRA_ANT, image=hub(*[PNG] * 5), label=[1, 255, 255, -100, 0])
+    source = opened(path)
+    for _ in range(2):  # a second reading does not count twice
+        assert [item.label for item in source.read()] == ["ant", None, None, None, "zebra"]
+        assert source.notes == {"label 255 in column label, which has 2 classes: it counts as none": 2}
+
+
+def test_of_lists_those_with_one_label_have_it_and_others_are_said(tmp_path):
+    values = pa.array([[1], [0, 1], [], None, [None, 0], [-1]], pa.list_(pa.int64()))
+    source = opened(write(tmp_path / "a.parquet", image=hub(*[PNG] * 6), labels=values))
+    assert [item.label for item in source.read()] == ["1", None, None, None, "0", None]
+    assert source.notes == {"several labels in column labels, which count as none": 1}
+
+
+def test_a_broken_base64_is_rejected(tmp_path):
+    (finding,) = read(write(tmp_path / "a.parquet", image=["/9j/%%%"]))
+    assert finding == Finding("a.parquet/0000000", "rejected", "text in this row is no base64")
 
 
 def test_label_columns_are_taken_in_order_and_one_of_lists_gives_way_or_is_an_error(tmp_path):
@@ -203,8 +228,9 @@ def test_label_columns_are_taken_in_order_and_one_of_lists_gives_way_or_is_an_er
         path = write(tmp_path / "a.parquet", image=hub(PNG), coarse_label=[1], **columns)
         assert only(path).label == [*names, None][start]
     path = write(tmp_path / "a.parquet", image=hub(PNG), labels=[[1, 2]])
-    refused(lambda: opened(path), "labels", path, "list<", "set data.labels")
-    assert only(path, labels="none").label is None
+    assert only(path).label is None and only(path, labels="none").label is None
+    path = write(tmp_path / "a.parquet", image=hub(PNG), labels=[{"x": 1}])
+    refused(lambda: opened(path), "labels", path, "struct<", "set data.labels")
     assert only(write(path, image=hub(PNG), labels=[[1, 2]], target=["cat"])).label == "cat"
 
 
