@@ -4,6 +4,7 @@
 # make test        lint, types, import rules and all tests, some of which run a small pipeline: before a merge
 # make reproduce   runs the whole default pipeline twice, against the committed hashes and metrics
 # make bench       compares this machine's speed with that of the usual libraries, in bench/results/cpu.md
+# make faults      kills stages, deliveries and whole runs at many places, and repeats each; takes hours, needs strace
 # make ui          shows all runs in MLflow
 # make lock        resolves the dependencies again, into requirements.lock and requirements-dev.lock
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The tests of one file share what they set up, so one process runs all of them.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup dev repro lint check test reproduce bench ui lock
+.PHONY: setup dev repro lint check test reproduce bench faults ui lock
 
 setup: .venv/.ready
 
@@ -76,6 +77,9 @@ bench: dev
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/peers --no-deps kornia==0.9.0 kornia-rs==0.2.0 \
 	    lightly==1.6.0 pytorch-lightning==2.6.6 torchmetrics==1.9.0
 	$(BIN)/python -m bench
+
+faults: dev
+	$(BIN)/python -m tests.faults
 
 ui: setup
 	@$(BIN)/scan runs

@@ -30,6 +30,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(("target", "programs"), [
     ("setup", []), ("repro", ["scan", "dvc", "scan"]), ("lint", LINT), ("check", [*LINT, "pytest"]),
     ("test", [*LINT, "pytest"]), ("reproduce", ["pytest"]), ("bench", ["uv", "python"]), ("ui", ["scan"]),
+    ("faults", ["python"]),
     ("lock", ["uv", "uv"]),
 ])  # fmt: skip
 def test_a_target_starts_its_programs_in_a_folder_whose_path_contains_a_space(folder, target, programs):

@@ -19,11 +19,14 @@ from filelock import FileLock, Timeout
 
 from pipeline.passwords import WithoutPasswords, without_passwords
 from pipeline.tracking.mlflow_runs import Delivery, connect
-from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, End, Event, spools, tracking_address
+from pipeline.tracking.spool import DELIVERY_LOCK, STAGE_LOCK, End, Event, spools, spools_folder, tracking_address
 from scan_core.errors import ScanError
 
 SECONDS_BETWEEN_TRIES = (1.0, 60.0)  # the first time, and at most
 SECONDS_AFTER_STAGE = 900  # after which a delivery gives up; the stage has long gone on
+
+
+SENT = ".sent-"  # begins the name of a spool that is about to be deleted
 
 
 class SpoolFollower:
@@ -81,7 +84,14 @@ def send(root: Path, folder: Path, events: Iterable[Event], wait: Callable[[], b
                     raise
     if not ended and delivery.runs:
         delivery.deliver(End(event="end", time=time.time_ns() // 1_000_000, status="KILLED"))
-    shutil.rmtree(folder)
+    os.replace(folder, folder.with_name(SENT + folder.name))  # of half a spool nobody could say that it has been sent
+    delete_sent(root)
+
+
+def delete_sent(root: Path) -> None:
+    """Deletes spools that have been delivered, also those in whose deletion a process was killed."""
+    for sent in spools_folder(root).glob(f"{SENT}*"):
+        shutil.rmtree(sent, ignore_errors=True)
 
 
 def send_waiting(root: Path) -> int:
@@ -89,6 +99,7 @@ def send_waiting(root: Path) -> int:
 
     Raises ``ScanError`` if MLflow cannot be reached or, at the end, if a spool could not be delivered.
     """
+    delete_sent(root)
     sent, failed = 0, {}
     waiting = spools(root)
     if waiting:

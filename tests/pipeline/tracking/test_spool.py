@@ -206,6 +206,15 @@ def test_a_full_disk_costs_one_warning_and_no_training(project, spool, monkeypat
     assert [record["event"] for record in recorded(spool.folder)] == ["start"]
 
 
+def test_a_spool_in_whose_deletion_a_process_was_killed_is_deleted_and_not_sent_again(project, spool, monkeypatch):
+    spool.close("FINISHED")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda folder, **_: (folder / "events.jsonl").unlink())
+        send(project, spool.folder, recorded(spool.folder))
+    assert send_waiting(project) == 0 and not list(spool.folder.parent.iterdir())
+    assert statuses(project, "stage") == ["FINISHED"]
+
+
 def test_a_killed_stage_is_marked_and_its_cut_last_line_left_out(project, spool):
     spool.metrics({"loss": 1.0}, 1)
     with (spool.folder / "events.jsonl").open("a") as file:
