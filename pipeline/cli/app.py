@@ -35,6 +35,8 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command. Its error is printed without passwords: addresses in it may hold some."""
+        for stream in (sys.stdout, sys.stderr):  # names may hold what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # of scan show | head: typer ends quietly

@@ -1,8 +1,10 @@
 """The charts of the report as SVG. They hold no time and no random id, so that equal data gives equal bytes."""
 
+import contextlib
 import io
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,7 +21,7 @@ from pipeline.artifacts import step_titles
 
 plt.rcParams.update({
     "svg.hashsalt": "scan",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text, which the reader's browser shows in any script
     "text.parse_math": False,  # the name of a class may be $$
     "font.size": 9,
     "axes.spines.top": False,
@@ -301,10 +303,19 @@ def _numbers(rows: Rows, groups: dict[str, Any]) -> Chart:
     )
 
 
+@contextlib.contextmanager
+def any_script() -> Iterator[None]:
+    """Names are drawn without a warning for each character that no font has here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 def _chart(title: str, text: str, figure: Figure) -> Chart:
     buffer = io.StringIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with any_script():
+        figure.tight_layout()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     svg = buffer.getvalue()
     return {"title": title, "text": text, "svg": svg[svg.index("<svg") :]}
