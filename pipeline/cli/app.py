@@ -40,6 +40,8 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         sys.excepthook = show_error
+        for stream in (sys.stdout, sys.stderr):  # names may hold what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # of scan show | head: typer ends quietly

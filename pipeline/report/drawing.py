@@ -1,6 +1,9 @@
 """How the charts of the report look: as SVG without time and random id, so that equal data gives equal bytes."""
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -12,7 +15,7 @@ from matplotlib.figure import Figure
 
 plt.rcParams.update({
     "svg.hashsalt": "scan",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text, which the reader's browser shows in any script
     "text.parse_math": False,  # the name of a class may be $$
     "font.size": 9,
     "axes.spines.top": False,
@@ -31,11 +34,20 @@ Rows = list[dict[str, Any]]  # of a plot's CSV file; numbers may be text
 Chart = dict[str, str]  # title, text and svg; empty if there is nothing to draw
 
 
+@contextlib.contextmanager
+def any_script() -> Iterator[None]:
+    """Names are drawn without a warning for each character that no font has here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 def chart_of(title: str, text: str, figure: Figure) -> Chart:
     """The figure as SVG, which it is closed for."""
     buffer = io.StringIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with any_script():
+        figure.tight_layout()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     svg = buffer.getvalue()
     return {"title": title, "text": text, "svg": svg[svg.index("<svg") :]}

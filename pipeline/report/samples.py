@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.report.drawing import MAX_CLUSTERS_DRAWN, short_name
+from pipeline.report.drawing import MAX_CLUSTERS_DRAWN, any_script, short_name
 from scan_core.evaluation.scores import Prediction
 
 COLUMNS = 12  # images in a row
@@ -71,7 +71,8 @@ def _figure(wall: np.ndarray, rows: int, margin: float) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with any_script():
+        figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 

@@ -24,6 +24,7 @@ from pipeline.progress import say
 # Files in the spool. One is locked while a stage writes events, the other while a process delivers them; the system
 # releases both when that process dies, however it dies.
 STAGE_LOCK, DELIVERY_LOCK = "stage.lock", "delivery.lock"
+SQLITE = "sqlite:///"
 SECONDS_TO_WAIT = 60.0  # for the delivery, after the stage has ended
 
 
@@ -105,8 +106,22 @@ class End(Event):
 
 
 def tracking_address(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` if it is set, otherwise the absolute address of the project's SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
+    """``MLFLOW_TRACKING_URI`` if it is set, otherwise the absolute address of the project's SQLite file.
+
+    A relative path in it starts at ``root``, also in the copies of a project in which DVC runs experiments.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return SQLITE + _as_database(str((root / "mlflow.db").resolve()))
+    path, mark, options = given.removeprefix(SQLITE).partition("?")
+    if not given.startswith(SQLITE) or path.startswith(("/", ":", "file:")) or not path:
+        return given
+    return SQLITE + _as_database(str((root / path).resolve())) + mark + options
+
+
+def _as_database(path: str) -> str:
+    """A path as SQLAlchemy reads it back from an address, in which ? begins the options and % a character's number."""
+    return path.replace("%", "%25").replace("?", "%3F")
 
 
 def spools_folder(root: Path) -> Path:

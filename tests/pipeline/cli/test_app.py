@@ -1,6 +1,9 @@
 """``scan`` itself: where the project stands, old names, and words that are no command."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -73,3 +76,11 @@ def test_help_names_the_commands_in_the_order_in_which_they_are_used():
     lines = re.findall(r"(?m)^(?:╭─|│) (\w+) [ ─]", scan("--help").stdout)
     order = ["Start", "run", "show", "sort", "Use", "predict", "edit", "Prepare", "look", "settings", "Team", "runs"]
     assert [line for line in lines if line in order] == order
+
+
+def test_a_name_that_the_terminal_cannot_write_is_written_out():
+    """Of an ASCII terminal, which a container without a locale has."""
+    code = "from pipeline.cli.app import app\napp.command()(lambda: print('M\\u00fcller'))\napp(['<lambda>'])"
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"M\\xfcller\n"), done.stderr

@@ -68,5 +68,5 @@ def test_classes_name_the_confusion_s_columns(project):
     artifacts.save_csv(artifacts.PLOTS / "confusion.csv", rows, ["actual", "predicted"])
     found = more(StoredImages(), read_params(), (2, 1, 9))
     (chart,) = [chart for chart in found["charts"] if chart["title"] == "Confusion matrix"]
-    assert "<!-- group 9 -->" in chart["svg"]
+    assert ">group 9</text>" in chart["svg"]
     assert found["kmeans"]["acc"] == 0.5 and found["kmeans"]["acc_result"] == 0.75

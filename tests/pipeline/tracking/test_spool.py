@@ -39,6 +39,30 @@ def project(tmp_path, monkeypatch, database):
     return tmp_path
 
 
+@pytest.mark.parametrize(("given", "address"), [
+    (None, "sqlite:///{root}/mlflow.db"),
+    ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+    ("sqlite:///runs/a.db?timeout=9", "sqlite:///{root}/runs/a.db?timeout=9"),
+    ("sqlite:////elsewhere/a.db", "sqlite:////elsewhere/a.db"),
+    ("https://me:pw@host/x", "https://me:pw@host/x"),
+    ("postgresql://host/runs", "postgresql://host/runs"),
+])  # fmt: skip
+def test_an_address_is_absolute(tmp_path, monkeypatch, given, address):
+    monkeypatch.chdir("/")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if given:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking.tracking_address(tmp_path) == address.format(root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["what? now", "100%", "a#b", "50%3F", "two words"])
+def test_a_project_may_have_any_name(tmp_path, monkeypatch, name):
+    from sqlalchemy.engine import make_url
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert make_url(tracking.tracking_address(tmp_path / name)).database == str(tmp_path / name / "mlflow.db")
+
+
 def started(root: Path, stage: str = "pretext", key: str = "run", fingerprint: str = "f") -> Tracker:
     """A tracker that has written its first event."""
     tracker = Tracker(root, stage)
