@@ -103,7 +103,8 @@ def understood(
     split = "the split is the source's (data.split)" if own_split else "the split is drawn (data.val_fraction)"
     if settings.protocol == "all":
         split = "no image is held out (data.protocol)"
-    have = f"{len(classes)} classes of {labeled:,} images (data.labels {settings.labels})" if classes else "no labels"
+    have = f"{labeled:,} images with a label (data.labels {settings.labels}), classes: {len(classes)}"
+    have = have if classes else "no labels"
     lines = [
         f"{have}; {split}",
         *(what + (f": {count:,} images" if count else "") for what, count in source.notes.items()),

@@ -31,6 +31,7 @@ ADAPT = "Let the last layers of a network that others have trained learn these i
 SCRATCH = Path(".scan")
 FEWEST = 4  # images that can be divided into train and val
 KINDS, CLASSES = 4, 5  # that are named
+SPLIT_ORDER = ("train", "val", "unlabeled")
 FEW = 10  # images for each group: with fewer, most methods find little
 
 
@@ -185,7 +186,7 @@ def describe(found: Inspection, labels: str) -> list[str]:
     if found.paged:
         lines.append(f"{found.paged} of {len(found.sample)} looked at have several pages or frames; the first is taken")
     if "no split of its own" not in found.splits:
-        counts = ", ".join(f"{count:,} {name}" for name, count in found.splits.items())
+        counts = ", ".join(f"{found.splits[name]:,} {name}" for name in SPLIT_ORDER if found.splits[name])
         lines.append(f"a split of its own: {counts} (not so: --split none)")
     if fit_of(found) == "pad":
         lines.append(f"{found.cut:.0%} of those looked at are so tall or wide that they are padded to squares, not cut")

@@ -197,11 +197,11 @@ def test_labels_from_anywhere_or_nowhere_change_only_labels(project):
 
 
 def test_rows_of_a_file_of_labels_that_name_no_image_are_said(project):
-    rows = [f"{name if number < 3 else name.replace('/', chr(92))},x\n" for number, name in enumerate(in_classes())]
+    rows = [f"{name if number < 3 else name.replace('/', '-')},x\n" for number, name in enumerate(in_classes())]
     (project / "mine.csv").write_text("source,label\n" + "".join(rows))
     set_params(project, {"data": {"labels": "mine.csv"}})
     _, said = prepare(project)
-    names = "such as 'ant\\\\003.png'; the source has 'ant/000.png'"
+    names = "such as 'ant-003.png'; the source has 'ant/000.png'"
     assert f"prepare   warning: 37 of 40 rows of mine.csv name no image, {names}" in said.splitlines()
     assert list(labels(project).values()).count("x") == 3
     (project / "mine.csv").write_text("source,label\n" + "".join(rows[:3]))
