@@ -14,6 +14,7 @@ from pipeline.environment import data_home
 from pipeline.progress import CountProgress
 from pipeline.sorting.names import fold, split
 from scan_core.data.chunks import content_of
+from scan_core.data.folder import raw_files
 from scan_core.data.open import open_source, resolve
 from scan_core.data.settings import SOURCES_WITH_PATH, Data
 from scan_core.data.types import IMAGE_SUFFIXES, Finding, Item, Source
@@ -73,6 +74,10 @@ def read_catalog(data: Data, photos: Collection[str], images: Collection[str]) -
             if found := _original(item, located):
                 (catalog.photos if wanted else catalog.others)[item.name] = found
         progress.update(count, 0)
+    for item in raw_files(located) if located and data.name == "folder" else ():
+        wanted = item.name in photos  # of a run of a program that read it beside its photo
+        if (wanted or item.name not in images) and (found := _original(item, located)):
+            (catalog.photos if wanted else catalog.others)[item.name] = found
     return catalog
 
 

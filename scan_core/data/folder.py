@@ -123,6 +123,16 @@ def _read(root: Path) -> Iterator[Item | Finding]:
             yield Finding(shown, "rejected", "not a regular file")  # opening a pipe would wait forever
 
 
+def raw_files(root: Path) -> Iterator[Item]:
+    """The raw files below ``root`` that are left out because each is the same photo as an image beside it."""
+    names = [name for name, error in walk(root) if not error and not is_junk(name)]
+    photos = photos_of(names)
+    for name in names:
+        path = os.path.join(root, name)
+        if is_raw_of(name, photos) and os.path.isfile(path):
+            yield Item(printable(name), os.path.realpath(path) if os.path.islink(path) else path)
+
+
 def photos_of(names: Iterable[str]) -> set[str]:
     """The names of images, without their suffixes, beside which a raw file is the same photo."""
     parts = (os.path.splitext(name) for name in names)

@@ -87,6 +87,7 @@ WRONG = {
         "path": [3, ["photos"]],
         "labels": ["files", "labels.txt", None, True],
         "boxes": ["boxes", "boxes.txt", "boxes.csv", "", True],  # digits have no image files
+        "split": ["folders", None, True],
         "subset": [10, "50", 50.5],
         "extra": ["all", None],
         "size": [7, 1025, 16.0, 16.5, "16", True],
@@ -101,6 +102,7 @@ WRONG = {
         "max_rejected": [-0.1, 1.1, NAN],
         "max_pixels": [0, -1, 1.5],
         "max_unpacked": [0, -1, INF],
+        "range": [[1, 0], [0, 0], [0], 5, ["0", 1]],
         "mean": [[125.3, 123.0, 113.9], [-0.1], [NAN], 0.5, "0.5", ["0.5"]],
         "std": [[0, 0.2, 0.2], [-0.2], [51.6], [INF], 0.25, ["0.2"]],
     },
