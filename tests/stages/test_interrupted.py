@@ -72,7 +72,7 @@ def test_ctrl_c_at_the_end_stops_dvc_and_costs_no_work(project, monkeypatch, int
 
     def interrupted(*arguments):
         if sys.exc_info()[0] is None:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # heard at once, which one from outside need not be
         original(*arguments)
 
     with monkeypatch.context() as patch:
