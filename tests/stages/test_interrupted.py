@@ -31,14 +31,6 @@ def project(prepared, tmp_path):
     return tmp_path / "project"
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C is heard, which a job in the background ignores."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def take_away(project):
     """What DVC deletes before it runs a stage."""
     content = {path: (project / path).read_bytes() for path in WRITTEN}
@@ -65,21 +57,31 @@ def test_a_stage_that_is_run_by_hand_computes_and_keeps_nothing(project):
     assert "resuming" not in run_stage(project, "pretext").stderr and take_away(project) == whole
 
 
+# In a process of its own, which the signal may end.
+INTERRUPTED = """
+import signal, sys
+from pipeline.command import run
+from {module} import {owner} as owner
+from stages.pretext import app
+original = owner.{name}
+def interrupted(*arguments):
+    if sys.exc_info()[0] is None:
+        signal.raise_signal(signal.SIGINT)
+    original(*arguments)
+owner.{name} = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(app)
+"""
+
+
 @pytest.mark.parametrize(("owner", "name"), [(Stage, "finish"), (Tracker, "close")], ids=["outputs", "records"])
-def test_ctrl_c_at_the_end_stops_dvc_and_costs_no_work(project, monkeypatch, interruptible, owner, name):
+def test_ctrl_c_at_the_end_stops_dvc_and_costs_no_work(project, monkeypatch, owner, name):
     run_stage(project, "pretext")
-    whole, original = take_away(project), getattr(owner, name)
-
-    def interrupted(*arguments):
-        if sys.exc_info()[0] is None:
-            signal.raise_signal(signal.SIGINT)  # heard at once, which one from outside need not be
-        original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, interrupted)
-        done = run_stage(project, "pretext", check=False, DVC_STAGE="pretext")
-    assert done.exit_code == 130 and "interrupted" in done.stderr.splitlines()[-1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    whole = take_away(project)
+    code = INTERRUPTED.format(module=owner.__module__, owner=owner.__name__, name=name)
+    variables = environment(SCAN_TRACKING="spool", SCAN_SAVE_SECONDS="0", DVC_STAGE="pretext")
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, env=variables, capture_output=True, text=True)
+    assert done.returncode == 130 and "interrupted" in done.stderr.splitlines()[-1]
     monkeypatch.setattr(Stage, "train", lambda *_: pytest.fail("it has trained again"))
     run_stage(project, "pretext", DVC_STAGE="pretext")
     assert take_away(project) == whole
