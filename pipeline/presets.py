@@ -136,6 +136,27 @@ def change_params(values: dict[str, Any], title: str) -> Path | None:
     return _replace_params(header + as_yaml(new, defaults | beside, above))
 
 
+def add_missing() -> list[str]:
+    """Gives ``params.yaml`` the settings that it lacks, as an older program did not have them, with the base's values.
+
+    All else stays as it is, comments too. Returns their names.
+    """
+    old, text = read_yaml(PARAMS_FILE), PARAMS_FILE.read_text(encoding="utf-8")
+    if not isinstance(old, dict):
+        return []
+    base = presets_folder() / BASE
+    new = complete(old, read_yaml(base))
+    there = flat(old)
+    added = [name for name, value in flat(new).items() if name not in there and not isinstance(value, dict)]
+    if added:
+        header = "".join(f"{line}\n" for line in _header(text))
+        beside, above = _comments(text.removeprefix(header))
+        defaults, _ = _comments(base.read_text(encoding="utf-8"))
+        known = {name: said for name, said in defaults.items() if name in added}
+        _write(PARAMS_FILE, (header + as_yaml(new, known | beside, above)).encode())
+    return added
+
+
 def changed_params(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of ``params.yaml``, and what ``change_params`` would make of them, which is valid."""
     old = read_yaml(PARAMS_FILE)

@@ -22,7 +22,7 @@ from pipeline.cli.show import show
 from pipeline.environment import data_home
 from pipeline.mend import mend
 from pipeline.params import Params, read_params
-from pipeline.presets import change_params, flat
+from pipeline.presets import add_missing, change_params, flat
 from pipeline.progress import CountProgress, alive, say
 from pipeline.project import command_name, make_project, project_for
 from pipeline.suggest import Number
@@ -107,6 +107,8 @@ def run_source(
     asked = {"photos": photos, "labels": meant.labels, "adapt": adapt, "train": train}
     asked |= ({"as": meant.kind} if meant.kind else {}) | ({"split": meant.split} if meant.split != "source" else {})
     earlier = load_json(RUN) if RUN.exists() else {}
+    if added := add_missing():
+        say(f"settings  new in this program, and now in params.yaml: {', '.join(added)}")
     current = read_params()
     if earlier.get("asked") == asked and current.data.path == photos:
         say_kept(flat(earlier["settings"]), flat(current.model_dump(mode="json")))
@@ -152,7 +154,11 @@ def is_finished(earlier: dict[str, Any], current: Params) -> bool:
     from pipeline.groups.file import model_digest
 
     finished = earlier.get("finished") or {}
-    if finished.get("settings") != current.model_dump(mode="json") or not PREDICTIONS.exists():
+    noted, now = finished.get("settings"), flat(current.model_dump(mode="json"))
+    # An older program has noted fewer settings; those that are new have the values that it took for granted.
+    if not noted or not PREDICTIONS.exists():
+        return False
+    if any(now.get(name) != value for name, value in flat(noted).items() if not isinstance(value, dict)):
         return False
     return bool(finished.get("model") == model_digest())
 
@@ -201,7 +207,8 @@ def place_new(params: Params) -> None:
 
 def say_kept(written: dict[str, Any], current: dict[str, Any]) -> None:
     """Says which settings differ from those that an earlier call wrote: they are the person's."""
-    changed = [f"{name} {json.dumps(value)}" for name, value in current.items() if written.get(name) != value]
+    differ = {name: value for name, value in current.items() if name in written and written[name] != value}
+    changed = [f"{name} {json.dumps(value)}" for name, value in differ.items()]
     inside = [each for each in changed if "{" not in each]
     say("settings  as they are in params.yaml" + (f"; your own: {', '.join(inside)}" if inside else ""))
 

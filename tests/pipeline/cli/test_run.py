@@ -143,6 +143,22 @@ def test_pictures_are_left_out_from_the_first_run_or_later_and_stay_so_until_ask
     assert reported == [(False, 4), (False, 4), (True, 5), (False, 5)]
 
 
+def test_a_project_of_an_older_program_gets_the_settings_that_are_new_and_keeps_all_else(project, tmp_path):
+    assert scan("run", "photos", "--groups", "4").exit_code == 0
+    path = tmp_path / "params.yaml"
+    whole = path.read_text()
+    lines = [line for line in whole.splitlines(keepends=True) if not line.strip().startswith(("range:", "pictures:"))]
+    path.write_text("".join(lines).replace("val_fraction: 0.2 #", "val_fraction: 0.25 # mine,"))
+    done = scan("run", "photos")
+    assert "now in params.yaml: data.range, evaluate.pictures\n" in done.stderr
+    assert "your own: data.val_fraction 0.25\n" in done.stderr
+    last = project[-1]
+    assert (last.data.range, last.evaluate.pictures, last.cluster.num_clusters) == (None, True, 4)
+    assert "# mine," in path.read_text() and path.read_text().splitlines()[0] == whole.splitlines()[0]
+    before = path.read_bytes()
+    assert "new in this program" not in scan("run", "photos").stderr and path.read_bytes() == before
+
+
 def test_several_numbers_of_groups_are_compared_on_stored_embeddings(project, tmp_path):
     assert scan("run", "photos").exit_code == 0
     rng, folder = np.random.default_rng(0), tmp_path / "data" / "embeddings"
