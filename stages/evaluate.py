@@ -199,6 +199,7 @@ def write_plots(
     pixels_of: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     """The data of the plots, and the pictures of clusters and neighbors."""
+    from pipeline.groups.numbering import numbers_of_run
     from pipeline.report.samples import draw_neighbors, draw_samples
     from pipeline.report.tables import PLOT_COLUMNS, plot_tables, reported_split, without_markup
     from scan_core.evaluation.scores import predicted_classes
@@ -217,7 +218,8 @@ def write_plots(
     plots = plot_tables(params, groups, splits, assignments, metrics, names, classes, candidates)
     for name, columns in PLOT_COLUMNS.items():
         artifacts.save_csv(stage.out(artifacts.PLOTS / f"{name}.csv"), without_markup(plots[name]), columns)
-    draw_samples(stage.out(artifacts.SAMPLES), pixels_of, data.final, names)
+    numbers = numbers_of_run(stage.staged(artifacts.PREDICTIONS))
+    draw_samples(stage.out(artifacts.SAMPLES), pixels_of, data.final, names, numbers)
     draw_neighbors(stage.out(artifacts.NEIGHBOR_SAMPLES), pixels_of, data.neighbors)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline import artifacts
 from pipeline.groups import file
 from pipeline.groups.file import Groups
+from scan_core.errors import ScanError
 
 MEMBERS = Path(".scan/members.parquet")  # content, group: of the run that groups.yaml is of
 SAME = 0.5  # a cluster is an old group if it has so much of it, or is made of it by so much
@@ -39,6 +40,14 @@ def groups_of_run(predictions: Path, groups: Groups | None = None) -> Groups:
     """
     groups = file.load() if groups is None else groups
     return groups if groups.model == file.model_digest() else _of_new_model(groups, *members_of(predictions))
+
+
+def numbers_of_run(predictions: Path) -> tuple[int, ...]:
+    """The number of each cluster of that run; if ``groups.yaml`` is damaged, those of a first run."""
+    try:
+        return groups_of_run(predictions).clusters
+    except ScanError:
+        return groups_of_run(predictions, Groups()).clusters
 
 
 def _of_new_model(groups: Groups, contents: list[str], clusters: np.ndarray, count: int) -> Groups:

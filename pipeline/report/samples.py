@@ -1,6 +1,6 @@
 """The pictures of clusters and of neighbors as PNG, byte-stable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,12 +19,16 @@ PIXELS = 64  # largest side of a drawn image
 
 
 def draw_samples(
-    path: Path, pixels_of: Callable[[np.ndarray], np.ndarray], prediction: Prediction, names: dict[int, str]
+    path: Path,
+    pixels_of: Callable[[np.ndarray], np.ndarray],
+    prediction: Prediction,
+    names: dict[int, str],
+    numbers: Sequence[int],
 ) -> None:
     """A PNG with one row per cluster: its most confident images, from left to right.
 
     ``pixels_of`` maps (n,) positions in the ``prediction`` to (n,height,width,channels) uint8. ``names`` are the
-    classes matched to clusters.
+    classes matched to clusters, ``numbers`` (C,) those of the groups that clusters are shown as.
     """
     sizes = np.bincount(prediction.cluster)
     shown = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:MAX_CLUSTERS_DRAWN] if sizes[cluster]]
@@ -36,9 +40,9 @@ def draw_samples(
         best[cluster] = members[np.argsort(-prediction.confidence[members], kind="stable")][:COLUMNS]
     figure, axis = _figure(_wall([pixels_of(rows) for rows in best.values()]), len(shown), margin=1.8)
     for row, cluster in enumerate(shown):
-        text = f"cluster {cluster}\n{sizes[cluster]:,} images"
+        text = f"group {numbers[cluster]}\n{sizes[cluster]:,} images"
         if cluster in names:
-            text = f"class {short_name(names[cluster])}\ncluster {cluster}, {sizes[cluster]:,} images"
+            text = f"class {short_name(names[cluster])}\ngroup {numbers[cluster]}, {sizes[cluster]:,} images"
         middle = 1 - (row + 0.5) / len(shown)
         axis.text(-0.015, middle, text, transform=axis.transAxes, ha="right", va="center", fontsize=8)
     _save(figure, path)

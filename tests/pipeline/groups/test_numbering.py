@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import artifacts
 from pipeline.groups import file
 from pipeline.groups.file import Groups
-from pipeline.groups.numbering import MEMBERS, numbered, renumber
+from pipeline.groups.numbering import MEMBERS, numbered, numbers_of_run, renumber
 from tests.pipeline.groups.conftest import content_of, write_run
 
 
@@ -73,6 +74,16 @@ def test_numbers_are_distinct_and_below_the_next_one(clusters, seed):
     assert len(set(numbers)) == 6 and following == 7 + seed and set(numbers) == set(range(1 + seed, 7 + seed))
     sizes = np.bincount(clusters, minlength=6)
     assert (np.diff(sizes[np.argsort(numbers)]) <= 0).all()
+
+
+def test_a_run_that_has_not_ended_has_the_numbers_that_it_will_have_also_beside_a_damaged_file(project):
+    write_run([0] * 2 + [1] * 5 + [2] * 3)
+    assert numbers_of_run(artifacts.PREDICTIONS) == (3, 1, 2) and not file.FILE.exists()
+    numbered()
+    write_run([1] * 2 + [2] * 5 + [0] * 9, model=b"new")
+    assert numbers_of_run(artifacts.PREDICTIONS) == (2, 3, 1)
+    file.FILE.write_text("groups: [")
+    assert numbers_of_run(artifacts.PREDICTIONS) == (1, 3, 2)
 
 
 def test_without_a_run_the_stage_that_is_missing_is_named(project):

@@ -187,7 +187,7 @@ def test_names_of_classes_are_not_read_as_formulas(tmp_path, name):
     svg = drawn(names={0: name}, clusters=1, confusion=confusion([(name, name)]))["Confusion matrix"]["svg"]
     assert labels_of(svg).count(name) == 2
     pixels, prediction = np.zeros((1, 8, 8, 1), np.uint8), Prediction.of(np.ones((1, 1)))
-    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], prediction, {0: name})
+    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], prediction, {0: name}, [1])
 
 
 def test_long_names_are_cut():

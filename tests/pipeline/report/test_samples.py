@@ -29,7 +29,9 @@ def drawn(monkeypatch, tmp_path, pixels, probabilities, names):
         return text(axis, x, y, what, **how)
 
     monkeypatch.setattr(samples.plt.Axes, "text", noted)
-    draw_samples(tmp_path / "clusters.png", lambda rows: pixels[rows], Prediction.of(probabilities), names)
+    draw_samples(
+        tmp_path / "clusters.png", lambda rows: pixels[rows], Prediction.of(probabilities), names, range(10, 60)
+    )
     return walls[0], [what for _, what in sorted(texts, reverse=True)]
 
 
@@ -43,7 +45,7 @@ def test_each_row_has_its_cluster_s_most_confident_images_first(monkeypatch, tmp
     assert wall[8, 8::17].tolist() == [50, 70, 60, *[255] * (COLUMNS - 3)]  # the one that has a class comes first
     assert wall[17 + 8, 8::17].tolist() == [10, 20, 30, 0, 40, *[255] * (COLUMNS - 5)]
     assert wall[:, 16].tolist() == [255] * 34
-    assert texts == ["class cat\ncluster 0, 3 images", "cluster 1\n5 images"]
+    assert texts == ["class cat\ngroup 10, 3 images", "group 11\n5 images"]
 
 
 @pytest.mark.parametrize(("side", "channels", "shown"), [(16, 1, 16), (200, 3, PIXELS)])
@@ -59,7 +61,7 @@ def test_no_more_clusters_are_shown_than_are_said(tmp_path):
     for clusters in (MAX_CLUSTERS_DRAWN, MAX_CLUSTERS_DRAWN + 9):
         picture = tmp_path / "clusters.png"
         prediction = Prediction.of(np.eye(clusters))
-        draw_samples(picture, lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8), prediction, {})
+        draw_samples(picture, lambda rows: np.zeros((len(rows), 4, 4, 1), np.uint8), prediction, {}, range(1000))
         heights.append(Image.open(picture).height)
     assert heights[0] == heights[1]
 
