@@ -41,9 +41,8 @@ def impatient(monkeypatch):
 
 
 def hang(monkeypatch, data, how):
-    name = "decode" if hasattr(chunks, "decode") else "open_image"
-    original = getattr(chunks, name)
-    monkeypatch.setattr(chunks, name, lambda given, target: how() if given == data else original(given, target))
+    original = chunks.decode
+    monkeypatch.setattr(chunks, "decode", lambda given, target: how() if given == data else original(given, target))
 
 
 def stop():
