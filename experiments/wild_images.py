@@ -1,11 +1,10 @@
-"""The test images of image libraries, as prepare and a reference read them: ``docs/ledger/wild_images.csv``.
+"""``python -m experiments.wild_images NAME=FOLDER … --reference OPENCV``: test images of image libraries.
 
-    python experiments/wild_images.py pillow=FOLDER libtiff=FOLDER ... --reference FOLDER_OF_OPENCV
-
-Each FOLDER is an unpacked source package. OpenCV is installed apart (pip install --target), as it is no dependency.
+As prepare and a reference read them: ``docs/ledger/wild_images.csv``. Each FOLDER is an unpacked source package. OpenCV is installed apart (pip install --target), as it is no dependency.
 Each image is read in a process of its own, so that a crash or an image that takes for ever is one row.
 """
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -68,19 +67,21 @@ def outcome(path: Path, reference: str) -> tuple[str, str]:
     return kind, reason
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Writes the list and prints the counts."""
-    place = arguments.index("--reference")
-    packages, reference = arguments[:place], arguments[place + 1]
+    parser = argparse.ArgumentParser(prog="python -m experiments.wild_images", description=__doc__)
+    parser.add_argument("packages", nargs="+", metavar="NAME=FOLDER", help="such as pillow=FOLDER")
+    parser.add_argument("--reference", required=True, help="the folder of OpenCV")
+    asked = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     counts: Counter[tuple[str, str]] = Counter()
-    for package in packages:
+    for package in asked.packages:
         name, _, folder = package.partition("=")
         root = Path(folder)
         files = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         paths = sorted(file for file in files if file.stat().st_size <= MOST_BYTES)
         with ThreadPoolExecutor() as threads:
-            outcomes = list(threads.map(outcome, paths, [reference] * len(paths)))
+            outcomes = list(threads.map(outcome, paths, [asked.reference] * len(paths)))
         for path, (kind, reason) in zip(paths, outcomes, strict=True):
             rows.append((name, path.relative_to(root).as_posix(), kind, reason))
             counts[name, kind] += 1
@@ -91,4 +92,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
