@@ -1,7 +1,8 @@
 """``python -m experiments.wild_images NAME=FOLDER … --reference OPENCV``: test images of image libraries.
 
-As prepare and a reference read them: ``docs/ledger/wild_images.csv``. Each FOLDER is an unpacked source package. OpenCV is installed apart (pip install --target), as it is no dependency.
-Each image is read in a process of its own, so that a crash or an image that takes for ever is one row.
+As prepare and a reference read them: ``docs/ledger/wild_images.csv``. Each FOLDER is an unpacked source package. OpenCV
+is installed apart (pip install --target), as it is no dependency. Each image is read in a process of its own, so that a
+crash or an image that takes for ever is one row.
 """
 
 import argparse
