@@ -1,6 +1,7 @@
 """A stage that is stopped, however it is stopped: nothing that was finished is computed again."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_ctrl_c_at_the_end_stops_dvc_and_costs_no_work(project, monkeypatch, own
 
 def test_a_stage_whose_dvc_is_killed_stops_by_itself_and_says_so(project):
     """There is a shell between the two, which lives on."""
-    words = f"{sys.executable} -m stages.pretext; true"
+    words = f"{shlex.quote(sys.executable)} -m stages.pretext; true"
     dvc = f"import os, subprocess; subprocess.run(['sh', '-c', {words!r}], env=os.environ | {{'DVC_STAGE': 'pretext'}})"
     command = [sys.executable, "-c", dvc]
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("epochs: 2", "epochs: 20000"))
@@ -114,7 +115,7 @@ def wait_for(condition, seconds):
 
 
 def test_sigterm_is_as_ctrl_c(project):
-    process = half_done(project, f"{sys.executable} -m stages.pretext")
+    process = half_done(project, "python -m stages.pretext")
     process.terminate()
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "pretext: error: interrupted; the next run resumes" in said
@@ -122,7 +123,7 @@ def test_sigterm_is_as_ctrl_c(project):
 
 def test_who_is_at_work_is_named_after_the_time_in_which_it_may_stop(project, monkeypatch):
     monkeypatch.setattr(stage_module, "SECONDS_TO_STOP", 0.5)
-    process = half_done(project, f"{sys.executable} -m stages.pretext")
+    process = half_done(project, "python -m stages.pretext")
     os.kill(process.pid, signal.SIGSTOP)
     try:
         done = run_stage(project, "pretext", check=False, DVC_STAGE="pretext")
@@ -135,7 +136,7 @@ def test_who_is_at_work_is_named_after_the_time_in_which_it_may_stop(project, mo
 def test_a_damaged_saved_state_starts_anew_and_ends_in_the_same_bytes(project):
     run_stage(project, "pretext")
     whole = take_away(project)
-    process = half_done(project, f"{sys.executable} -m stages.pretext")
+    process = half_done(project, "python -m stages.pretext")
     process.kill()
     process.communicate()
     (state,) = (project / ".scan" / "resume").rglob("state-*.pt")

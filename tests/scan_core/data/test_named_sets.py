@@ -36,6 +36,8 @@ from tests.project import ROOT
 from tests.scan_core.data.little_files import Trap, put, settings, tar_bytes, write
 from tests.tiny import refused
 
+# Python 3.14 does so by itself, early versions of 3.11 do not know it.
+FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 STL10_NAMES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_FINE = [f"fine {number}" for number in range(100)]
@@ -218,7 +220,7 @@ def unpack(home, files):
     for path, content in files.items():
         if path.endswith(".tar.gz"):
             with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-                tar.extractall(home, filter="data")
+                tar.extractall(home, **FILTER)
         else:
             put(home, {path.removesuffix(".gz"): gzip.decompress(content)})
     return home
